@@ -1,0 +1,167 @@
+//! One request on its way through a node, with the duty to answer it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use net::{Connection, Replier};
+use replica::NodeId;
+use tokio::sync::oneshot;
+use wire::{RemotingCommand, RequestCode, ResponseCode};
+
+use crate::limits::PARK;
+use crate::park::{Ticket, Waits};
+
+/// A request and what is known of its sender. Every call ends in exactly one of [`Call::answer`], [`Call::refuse`],
+/// [`Call::give_up`] and [`Call::not_here`]; dropped, its client is told that the outcome is unknown.
+pub(crate) struct Call {
+    pub(crate) request: RemotingCommand,
+    pub(crate) from: Sender,
+    /// After that nobody waits for the answer any more.
+    pub(crate) deadline: Instant,
+    pub(crate) ticket: Ticket,
+    /// This node was found to lead after the request came (log.md 11).
+    pub(crate) confirmed: bool,
+    reply: Reply,
+}
+
+/// Who sent a request, also when another node passed it on.
+#[derive(Debug, Clone)]
+pub(crate) struct Sender {
+    /// What a message stores as its born host.
+    pub(crate) address: SocketAddr,
+    /// The name that the listener has, and its address: RocketMQ tells them apart.
+    pub(crate) listener: Arc<str>,
+    /// From its heartbeat; empty before the first.
+    pub(crate) client_id: String,
+    /// The node that passed the request on; `None`: it came over a connection of this node.
+    pub(crate) node: Option<NodeId>,
+}
+
+enum Reply {
+    Connection(Replier),
+    Node(oneshot::Sender<Forwarded>),
+    None,
+}
+
+/// How a forwarded call ended.
+#[derive(Debug)]
+pub(crate) enum Forwarded {
+    Answer(RemotingCommand),
+    /// Definitely not done: the receiver does not lead.
+    NotHere(Option<NodeId>),
+    /// The receiver gave it up; whether it was done is not known.
+    GivenUp,
+}
+
+impl Call {
+    /// A request that a connection of this node brought.
+    pub(crate) fn from_connection(
+        request: RemotingCommand,
+        replier: Replier,
+        listener: Arc<str>,
+        ticket: Ticket,
+    ) -> Call {
+        let address = replier.connection().peer();
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        Call {
+            request,
+            from: Sender { address, listener, client_id: String::new(), node: None },
+            deadline: Instant::now() + PARK,
+            ticket,
+            confirmed: false,
+            reply: Reply::Connection(replier),
+        }
+    }
+
+    /// A one-way request that this node makes of one of a client's.
+    pub(crate) fn from_self(request: RemotingCommand, from: Sender, ticket: Ticket) -> Call {
+        Call { request, from, deadline: Instant::now() + PARK, ticket, confirmed: false, reply: Reply::None }
+    }
+
+    /// A request that another node passed on.
+    pub(crate) fn from_node(
+        request: RemotingCommand,
+        from: Sender,
+        deadline: Instant,
+        ticket: Ticket,
+        reply: oneshot::Sender<Forwarded>,
+    ) -> Call {
+        Call { request, from, deadline, ticket, confirmed: false, reply: Reply::Node(reply) }
+    }
+
+    pub(crate) fn code(&self) -> RequestCode {
+        self.request.request_code()
+    }
+
+    /// The connection, when it is one of this node.
+    pub(crate) fn connection(&self) -> Option<&Arc<Connection>> {
+        match &self.reply {
+            Reply::Connection(replier) => Some(replier.connection()),
+            Reply::Node(_) | Reply::None => None,
+        }
+    }
+
+    /// One hop at most: such a request is not passed on again.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        self.from.node.is_some()
+    }
+
+    pub(crate) fn answer(mut self, response: RemotingCommand) {
+        match std::mem::replace(&mut self.reply, Reply::None) {
+            Reply::Connection(replier) => replier.send(response),
+            // The other node may have given up waiting.
+            Reply::Node(reply) => drop(reply.send(Forwarded::Answer(response))),
+            Reply::None => {}
+        }
+    }
+
+    /// An empty response with this code, to be filled and given to [`Call::answer`].
+    pub(crate) fn response(&self, code: ResponseCode) -> RemotingCommand {
+        RemotingCommand::response_to(&self.request, code)
+    }
+
+    pub(crate) fn succeed(self) {
+        let response = self.response(ResponseCode::SUCCESS);
+        self.answer(response);
+    }
+
+    pub(crate) fn refuse(self, code: ResponseCode, remark: impl Into<String>) {
+        let response = self.response(code).with_remark(remark);
+        self.answer(response);
+    }
+
+    /// Nobody can do it in time: resets the connection, which makes every stock client try again at once, where any
+    /// code would be final for an asynchronous send (clients.md 2).
+    pub(crate) fn give_up(mut self) {
+        match std::mem::replace(&mut self.reply, Reply::None) {
+            Reply::Connection(replier) if replier.is_oneway() => replier.forget(),
+            Reply::Connection(replier) => replier.reset_connection(),
+            Reply::Node(reply) => drop(reply.send(Forwarded::GivenUp)),
+            Reply::None => {}
+        }
+    }
+
+    /// Tells the node that passed this on that it is definitely not done. Only for forwarded calls.
+    pub(crate) fn not_here(mut self, leader: Option<NodeId>) {
+        match std::mem::replace(&mut self.reply, Reply::None) {
+            Reply::Node(reply) => drop(reply.send(Forwarded::NotHere(leader))),
+            other => self.reply = other,
+        }
+    }
+}
+
+impl Waits for Call {
+    fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    fn bytes(&self) -> usize {
+        // The fields of a header are seldom more than this.
+        self.request.body.len() + 512
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}

@@ -1,0 +1,192 @@
+//! Topics made by a first send: in the group that the send met, which the send waits for, and then in every other
+//! group of the cluster, so that the topic survives the loss of one leader (clients.md 4).
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use wire::{
+    Body, ClusterInfo, CreateTopicRequest, GetRouteInfoRequest, MASTER_ID, RemotingCommand, RequestCode,
+    TopicRouteData,
+};
+
+use crate::call::Call;
+use crate::errors::Error;
+use crate::handlers::send;
+use crate::hosted::{Hosted, lock};
+use crate::limits::{CLIENT_CALL, PARK};
+use crate::state::{Command, TopicConfig};
+
+/// Topics of one group that are being created, and the sends that wait for them, in their order.
+pub(crate) struct Creations {
+    waiting: Mutex<HashMap<String, Vec<Call>>>,
+    /// How many topics are being created: so that an ordinary send need not look.
+    count: AtomicUsize,
+    max: usize,
+}
+
+/// What [`Creations::join`] did with a send.
+pub(crate) enum Join {
+    /// Its topic is not being created.
+    No(Call),
+    Waits,
+    Full(Call),
+}
+
+impl Creations {
+    pub(crate) fn new(max: usize) -> Creations {
+        Creations { waiting: Mutex::default(), count: AtomicUsize::new(0), max }
+    }
+
+    pub(crate) fn join(&self, call: Call) -> Join {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return Join::No(call);
+        }
+        let mut waiting = lock(&self.waiting);
+        let total: usize = waiting.values().map(Vec::len).sum();
+        let Some(calls) = send::topic_of(&call).and_then(|topic| waiting.get_mut(topic)) else {
+            return Join::No(call);
+        };
+        if total >= self.max {
+            return Join::Full(call);
+        }
+        calls.push(call);
+        Join::Waits
+    }
+
+    /// Creates the topic for the first send that needs it.
+    pub(crate) fn create(&self, hosted: &Arc<Hosted>, config: TopicConfig, call: Call) {
+        {
+            let mut waiting = lock(&self.waiting);
+            match waiting.entry(config.name.clone()) {
+                Entry::Occupied(mut calls) => return calls.get_mut().push(call),
+                Entry::Vacant(calls) => calls.insert(vec![call]),
+            };
+            self.count.store(waiting.len(), Ordering::Release);
+        }
+        let hosted = hosted.clone();
+        tokio::spawn(async move {
+            let name = config.name.clone();
+            let result = hosted.propose_here(Command::create_topic(config.clone())).await;
+            let created = matches!(&result, Ok(reply) if reply.code == 0 && reply.changed);
+            let result = match result {
+                Ok(reply) if reply.code != 0 => {
+                    Err(Error::refused(wire::ResponseCode(reply.code), reply.remark))
+                }
+                result => result.map(|_| ()),
+            };
+            hosted.creations.release(&hosted, &name, &result);
+            if created {
+                hosted.note_registration();
+                tracing::info!(group = hosted.name(), topic = name, "topic created by a first send");
+                everywhere(&hosted, config).await;
+            }
+        });
+    }
+
+    /// Lets the sends of a topic go on; those that arrive meanwhile join the end.
+    fn release(&self, hosted: &Arc<Hosted>, topic: &str, result: &Result<(), Error>) {
+        loop {
+            let calls = {
+                let mut waiting = lock(&self.waiting);
+                let calls = waiting.get_mut(topic).map(std::mem::take).unwrap_or_default();
+                if calls.is_empty() {
+                    waiting.remove(topic);
+                    self.count.store(waiting.len(), Ordering::Release);
+                    return;
+                }
+                calls
+            };
+            for call in calls {
+                match result {
+                    Ok(()) => send::send_now(hosted, call),
+                    // Nothing was stored for the send itself, whatever became of the topic.
+                    Err(Error::Refused { code, remark }) => {
+                        hosted.fail(call, Error::refused(*code, remark.clone()));
+                    }
+                    Err(Error::NotLeader { leader }) => hosted.again(call, *leader),
+                    Err(_) => hosted.again(call, None),
+                }
+            }
+        }
+    }
+}
+
+/// Creates the topic in the other groups of the cluster. Nobody waits for it; what fails is logged.
+async fn everywhere(hosted: &Arc<Hosted>, config: TopicConfig) {
+    let here = hosted.node.groups();
+    for other in here.iter().filter(|other| other.name() != hosted.name() && other.config.auto_create_topic) {
+        let command = Command::create_topic(config.clone());
+        match other.propose_anywhere(&command, Instant::now() + PARK * 2).await {
+            Ok(reply) if reply.code == 0 => {
+                other.note_registration();
+            }
+            Ok(reply) => {
+                tracing::warn!(
+                    group = other.name(),
+                    topic = config.name,
+                    remark = reply.remark,
+                    "not created"
+                );
+            }
+            Err(error) => tracing::warn!(group = other.name(), topic = config.name, %error, "not created"),
+        }
+    }
+    let names: Vec<&str> = here.iter().map(|group| group.name()).collect();
+    for (name, address) in elsewhere(hosted, &names, &config.name).await {
+        let wire = config.to_wire();
+        let header = CreateTopicRequest {
+            topic: wire.topic_name,
+            default_topic: wire::topic::AUTO_CREATE.to_owned(),
+            read_queue_nums: wire.read_queue_nums,
+            write_queue_nums: wire.write_queue_nums,
+            perm: wire.perm,
+            topic_filter_type: wire.topic_filter_type,
+            topic_sys_flag: Some(wire.topic_sys_flag),
+            order: wire.order,
+            ..CreateTopicRequest::default()
+        };
+        let request = RemotingCommand::request(RequestCode::UPDATE_AND_CREATE_TOPIC).with_header(&header);
+        match hosted.node.outside.call(&address, request, CLIENT_CALL).await {
+            Ok(response) if response.code == 0 => {}
+            Ok(response) => {
+                let remark = response.remark.unwrap_or_default();
+                tracing::warn!(group = name, topic = config.name, remark, "not created");
+            }
+            Err(error) => tracing::warn!(group = name, topic = config.name, %error, "not created"),
+        }
+    }
+}
+
+/// Names and addresses of the cluster's groups that are on other nodes only and do not have the topic.
+async fn elsewhere(hosted: &Hosted, here: &[&str], topic: &str) -> Vec<(String, String)> {
+    let node = &hosted.node;
+    for nameserver in &node.config.nameservers {
+        let request = RemotingCommand::request(RequestCode::GET_BROKER_CLUSTER_INFO);
+        let Ok(response) = node.outside.call(nameserver, request, CLIENT_CALL).await else { continue };
+        let Ok(info) = ClusterInfo::decode(&response.body) else { continue };
+        let route =
+            RemotingCommand::request(RequestCode::GET_ROUTEINFO_BY_TOPIC).with_header(&GetRouteInfoRequest {
+                topic: topic.to_owned(),
+                accept_standard_json_only: Some(true),
+            });
+        let route = match node.outside.call(nameserver, route, CLIENT_CALL).await {
+            // 17: nobody has it yet.
+            Ok(response) => TopicRouteData::decode(&response.body).unwrap_or_default(),
+            Err(_) => continue,
+        };
+        // It may have been changed there on purpose: only where it is missing.
+        let has = |name: &String| route.queue_datas.iter().any(|queues| queues.broker_name == *name);
+        let names = info.cluster_addr_table.get(&node.config.cluster).into_iter().flatten();
+        return names
+            .filter(|name| !here.contains(&name.as_str()) && !has(name))
+            .filter_map(|name| {
+                let master = info.broker_addr_table.get(name)?.broker_addrs.get(&MASTER_ID)?;
+                Some((name.clone(), master.clone()))
+            })
+            .collect();
+    }
+    Vec::new()
+}

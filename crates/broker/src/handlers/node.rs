@@ -1,0 +1,166 @@
+//! Requests whose answers the pure handlers of info.rs, stats.rs and consumer_admin.rs work out of facts that are
+//! gathered here: this node's disk and log, and clients that are connected to any node.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt};
+use replica::NodeId;
+use wire::{GetConsumerRunningInfoRequest, LogPosition, QueueId, QueueOffset, RemotingCommand, ResponseCode};
+
+use crate::call::Call;
+use crate::errors::Error;
+use crate::handlers::info::{self, HaFollower, HaStatus, NodeFacts};
+use crate::handlers::offset::{blocking, store_time};
+use crate::handlers::stats::{self, Progress};
+use crate::hosted::{Hosted, Serving, Toward};
+use crate::limits::CLIENT_CALL;
+
+type Answer<'a> = BoxFuture<'a, Result<RemotingCommand, Error>>;
+
+/// 26.
+pub(crate) fn config(hosted: &Arc<Hosted>, call: Call) {
+    let boot_ms = hosted.node.boot_ms;
+    let answer =
+        info::config(&hosted.node.config, &hosted.config, hosted.broker_id(), boot_ms, &call.request);
+    call.answer(answer);
+}
+
+/// 28.
+pub(crate) fn runtime<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let reader = hosted.clone();
+        let facts = tokio::task::spawn_blocking(move || facts(&reader));
+        let facts = facts.await.map_err(|error| Error::Unknown(error.to_string()))?;
+        Ok(info::runtime(&hosted.stats, &facts, &call.request))
+    }
+    .boxed()
+}
+
+fn facts(hosted: &Hosted) -> NodeFacts {
+    let directory = hosted.node.config.data.join(hosted.name());
+    let log_path = directory.join("log");
+    let (disk_total_bytes, disk_free_bytes) = match rustix::fs::statvfs(&directory) {
+        Ok(stat) => (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize),
+        Err(_) => (0, 0),
+    };
+    let mut facts = NodeFacts {
+        now_ms: hosted.node.now_ms(),
+        active: false,
+        log_path: log_path.display().to_string(),
+        disk_total_bytes,
+        disk_free_bytes,
+        log_begin: LogPosition(0),
+        log_end: LogPosition(0),
+        unsynced_bytes: 0,
+        unindexed_bytes: 0,
+        earliest_message_ms: None,
+        sends: (0, hosted.node.config.limits.parked_requests),
+        pulls: (hosted.holds.count(), hosted.node.config.limits.held_pulls),
+    };
+    if let Some(serving) = hosted.serving() {
+        let log = serving.log.state();
+        let applied = serving.group.applied_end();
+        facts.active = hosted.toward() != Toward::Nobody;
+        facts.log_begin = log.first_position;
+        facts.log_end = log.end;
+        facts.unsynced_bytes = log.end.0.saturating_sub(log.synced_end.0);
+        facts.unindexed_bytes = applied.0.saturating_sub(serving.index.built().0);
+        facts.earliest_message_ms = earliest(serving);
+    }
+    facts
+}
+
+/// Log time of the first entry that is here: no message is older.
+fn earliest(serving: &Serving) -> Option<u64> {
+    let first = serving.log.state().first_index;
+    let frames = serving.log.read(first, store::LogIndex(first.0 + 1), 1).ok()?;
+    frames.first().map(store::Frame::log_time_ms)
+}
+
+/// 202.
+pub(crate) fn topic_stats<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move { stats::topic(&hosted.state, &hosted.stats, &hosted.names, &call.request) }.boxed()
+}
+
+/// 208.
+pub(crate) fn consume_stats<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    let request = call.request.clone();
+    blocking(hosted, move |hosted, serving| with_progress(hosted, serving, |p| p.of_group(&request))).boxed()
+}
+
+/// 317.
+pub(crate) fn all_consume_stats<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    let request = call.request.clone();
+    blocking(hosted, move |hosted, serving| {
+        let address = hosted.config.advertised();
+        with_progress(hosted, serving, |p| p.of_all_groups(&address, &request))
+    })
+    .boxed()
+}
+
+fn with_progress<T>(hosted: &Hosted, serving: &Serving, work: impl FnOnce(&Progress<'_>) -> T) -> T {
+    work(&Progress {
+        state: &hosted.state,
+        clients: &hosted.node.clients,
+        stats: &hosted.stats,
+        names: &hosted.names,
+        store_time: &|topic: &str, queue: QueueId, offset: QueueOffset| {
+            store_time(serving, topic, queue, offset).ok().flatten()
+        },
+        pulled: &|topic: &str, group: &str, queue: QueueId| hosted.served.get(topic, group, queue),
+    })
+}
+
+/// 315.
+pub(crate) fn counter(hosted: &Arc<Hosted>, call: Call) {
+    match stats::view(&hosted.stats, &hosted.names, &call.request) {
+        Ok(answer) => call.answer(answer),
+        Err(error) => hosted.fail(call, error),
+    }
+}
+
+/// 907.
+pub(crate) fn ha_status(hosted: &Arc<Hosted>, call: Call) {
+    let now_ms = hosted.node.now_ms();
+    let status = match hosted.serving() {
+        None => HaStatus::Follower { leader: None, log_end: LogPosition(0), now_ms },
+        Some(serving) if hosted.leads() => {
+            let status = serving.group.status();
+            let followers = status.followers.iter().map(|follower| {
+                // Raft counts entries: one that lacks none has every byte, of the others it is not known how many.
+                let in_sync = follower.lag == 0;
+                let acknowledged = if in_sync { status.end } else { LogPosition(0) };
+                HaFollower { addr: hosted.node.peer_address(follower.node), acknowledged, in_sync }
+            });
+            HaStatus::Leader { log_end: status.end, followers: followers.collect() }
+        }
+        Some(serving) => {
+            let leader = serving.group.role().leader.map(|leader: NodeId| hosted.node.peer_address(leader));
+            HaStatus::Follower { leader, log_end: serving.log.state().end, now_ms }
+        }
+    };
+    let answer = info::ha_status(&status, &call.request);
+    call.answer(answer);
+}
+
+/// 307: relayed to the consumer as it is, and so is its answer.
+pub(crate) fn running_info<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = GetConsumerRunningInfoRequest::decode(&call.request.ext)?;
+        let is_member = hosted
+            .node
+            .clients
+            .consumer_group(&header.consumer_group)
+            .is_some_and(|group| group.members.contains_key(&header.client_id));
+        if !is_member {
+            let remark =
+                format!("The Consumer <{}> <{}> not online", header.consumer_group, header.client_id);
+            return Err(Error::refused(ResponseCode::SYSTEM_ERROR, remark));
+        }
+        let mut response =
+            hosted.node.ask_client(&header.client_id, call.request.clone(), CLIENT_CALL).await?;
+        response.flag |= 1;
+        Ok(response)
+    }
+    .boxed()
+}

@@ -1,0 +1,341 @@
+//! Offsets: 14 and 15 of consumers, 29 to 32 of queues (protocol.md 3.3). All but 15 are answered after a ReadIndex
+//! round, so they run at the leader alone.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt};
+use wire::{
+    GetEarliestMsgStoretimeResponse, GetMaxOffsetRequest, GetMinOffsetRequest, OffsetResponse,
+    QueryConsumerOffsetRequest, QueueId, QueueOffset, RemotingCommand, ResponseCode, SearchOffsetRequest,
+    StoredMessage, UpdateConsumerOffsetRequest,
+};
+
+use crate::call::Call;
+use crate::errors::Error;
+use crate::handlers::step::{self, success};
+use crate::hosted::{Hosted, Serving, lock};
+use crate::state::{CommitBatch, CommitKey, NoCommitKey, QueueRange};
+
+type Answer<'a> = BoxFuture<'a, Result<RemotingCommand, Error>>;
+
+/// The key of a consumer's offset, or why there is none: 26, 17, 29.
+fn key(hosted: &Hosted, group: &str, topic: &str, queue: i32) -> Result<(CommitKey, QueueId), Error> {
+    let key = hosted.state.commit_key(topic, group).map_err(|missing| match missing {
+        NoCommitKey::NoGroup => Error::refused(
+            ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST,
+            format!("subscription group [{group}] does not exist"),
+        ),
+        NoCommitKey::NoTopic => no_topic(topic),
+    })?;
+    match QueueId::from_wire(queue).filter(|queue| queue.0 < key.queues) {
+        Some(queue) => Ok((key, queue)),
+        None => Err(no_queue(topic, queue, key.queues)),
+    }
+}
+
+fn no_topic(topic: &str) -> Error {
+    Error::refused(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{topic}] not exist"))
+}
+
+fn no_queue(topic: &str, queue: i32, count: u32) -> Error {
+    let remark = format!("queueId[{queue}] is illegal, topic {topic} has {count} queues");
+    Error::refused(ResponseCode::INVALID_PARAMETER, remark)
+}
+
+/// A queue's range by wire names.
+fn range(hosted: &Hosted, topic: &str, queue: i32) -> Result<(QueueId, QueueRange), Error> {
+    let known = hosted.state.topic(topic).ok_or_else(|| no_topic(topic))?;
+    let count = known.config.read_queues.max(known.config.write_queues);
+    let id = QueueId::from_wire(queue).ok_or_else(|| no_queue(topic, queue, count))?;
+    let range = hosted.state.queue(topic, id).ok_or_else(|| no_queue(topic, queue, count))?;
+    Ok((id, range))
+}
+
+fn offset(request: &RemotingCommand, offset: i64) -> RemotingCommand {
+    success(request).with_header(&OffsetResponse { offset })
+}
+
+/// 15. One-way commits are merged; one that somebody waits for is proposed at once.
+pub(crate) fn update(hosted: &Arc<Hosted>, call: Call) {
+    let header = match UpdateConsumerOffsetRequest::decode(&call.request.ext) {
+        Ok(header) => header,
+        Err(error) => return hosted.fail(call, error.into()),
+    };
+    let Some(offset) = QueueOffset::from_wire(header.commit_offset) else {
+        let remark = format!("commitOffset {} is negative", header.commit_offset);
+        return hosted.fail(call, Error::refused(ResponseCode::INVALID_PARAMETER, remark));
+    };
+    if call.request.is_oneway() {
+        match merge_commit(hosted, &header.consumer_group, &header.topic, header.queue_id, offset) {
+            Ok(()) => call.succeed(),
+            Err(error) => hosted.fail(call, error),
+        }
+        return;
+    }
+    let hosted = hosted.clone();
+    tokio::spawn(async move {
+        let result = async {
+            let (key, queue) = key(&hosted, &header.consumer_group, &header.topic, header.queue_id)?;
+            lock(&hosted.commits).forget(key, queue);
+            if hosted.state.offset_of(key, queue) == Some(offset) {
+                return Ok(success(&call.request));
+            }
+            let reply = hosted.propose_here(CommitBatch::single(key, queue, offset).into_command()).await?;
+            Ok(step::answer(&call.request, &reply))
+        };
+        match result.await {
+            Ok(answer) => call.answer(answer),
+            Err(error) => hosted.fail(call, error),
+        }
+    });
+}
+
+/// A commit that nobody waits for joins the next batch (log.md 13).
+pub(crate) fn merge_commit(
+    hosted: &Hosted,
+    group: &str,
+    topic: &str,
+    queue: i32,
+    offset: QueueOffset,
+) -> Result<(), Error> {
+    let (key, queue) = key(hosted, group, topic, queue)?;
+    let stored = hosted.state.offset_of(key, queue);
+    lock(&hosted.commits).add(key, queue, offset, stored, hosted.node.uptime_ms());
+    hosted.commit_added.notify_one();
+    Ok(())
+}
+
+/// Proposes merged commits when they are due, at most one batch a second. Ends with the node.
+pub(crate) async fn keep_commits(hosted: Arc<Hosted>) {
+    loop {
+        let due = lock(&hosted.commits).due_at_ms();
+        let wait = due.map(|due| due.saturating_sub(hosted.node.uptime_ms()));
+        tokio::select! {
+            () = hosted.node.stopping.cancelled() => return,
+            () = hosted.commit_added.notified(), if wait.is_none() => continue,
+            () = tokio::time::sleep(std::time::Duration::from_millis(wait.unwrap_or(0))), if wait.is_some() => {}
+        }
+        if !hosted.leads() {
+            // The clients commit to the new leader what they know.
+            lock(&hosted.commits).clear();
+            continue;
+        }
+        let batch = lock(&hosted.commits).take(hosted.node.uptime_ms());
+        if let Some(batch) = batch {
+            propose_commits(&hosted, batch).await;
+        }
+    }
+}
+
+async fn propose_commits(hosted: &Hosted, batch: CommitBatch) {
+    let count = batch.len();
+    if let Err(error) = hosted.propose_here(batch.into_command()).await {
+        // Nobody was told that they are stored: a crash or an election may repeat what they say.
+        tracing::warn!(group = hosted.name(), count, %error, "merged offset commits were not stored");
+    }
+}
+
+/// Proposes what waits, due or not: before leadership is given away, and before a query that must see it.
+pub(crate) async fn flush_commits(hosted: &Hosted) {
+    loop {
+        let batch = lock(&hosted.commits).take_now();
+        match batch {
+            Some(batch) => propose_commits(hosted, batch).await,
+            None => return,
+        }
+    }
+}
+
+/// 14.
+pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = QueryConsumerOffsetRequest::decode(&call.request.ext)?;
+        let queue =
+            QueueId::from_wire(header.queue_id).ok_or_else(|| no_queue(&header.topic, header.queue_id, 0))?;
+        if let Ok(key) = hosted.state.commit_key(&header.topic, &header.consumer_group)
+            && lock(&hosted.commits).pending(key, queue).is_some()
+        {
+            flush_commits(hosted).await;
+        }
+        if let Some(stored) = hosted.state.offset(&header.topic, &header.consumer_group, queue) {
+            return Ok(offset(&call.request, stored.to_wire()));
+        }
+        let is_young =
+            header.set_zero_if_not_found != Some(false) && is_young(hosted, &header.topic, queue).await?;
+        if is_young {
+            return Ok(offset(&call.request, 0));
+        }
+        Err(Error::refused(
+            ResponseCode::QUERY_NOT_FOUND,
+            "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first",
+        ))
+    }
+    .boxed()
+}
+
+/// Whether a queue has its first message still, and that among the newest part of the log: a new group then begins at 0
+/// whatever its ConsumeFromWhere says. RocketMQ asks whether the message is "in memory": within 40 % of the machine's
+/// RAM of the log's end (`accessMessageInMemoryMaxRatio`).
+async fn is_young(hosted: &Arc<Hosted>, topic: &str, queue: QueueId) -> Result<bool, Error> {
+    let Some(range) = hosted.state.queue(topic, queue) else { return Ok(false) };
+    if range.min != QueueOffset(0) || range.next == QueueOffset(0) {
+        return Ok(false);
+    }
+    let name = topic.to_owned();
+    let first = blocking(hosted, move |_, serving| {
+        Ok(serving.index.unit(&name, queue, QueueOffset(0))?.map(|unit| unit.position))
+    })
+    .await?;
+    let end = hosted.served_here()?.log.state().end;
+    Ok(first.is_some_and(|first| end.0.saturating_sub(first.0) <= young_bytes()))
+}
+
+fn young_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    let ram = info.totalram.saturating_mul(u64::from(info.mem_unit));
+    ram / 5 * 2
+}
+
+/// Runs what may wait for the disk on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    hosted: &Arc<Hosted>,
+    work: impl FnOnce(&Hosted, &Serving) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let hosted = hosted.clone();
+    let Ok(_permit) = hosted.cold_reads.clone().acquire_owned().await else {
+        return Err(Error::Overloaded("the node is stopping".into()));
+    };
+    let task = tokio::task::spawn_blocking(move || work(&hosted, hosted.served_here()?));
+    task.await.unwrap_or_else(|error| Err(Error::Unknown(error.to_string())))
+}
+
+/// 30.
+pub(crate) fn max<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = GetMaxOffsetRequest::decode(&call.request.ext)?;
+        let (_, range) = range(hosted, &header.topic, header.queue_id)?;
+        Ok(offset(&call.request, range.next.to_wire()))
+    }
+    .boxed()
+}
+
+/// 31.
+pub(crate) fn min<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = GetMinOffsetRequest::decode(&call.request.ext)?;
+        let (_, range) = range(hosted, &header.topic, header.queue_id)?;
+        Ok(offset(&call.request, range.min.to_wire()))
+    }
+    .boxed()
+}
+
+/// 32.
+pub(crate) fn earliest<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = GetMinOffsetRequest::decode(&call.request.ext)?;
+        let (queue, range) = range(hosted, &header.topic, header.queue_id)?;
+        let timestamp = if range.min < range.next {
+            let topic = header.topic.clone();
+            blocking(hosted, move |_, serving| store_time(serving, &topic, queue, range.min)).await?
+        } else {
+            None
+        };
+        let timestamp = timestamp.map_or(-1, |time| time as i64);
+        Ok(success(&call.request).with_header(&GetEarliestMsgStoretimeResponse { timestamp }))
+    }
+    .boxed()
+}
+
+/// 29.
+pub(crate) fn search<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = SearchOffsetRequest::decode(&call.request.ext)?;
+        let (queue, range) = range(hosted, &header.topic, header.queue_id)?;
+        let upper = header.boundary_type.as_deref().is_some_and(|kind| kind.eq_ignore_ascii_case("UPPER"));
+        let topic = header.topic.clone();
+        let found = blocking(hosted, move |_, serving| {
+            search_time(range, header.timestamp, upper, |offset| store_time(serving, &topic, queue, offset))
+        });
+        Ok(offset(&call.request, found.await?.to_wire()))
+    }
+    .boxed()
+}
+
+/// Store time, ms, of a message; `None`: it is not there any more.
+pub(crate) fn store_time(
+    serving: &Serving,
+    topic: &str,
+    queue: QueueId,
+    offset: QueueOffset,
+) -> Result<Option<u64>, Error> {
+    let Some(unit) = serving.index.unit(topic, queue, offset)? else { return Ok(None) };
+    let record = serving.log.read_bytes(unit.position, unit.size as usize)?;
+    Ok(StoredMessage::parse(&record).ok().and_then(|message| u64::try_from(message.store_timestamp).ok()))
+}
+
+/// Finds an offset by store time, which never falls within a queue. LOWER: the first message stored at or after
+/// `timestamp`, the next offset when all are older. UPPER: the last one stored at or before it, the minimum when all
+/// are newer.
+fn search_time(
+    range: QueueRange,
+    timestamp: i64,
+    upper: bool,
+    mut store_time: impl FnMut(QueueOffset) -> Result<Option<u64>, Error>,
+) -> Result<QueueOffset, Error> {
+    let goes_before = |time: u64| {
+        let time = i64::try_from(time).unwrap_or(i64::MAX);
+        if upper { time <= timestamp } else { time < timestamp }
+    };
+    // The first offset that does not go before.
+    let (mut low, mut high) = (range.min.0, range.next.0);
+    if low < high && range.last_store_ms > 0 && goes_before(range.last_store_ms) {
+        low = high;
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        // What was purged meanwhile is older than what is there.
+        let before = store_time(QueueOffset(middle))?.is_none_or(goes_before);
+        if before {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    let found = if upper { low.saturating_sub(1).max(range.min.0) } else { low };
+    Ok(QueueOffset(found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_found_by_binary_search() {
+        // Offsets 3..=8 with these store times.
+        let times = [10, 20, 20, 20, 30, 40];
+        let range = QueueRange { min: QueueOffset(3), next: QueueOffset(9), last_store_ms: 40 };
+        let check = |timestamp: i64, upper: bool| {
+            let look = |offset: QueueOffset| Ok(Some(times[(offset.0 - 3) as usize]));
+            search_time(range, timestamp, upper, look).unwrap().0
+        };
+        for (timestamp, lower, upper) in [
+            (0, 3, 3),
+            (10, 3, 3),
+            (15, 4, 3),
+            (20, 4, 6),
+            (25, 7, 6),
+            (30, 7, 7),
+            (40, 8, 8),
+            (41, 9, 8),
+            (i64::MAX, 9, 8),
+            (-1, 3, 3),
+        ] {
+            assert_eq!(check(timestamp, false), lower, "LOWER {timestamp}");
+            assert_eq!(check(timestamp, true), upper, "UPPER {timestamp}");
+        }
+        let empty = QueueRange { min: QueueOffset(5), next: QueueOffset(5), last_store_ms: 0 };
+        for upper in [false, true] {
+            assert_eq!(search_time(empty, 7, upper, |_| unreachable!()).unwrap(), QueueOffset(5));
+        }
+    }
+}

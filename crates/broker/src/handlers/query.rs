@@ -1,0 +1,138 @@
+//! Single messages: 33 by position, 12 by key or unique id (protocol.md 3.3). Answered from what is applied here: an
+//! offset message id names the address of whoever led then.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use futures::future::{BoxFuture, FutureExt};
+use wire::{
+    LogPosition, QueryMessageRequest, QueryMessageResponse, RECORD_BYTES_MIN, RemotingCommand, ResponseCode,
+    StoredMessage, ViewMessageRequest, ext_key,
+};
+
+use crate::call::Call;
+use crate::errors::Error;
+use crate::handlers::offset::blocking;
+use crate::handlers::step::success;
+use crate::hosted::{Hosted, Serving};
+use crate::limits::{QUERY_BYTES_MAX, QUERY_MESSAGES_MAX, QUERY_UNIQUE_MESSAGES_MAX};
+
+type Answer<'a> = BoxFuture<'a, Result<RemotingCommand, Error>>;
+
+/// 33.
+pub(crate) fn view<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = ViewMessageRequest::decode(&call.request.ext)?;
+        let missing = || {
+            let remark = format!("can not find message by the offset, {}", header.offset);
+            Error::refused(ResponseCode::SYSTEM_ERROR, remark)
+        };
+        let position = LogPosition::from_wire(header.offset).ok_or_else(missing)?;
+        let serving = hosted.served_here()?;
+        if position >= serving.group.applied_end() && !hosted.leads() {
+            // It may have been stored at the leader already.
+            return Err(Error::NotLeader { leader: None });
+        }
+        let record = blocking(hosted, move |hosted, serving| record_at(hosted, serving, position)).await?;
+        let record = record.ok_or_else(missing)?;
+        Ok(success(&call.request).with_body(record))
+    }
+    .boxed()
+}
+
+/// The applied message at a position. Only what its queue's index names counts: a void entry's bytes, or a position in
+/// the middle of a body, are no message.
+fn record_at(
+    hosted: &Hosted,
+    serving: &Serving,
+    position: LogPosition,
+) -> Result<Option<bytes::Bytes>, Error> {
+    let end = serving.group.applied_end();
+    if position.0 + RECORD_BYTES_MIN as u64 > end.0 {
+        return Ok(None);
+    }
+    let Ok(head) = serving.log.read_bytes(position, 4) else { return Ok(None) };
+    let size = head.first_chunk().map_or(0, |size| u32::from_be_bytes(*size) as usize);
+    let most = hosted.node.config.limits.frame_bytes;
+    if size < RECORD_BYTES_MIN || size > most || position.0 + size as u64 > end.0 {
+        return Ok(None);
+    }
+    let Ok(record) = serving.log.read_bytes(position, size) else { return Ok(None) };
+    let Ok(message) = StoredMessage::parse(&record) else { return Ok(None) };
+    if !is_live(hosted, &message) {
+        return Ok(None);
+    }
+    let unit = serving.index.unit(message.topic, message.queue_id, message.queue_offset)?;
+    let named = unit.is_some_and(|unit| unit.position == position && unit.size as usize == size);
+    Ok(named.then_some(record))
+}
+
+/// Whether the message is in its queue still: its topic was not deleted since.
+fn is_live(hosted: &Hosted, message: &StoredMessage<'_>) -> bool {
+    hosted
+        .state
+        .queue(message.topic, message.queue_id)
+        .is_some_and(|range| (range.min..range.next).contains(&message.queue_offset))
+}
+
+/// 12.
+pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = QueryMessageRequest::decode(&call.request.ext)?;
+        let unique =
+            call.request.ext.get(ext_key::UNIQUE_KEY_QUERY).is_some_and(|v| v.eq_ignore_ascii_case("true"));
+        let max = if unique {
+            QUERY_UNIQUE_MESSAGES_MAX
+        } else {
+            usize::try_from(header.max_num).unwrap_or(0).clamp(1, QUERY_MESSAGES_MAX)
+        };
+        let body = blocking(hosted, move |hosted, serving| find(hosted, serving, &header, max)).await?;
+        if body.is_empty() {
+            let remark = "can not find message, maybe time range not correct";
+            return Err(Error::refused(ResponseCode::QUERY_NOT_FOUND, remark));
+        }
+        let serving = hosted.served_here()?;
+        let header = QueryMessageResponse {
+            index_last_update_timestamp: hosted.state.log_time_ms() as i64,
+            index_last_update_phyoffset: serving.index.built().to_wire(),
+        };
+        Ok(success(&call.request).with_header(&header).with_body(body.freeze()))
+    }
+    .boxed()
+}
+
+/// Messages that carry the key, newest first. The index knows hashes; the messages know their keys.
+fn find(
+    hosted: &Hosted,
+    serving: &Serving,
+    header: &QueryMessageRequest,
+    max: usize,
+) -> Result<BytesMut, Error> {
+    let QueryMessageRequest { topic, key, begin_timestamp, end_timestamp, .. } = header;
+    let time = |ms: i64| u64::try_from(ms).unwrap_or(0);
+    let mut body = BytesMut::new();
+    // Other keys may share the hash; so look at some more than are wanted.
+    let positions =
+        serving.index.find_key(topic, key, time(*begin_timestamp), time(*end_timestamp), max * 4)?;
+    let mut found = 0;
+    for position in positions {
+        let head = serving.log.read_bytes(position, 4)?;
+        let size = head.first_chunk().map_or(0, |size| u32::from_be_bytes(*size) as usize);
+        let record = serving.log.read_bytes(position, size)?;
+        let Ok(message) = StoredMessage::parse(&record) else { continue };
+        let has_key = message.unique_id() == Some(key) || message.keys().any(|k| k == key);
+        let in_time = (*begin_timestamp..=*end_timestamp).contains(&message.store_timestamp);
+        if message.topic != topic || !has_key || !in_time || !is_live(hosted, &message) {
+            continue;
+        }
+        if !body.is_empty() && body.len() + record.len() > QUERY_BYTES_MAX {
+            break;
+        }
+        body.extend_from_slice(&record);
+        found += 1;
+        if found == max {
+            break;
+        }
+    }
+    Ok(body)
+}

@@ -1,0 +1,134 @@
+//! RaftMQ's own requests, for `raftmq admin`: how a group is, and who shall lead it. Their codes are not RocketMQ's.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt};
+use replica::{GroupStatus, NodeId, TransferError};
+use serde::{Deserialize, Serialize};
+use wire::{RemotingCommand, ResponseCode, to_json};
+
+use crate::call::Call;
+use crate::errors::Error;
+use crate::handlers::step::success;
+use crate::hosted::Hosted;
+
+/// The status of a group on the node asked, as JSON of [`GroupReport`]. No header.
+pub const GROUP_STATUS: i32 = 30_001;
+/// Hands leadership to the node in the field `node`.
+pub const TRANSFER_LEADER: i32 = 30_002;
+
+/// A group as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupReport {
+    pub group: String,
+    pub node: u64,
+    pub term: u64,
+    /// 0: nobody known.
+    pub leader: u64,
+    /// leader, follower, candidate, learner, stopped or starting.
+    pub state: String,
+    pub voters: Vec<u64>,
+    pub preferred_leader: Option<u64>,
+    pub durability: String,
+    pub last_index: u64,
+    pub committed_index: u64,
+    pub applied_index: u64,
+    pub synced_index: u64,
+    /// End of the log, a byte position.
+    pub log_end: u64,
+    /// Bytes proposed and not yet applied.
+    pub pending_bytes: u64,
+    /// Only at the leader.
+    pub followers: Vec<FollowerReport>,
+    /// Why the group has stopped here.
+    pub stopped: Option<String>,
+}
+
+/// A follower as the leader sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowerReport {
+    pub node: u64,
+    pub matched_index: Option<u64>,
+    /// Entries that it lacks.
+    pub lag: u64,
+}
+
+pub(crate) fn report(hosted: &Hosted) -> GroupReport {
+    let Some(serving) = hosted.serving() else {
+        return GroupReport {
+            group: hosted.name().to_owned(),
+            node: hosted.node.id.0,
+            state: "starting".into(),
+            voters: hosted.config.voters.clone(),
+            preferred_leader: hosted.config.preferred_leader,
+            ..GroupReport::default()
+        };
+    };
+    let GroupStatus {
+        group,
+        node,
+        term,
+        leader,
+        state,
+        last,
+        committed,
+        applied,
+        synced,
+        purged: _,
+        end,
+        voters,
+        followers,
+        pending_bytes,
+        durability,
+        stopped,
+    } = serving.group.status();
+    let index = |id: Option<store::LogId>| id.map_or(0, |id| id.index.0);
+    GroupReport {
+        group,
+        node: node.0,
+        term,
+        leader: leader.map_or(0, |leader| leader.0),
+        state: state.to_owned(),
+        voters: voters.iter().map(|voter| voter.0).collect(),
+        preferred_leader: hosted.config.preferred_leader,
+        durability: durability.to_owned(),
+        last_index: index(last),
+        committed_index: index(committed),
+        applied_index: index(applied),
+        synced_index: index(synced),
+        log_end: end.0,
+        pending_bytes: pending_bytes as u64,
+        followers: followers
+            .iter()
+            .map(|follower| FollowerReport {
+                node: follower.node.0,
+                matched_index: follower.matched,
+                lag: follower.lag,
+            })
+            .collect(),
+        stopped,
+    }
+}
+
+pub(crate) fn status(hosted: &Arc<Hosted>, call: Call) {
+    let response = success(&call.request).with_body(to_json(&report(hosted)));
+    call.answer(response);
+}
+
+pub(crate) fn transfer<'a>(
+    hosted: &'a Arc<Hosted>,
+    call: &'a Call,
+) -> BoxFuture<'a, Result<RemotingCommand, Error>> {
+    async move {
+        let node =
+            call.request.ext.get("node").and_then(|node| node.parse().ok()).ok_or_else(|| {
+                Error::refused(ResponseCode::INVALID_PARAMETER, "the field node names no node")
+            })?;
+        match hosted.hand_over(hosted.served_here()?, NodeId(node)).await {
+            Ok(()) => Ok(success(&call.request)),
+            Err(TransferError::NotLeader) => Err(Error::NotLeader { leader: None }),
+            Err(error) => Err(Error::refused(ResponseCode::SYSTEM_ERROR, error.to_string())),
+        }
+    }
+    .boxed()
+}

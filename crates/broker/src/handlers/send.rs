@@ -1,0 +1,435 @@
+//! Sending: 10, 310 (one message), 320 (a batch). Checks and codes: protocol.md 3.1.
+//!
+//! The record is encoded here, once; queue offset, store time and position are filled in on its way into the log. No
+//! task is made for a message: the proposal carries what answers it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use replica::{MessagesProposal, ProposeError, Receipt};
+use wire::Header as _;
+use wire::{
+    BatchItems, NewMessage, OffsetMessageId, PROPERTIES_BYTES_MAX, PROPERTY_TRANSIENT_PREFIX, QueueId,
+    RequestCode, ResponseCode, SendMessageRequest, SendMessageResponse, encode_message, ext_key,
+    is_dlq_topic, is_retry_topic, message_size, prop, properties_iter, properties_push, sysflag,
+};
+
+use crate::call::Call;
+use crate::creation::Join;
+use crate::errors::Error;
+use crate::hosted::Hosted;
+use crate::limits::BATCH_MESSAGES_MAX;
+use crate::state::rules::{self, PERM_WRITE};
+use crate::state::{Topic, TopicConfig};
+
+/// What the answer says beside the receipt.
+struct Sent {
+    topic: Arc<str>,
+    queue: QueueId,
+    /// UNIQ_KEY; a batch has none of its own.
+    unique: Option<String>,
+    /// Bytes of each record.
+    sizes: Sizes,
+    since: Instant,
+}
+
+/// Bytes of the records of a proposal.
+enum Sizes {
+    One(u32),
+    Batch(Vec<u32>),
+}
+
+impl Sizes {
+    fn get(&self) -> &[u32] {
+        match self {
+            Sizes::One(size) => std::slice::from_ref(size),
+            Sizes::Batch(sizes) => sizes,
+        }
+    }
+}
+
+/// What the checks come to.
+enum Checked {
+    Propose(MessagesProposal, Sent),
+    /// The topic is to be created first.
+    Create(TopicConfig),
+}
+
+/// 10, 310, 320.
+pub(crate) fn send(hosted: &Arc<Hosted>, call: Call) {
+    // While a topic is being created, its sends wait together, in order.
+    let call = match hosted.creations.join(call) {
+        Join::Waits => return,
+        Join::Full(call) => {
+            return hosted.fail(call, Error::Overloaded("too many sends wait for their topic".into()));
+        }
+        Join::No(call) => call,
+    };
+    send_now(hosted, call);
+}
+
+/// The same, for a send that has waited for its topic.
+pub(crate) fn send_now(hosted: &Arc<Hosted>, call: Call) {
+    let Some(serving) = hosted.serving() else { return hosted.again(call, None) };
+    match check(hosted, &call) {
+        Err(error) => {
+            hosted.stats.put_failed();
+            hosted.fail(call, error);
+        }
+        Ok(Checked::Create(config)) => hosted.creations.create(hosted, config, call),
+        Ok(Checked::Propose(proposal, sent)) => {
+            let hosted = hosted.clone();
+            let done = Box::new(move |result| finish(&hosted, call, &sent, result));
+            serving.group.propose_messages(proposal, done);
+        }
+    }
+}
+
+/// The topic that a send names, as far as that can be told.
+pub(crate) fn topic_of(call: &Call) -> Option<&str> {
+    let key = if call.code() == RequestCode::SEND_MESSAGE { "topic" } else { "b" };
+    call.request.ext.get(key)
+}
+
+fn check(hosted: &Hosted, call: &Call) -> Result<Checked, Error> {
+    let header = SendMessageRequest::decode_for(call.code(), &call.request.ext)?;
+    rules::topic_name(header.topic)?;
+    if is_retry_topic(header.topic) || is_dlq_topic(header.topic) {
+        return Err(illegal(format!(
+            "sends to retry and dead-letter topics are not supported yet: {} is refused",
+            header.topic
+        )));
+    }
+    rules::sendable(header.topic)?;
+    let topic = match hosted.state.topic(header.topic) {
+        Some(topic) => topic,
+        None => {
+            let pattern =
+                hosted.config.auto_create_topic.then(|| hosted.state.topic(header.default_topic)).flatten();
+            let unit = if header.unit_mode == Some(true) { UNIT_FLAG } else { 0 };
+            let config = rules::auto_create(
+                header.topic,
+                pattern.as_ref().map(|topic| &topic.config),
+                header.default_topic_queue_nums,
+                unit,
+            )?;
+            return Ok(Checked::Create(config));
+        }
+    };
+    // As in RocketMQ: a broker without write permission drains; only ordered topics are refused at once.
+    if hosted.config.permission & PERM_WRITE == 0 && topic.config.order {
+        let remark = format!("the broker[{}] sending message is forbidden", hosted.config.advertised());
+        return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
+    }
+    let queue = queue(&topic, header.queue_id)?;
+    if header.batch.unwrap_or(call.code() == RequestCode::SEND_BATCH_MESSAGE) {
+        batch(hosted, call, &header, &topic, queue)
+    } else {
+        single(hosted, call, &header, &topic, queue)
+    }
+}
+
+/// A topic made by a client in unit mode (TopicSysFlag of RocketMQ).
+const UNIT_FLAG: i32 = 1;
+
+fn queue(topic: &Topic, wanted: i32) -> Result<QueueId, Error> {
+    let config = &topic.config;
+    let count = config.write_queues.max(config.read_queues);
+    match QueueId::from_wire(wanted) {
+        None => Ok(QueueId(rand::random_range(0..config.write_queues.max(1)))),
+        Some(queue) if queue.0 < count => Ok(queue),
+        Some(queue) => Err(Error::refused(
+            ResponseCode::INVALID_PARAMETER,
+            format!("request queueId[{queue}] is illegal, topic {} has {count} queues", topic.name),
+        )),
+    }
+}
+
+fn single(
+    hosted: &Hosted,
+    call: &Call,
+    header: &SendMessageRequest<'_>,
+    topic: &Topic,
+    queue: QueueId,
+) -> Result<Checked, Error> {
+    let body = &call.request.body;
+    let given = header.properties.unwrap_or_default();
+    let read = Given::read(given, header.sys_flag)?;
+    let (properties, unique) = stored_properties(hosted, given, &read)?;
+    check_body(hosted, body.len())?;
+    let message =
+        NewMessage { body, properties: &properties, ..new_message(hosted, call, header, topic, queue) };
+    let size = message_size(&message);
+    let mut records = BytesMut::with_capacity(size);
+    encode(&message, &mut records)?;
+    let sent = Sent {
+        topic: topic.name.clone(),
+        queue,
+        unique: Some(unique),
+        sizes: Sizes::One(size as u32),
+        since: Instant::now(),
+    };
+    Ok(Checked::Propose(MessagesProposal { topic: topic.name.clone(), queue, records, count: 1 }, sent))
+}
+
+/// Each element keeps its own flag and properties and shares the rest; all go into the log together.
+fn batch(
+    hosted: &Hosted,
+    call: &Call,
+    header: &SendMessageRequest<'_>,
+    topic: &Topic,
+    queue: QueueId,
+) -> Result<Checked, Error> {
+    let body = &call.request.body;
+    check_body(hosted, body.len())?;
+    // What the batch as a whole says: nothing of it may ask for a feature either.
+    let whole = Given::read(header.properties.unwrap_or_default(), header.sys_flag)?;
+    if body.is_empty() {
+        return Err(illegal("the batch holds no message"));
+    }
+    let common = new_message(hosted, call, header, topic, queue);
+    let mut records = BytesMut::with_capacity(body.len() * 5 / 4 + 512);
+    let mut sizes = Vec::new();
+    for item in BatchItems::new(body) {
+        let item = item.map_err(|error| illegal(format!("message {} of the batch: {error}", sizes.len())))?;
+        if sizes.len() >= BATCH_MESSAGES_MAX {
+            return Err(illegal(format!("the batch holds more than {BATCH_MESSAGES_MAX} messages")));
+        }
+        let read = Given::read(item.properties, header.sys_flag)?;
+        let (properties, _) = stored_properties(hosted, item.properties, &read)?;
+        let message = NewMessage { flag: item.flag, body: item.body, properties: &properties, ..common };
+        sizes.push(encode(&message, &mut records)? as u32);
+    }
+    let count = sizes.len() as u32;
+    let sent = Sent {
+        topic: topic.name.clone(),
+        queue,
+        unique: whole.unique.map(str::to_owned),
+        sizes: Sizes::Batch(sizes),
+        since: Instant::now(),
+    };
+    Ok(Checked::Propose(MessagesProposal { topic: topic.name.clone(), queue, records, count }, sent))
+}
+
+fn new_message<'a>(
+    hosted: &Hosted,
+    call: &Call,
+    header: &SendMessageRequest<'_>,
+    topic: &'a Topic,
+    queue: QueueId,
+) -> NewMessage<'a> {
+    NewMessage {
+        topic: &topic.name,
+        queue_id: queue,
+        flag: header.flag,
+        sys_flag: if topic.config.multi_tag {
+            header.sys_flag | sysflag::MULTI_TAGS
+        } else {
+            header.sys_flag
+        },
+        born_timestamp: header.born_timestamp,
+        born_host: call.from.address,
+        store_host: hosted.store_host,
+        reconsume_times: header.reconsume_times.unwrap_or(0),
+        prepared_transaction_offset: 0,
+        body: &[],
+        properties: "",
+    }
+}
+
+fn encode(message: &NewMessage<'_>, records: &mut BytesMut) -> Result<usize, Error> {
+    encode_message(message, records).map_err(|error| illegal(format!("the message is illegal: {error}")))
+}
+
+fn check_body(hosted: &Hosted, bytes: usize) -> Result<(), Error> {
+    let max = hosted.node.config.limits.message_bytes;
+    if bytes > max {
+        return Err(illegal(format!(
+            "the message is illegal, maybe msg body or properties length not matched. msg body length limit {max}B, \
+             msg properties length limit 32KB; this body has {bytes}B"
+        )));
+    }
+    Ok(())
+}
+
+fn illegal(remark: impl Into<String>) -> Error {
+    Error::refused(ResponseCode::MESSAGE_ILLEGAL, remark)
+}
+
+/// What matters of the properties that came.
+#[derive(Debug, Default, PartialEq)]
+struct Given<'a> {
+    unique: Option<&'a str>,
+    /// Some property is not to be stored as it came.
+    rewrite: bool,
+}
+
+impl<'a> Given<'a> {
+    /// A message that needs what is not built yet is refused with the reason, never stored as a plain one
+    /// (clients.md 9).
+    fn read(properties: &'a str, sys_flag: i32) -> Result<Given<'a>, Error> {
+        let refuse = |what: &str| {
+            Err(illegal(format!(
+                "{what} messages are not supported yet; it would be stored as an ordinary one"
+            )))
+        };
+        if sys_flag & sysflag::TRANSACTION != 0 {
+            return refuse("transactional");
+        }
+        if sys_flag & sysflag::INNER_BATCH != 0 {
+            return refuse("inner-batch");
+        }
+        let mut given = Given::default();
+        for (name, value) in properties_iter(properties) {
+            match name {
+                prop::UNIQ_KEY => given.unique = Some(value),
+                prop::TRAN_MSG if value.eq_ignore_ascii_case("true") => return refuse("transactional"),
+                prop::DELAY if value.trim().parse::<i64>().is_ok_and(|level| level > 0) => {
+                    return refuse("delayed");
+                }
+                prop::INNER_MULTI_DISPATCH => return refuse("multi-dispatch"),
+                prop::POP_CK | prop::MSG_REGION | prop::TRACE_ON | prop::CLUSTER => given.rewrite = true,
+                _ if name.starts_with("TIMER_") => return refuse("timer"),
+                _ if name.starts_with(PROPERTY_TRANSIENT_PREFIX) => given.rewrite = true,
+                _ => {}
+            }
+        }
+        Ok(given)
+    }
+}
+
+/// The properties as they are stored, and the unique id among them.
+fn stored_properties(hosted: &Hosted, given: &str, read: &Given<'_>) -> Result<(String, String), Error> {
+    let stamp = hosted.node.stamp.as_str();
+    let mut stored = String::with_capacity(given.len() + stamp.len() + 48);
+    if read.rewrite {
+        let kept = |name: &str| {
+            !matches!(name, prop::POP_CK | prop::MSG_REGION | prop::TRACE_ON | prop::CLUSTER)
+                && !name.starts_with(PROPERTY_TRANSIENT_PREFIX)
+        };
+        for (name, value) in properties_iter(given).filter(|(name, _)| kept(name)) {
+            properties_push(&mut stored, name, value);
+        }
+    } else {
+        stored.push_str(given);
+        if !stored.is_empty() && !stored.ends_with(PAIR_END) {
+            stored.push(PAIR_END);
+        }
+    }
+    let unique = match read.unique {
+        Some(unique) => unique.to_owned(),
+        None => {
+            let unique = hosted.node.unique_ids.next(hosted.node.now_ms() as i64).to_string();
+            properties_push(&mut stored, prop::UNIQ_KEY, &unique);
+            unique
+        }
+    };
+    stored.push_str(stamp);
+    if stored.len() > PROPERTIES_BYTES_MAX {
+        return Err(illegal(format!(
+            "the message is illegal: {} bytes of properties, limit {PROPERTIES_BYTES_MAX}",
+            stored.len()
+        )));
+    }
+    Ok((stored, unique))
+}
+
+/// Ends a property (protocol.md 4.5).
+const PAIR_END: char = '\u{2}';
+
+/// What every message gets from the broker that takes it.
+pub(crate) fn stamp(region: &str, trace_on: bool, cluster: &str) -> String {
+    let mut stamp = String::new();
+    properties_push(&mut stamp, prop::MSG_REGION, region);
+    properties_push(&mut stamp, prop::TRACE_ON, if trace_on { "true" } else { "false" });
+    properties_push(&mut stamp, prop::CLUSTER, cluster);
+    stamp
+}
+
+/// Answers a send whose fate is known. Runs where entries are applied: it waits for nothing.
+fn finish(hosted: &Arc<Hosted>, call: Call, sent: &Sent, result: Result<Receipt, ProposeError>) {
+    let receipt = match result {
+        Ok(receipt) => receipt,
+        Err(error) => {
+            let error = Error::from(error);
+            if !error.may_retry() {
+                hosted.stats.put_failed();
+            }
+            return hosted.fail(call, error);
+        }
+    };
+    let sizes = sent.sizes.get();
+    let bytes = sizes.iter().map(|size| u64::from(*size)).sum();
+    hosted.stats.put(&sent.topic, sizes.len() as u64, bytes, sent.since.elapsed());
+    let mut response = call.response(ResponseCode::SUCCESS);
+    SendMessageResponse {
+        msg_id: message_ids(hosted, receipt, sizes),
+        queue_id: sent.queue.to_wire(),
+        queue_offset: receipt.first_offset.to_wire(),
+        transaction_id: sent.unique.clone(),
+        batch_uniq_id: None,
+        recall_handle: None,
+    }
+    .encode(&mut response.ext);
+    response.ext.set(ext_key::MSG_REGION, &hosted.node.config.region);
+    response.ext.set(ext_key::TRACE_ON, if hosted.node.config.trace_on { "true" } else { "false" });
+    call.answer(response);
+}
+
+/// Offset message ids, comma-joined; the records lie back to back.
+fn message_ids(hosted: &Hosted, receipt: Receipt, sizes: &[u32]) -> String {
+    use std::fmt::Write as _;
+    let mut ids = String::with_capacity(sizes.len() * 33);
+    let mut position = receipt.position;
+    for size in sizes {
+        if !ids.is_empty() {
+            ids.push(',');
+        }
+        let id = OffsetMessageId { host: hosted.store_host, position };
+        // Writing into a String cannot fail.
+        let _ = write!(ids, "{id}");
+        position = position.plus(u64::from(*size));
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(properties: &str, sys_flag: i32) -> i32 {
+        Given::read(properties, sys_flag).err().map_or(0, |error| error.answer().0.get())
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        for (properties, sys_flag, want) in [
+            ("", 0, 0),
+            ("KEYS\u{1}k\u{2}TAGS\u{1}t\u{2}", 0, 0),
+            ("TRAN_MSG\u{1}true\u{2}", 0, 13),
+            ("TRAN_MSG\u{1}false\u{2}", 0, 0),
+            ("DELAY\u{1}3\u{2}", 0, 13),
+            ("DELAY\u{1}0\u{2}", 0, 0),
+            ("TIMER_DELAY_SEC\u{1}3\u{2}", 0, 13),
+            ("TIMER_DELIVER_MS\u{1}3", 0, 13),
+            ("TIMER_DEL_UNIQKEY\u{1}x\u{2}", 0, 13),
+            ("INNER_MULTI_DISPATCH\u{1}%LMQ%a\u{2}", 0, 13),
+            ("", sysflag::TRANSACTION_PREPARED, 13),
+            ("", sysflag::TRANSACTION_ROLLBACK, 13),
+            ("", sysflag::INNER_BATCH | sysflag::NEED_UNWRAP, 13),
+            ("", sysflag::COMPRESSED, 0),
+        ] {
+            assert_eq!(code(properties, sys_flag), want, "{properties:?} {sys_flag}");
+        }
+    }
+
+    #[test]
+    fn given_properties_are_read_once() {
+        let given = Given::read("UNIQ_KEY\u{1}U\u{2}WAIT\u{1}true\u{2}", 0).unwrap();
+        assert_eq!(given, Given { unique: Some("U"), rewrite: false });
+        assert!(Given::read("POP_CK\u{1}x\u{2}", 0).unwrap().rewrite);
+        assert!(Given::read("__RMQ.TRANSIENT.a\u{1}x\u{2}", 0).unwrap().rewrite);
+        assert_eq!(stamp("R", true, "C"), "MSG_REGION\u{1}R\u{2}TRACE_ON\u{1}true\u{2}CLUSTER\u{1}C\u{2}");
+    }
+}

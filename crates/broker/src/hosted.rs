@@ -1,0 +1,517 @@
+//! One group on this node: where a request goes, and what waits.
+//!
+//! ```text
+//! take ─▶ table ─┬─ Node, Clients, Read ─────────────────▶ run the handler here
+//!                └─ Log, Current ─▶ who leads? ─┬─ this node ─▶ run
+//!                        ▲                      ├─ another ──▶ forward (lane keeps the order of Log)
+//!                        └── park ◀─────────────┴─ nobody, or it was definitely not done
+//! ```
+//!
+//! A group takes requests from the moment its listener is open; `serving` is empty until its log is recovered, and
+//! until then other nodes are asked who leads.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use replica::{Group, NodeId};
+use store::Log;
+use store::index::QueueIndex;
+use tokio::sync::{Notify, Semaphore, watch};
+use wire::{QueueId, RemotingCommand, ResponseCode};
+
+use crate::call::Call;
+use crate::config::GroupConfig;
+use crate::creation::Creations;
+use crate::errors::Error;
+use crate::forward::{self, Lane};
+use crate::handlers::pull::{HeldPull, Served};
+use crate::handlers::step::{self, Step};
+use crate::hold::HoldList;
+use crate::limits::{PARK, PARK_RETRY};
+use crate::park::{Admission, Park};
+use crate::requests::{self, Action, Class, Row};
+use crate::service::Node;
+use crate::state::{Command, CommitMerger, Names, Reply, State};
+use crate::stats::Stats;
+
+/// One group on this node. See the module.
+pub(crate) struct Hosted {
+    pub(crate) config: GroupConfig,
+    pub(crate) names: Names,
+    pub(crate) node: Arc<Node>,
+    pub(crate) state: Arc<State>,
+    pub(crate) stats: Stats,
+    /// What messages store as the host that took them: the advertised address.
+    pub(crate) store_host: SocketAddr,
+    serving: OnceLock<Serving>,
+    /// What a new log needs before it serves (the system topics) is there.
+    prepared: AtomicBool,
+    hint: Mutex<Option<(NodeId, Instant)>>,
+    /// Changes whenever `toward` may answer otherwise.
+    standing: watch::Sender<()>,
+    park: Park<Call>,
+    lane: Lane,
+    pub(crate) holds: HoldList<HeldPull>,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) served: Served,
+    pub(crate) commits: Mutex<CommitMerger>,
+    pub(crate) commit_added: Notify,
+    pub(crate) creations: Creations,
+    /// Consumer groups whose creation is under way.
+    creating_groups: Mutex<HashSet<String>>,
+    pub(crate) cold_reads: Arc<Semaphore>,
+    /// Rises when the nameservers are to hear of a change.
+    pub(crate) registration: watch::Sender<u64>,
+    /// The change that every reachable nameserver has heard of.
+    pub(crate) registered: watch::Sender<u64>,
+    /// Milliseconds since the node's start when a client last asked this node for what another one does.
+    misdirected_ms: AtomicU64,
+}
+
+/// What is there once the log is recovered.
+pub(crate) struct Serving {
+    pub(crate) group: Group,
+    pub(crate) log: Log,
+    pub(crate) index: QueueIndex,
+    /// End of the newest checkpoint, a position.
+    pub(crate) checkpoint: Arc<AtomicU64>,
+}
+
+/// Who can do what only a leader does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Toward {
+    Here,
+    Node(NodeId),
+    Nobody,
+}
+
+/// Queues that have new messages for which somebody waits: noted by `apply`, taken by the task that wakes pulls.
+#[derive(Default)]
+pub(crate) struct Arrivals {
+    queues: Mutex<HashSet<(Arc<str>, QueueId)>>,
+    noted: Notify,
+}
+
+impl Arrivals {
+    pub(crate) fn note(&self, topic: &Arc<str>, queue: QueueId) {
+        lock(&self.queues).insert((topic.clone(), queue));
+        self.noted.notify_one();
+    }
+
+    pub(crate) async fn take(&self) -> HashSet<(Arc<str>, QueueId)> {
+        loop {
+            let queues = std::mem::take(&mut *lock(&self.queues));
+            if !queues.is_empty() {
+                return queues;
+            }
+            self.noted.notified().await;
+        }
+    }
+}
+
+impl Hosted {
+    pub(crate) fn new(config: GroupConfig, node: Arc<Node>, store_host: SocketAddr) -> Arc<Hosted> {
+        let limits = node.config.limits.clone();
+        Arc::new_cyclic(|hosted| Hosted {
+            names: Names { cluster: node.config.cluster.clone(), broker: config.name.clone() },
+            state: Arc::new(State::new()),
+            stats: Stats::new(node.now_ms()),
+            store_host,
+            serving: OnceLock::new(),
+            prepared: AtomicBool::new(false),
+            hint: Mutex::new(None),
+            standing: watch::Sender::new(()),
+            park: Park::new(limits.parked_requests, limits.parked_bytes),
+            lane: Lane::start(hosted.clone(), limits.parked_bytes),
+            holds: HoldList::new(limits.held_pulls),
+            arrivals: Arrivals::default(),
+            served: Served::default(),
+            commits: Mutex::new(CommitMerger::new()),
+            commit_added: Notify::new(),
+            creations: Creations::new(limits.waiting_for_topic),
+            creating_groups: Mutex::default(),
+            cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
+            registration: watch::Sender::new(0),
+            registered: watch::Sender::new(0),
+            misdirected_ms: AtomicU64::new(0),
+            config,
+            node,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// `None` until the log is recovered.
+    pub(crate) fn serving(&self) -> Option<&Serving> {
+        self.serving.get()
+    }
+
+    /// The same, for a handler: until then another node may do it.
+    pub(crate) fn served_here(&self) -> Result<&Serving, Error> {
+        self.serving.get().ok_or(Error::NotLeader { leader: None })
+    }
+
+    pub(crate) fn serve(&self, serving: Serving) {
+        assert!(self.serving.set(serving).is_ok(), "a group starts to serve once");
+        self.note_standing();
+    }
+
+    pub(crate) fn set_prepared(&self) {
+        self.prepared.store(true, Ordering::Release);
+        self.note_standing();
+    }
+
+    /// Who leads may have changed: what waits for that looks again.
+    pub(crate) fn note_standing(&self) {
+        self.standing.send_replace(());
+    }
+
+    /// Waits until `wanted` says yes to where this group's requests go.
+    pub(crate) async fn standing_is(&self, wanted: impl Fn(Toward) -> bool) {
+        let mut standing = self.standing.subscribe();
+        while !wanted(self.toward()) {
+            // The sender lives as long as `self`.
+            let _ = standing.changed().await;
+        }
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.serving().map_or(0, |serving| serving.group.role().term)
+    }
+
+    pub(crate) fn ticket(&self) -> crate::park::Ticket {
+        self.park.ticket()
+    }
+
+    pub(crate) fn toward(&self) -> Toward {
+        if let Some(serving) = self.serving() {
+            let role = serving.group.role();
+            match role.leader {
+                Some(leader) if leader != self.node.id => return Toward::Node(leader),
+                // A leader that cannot propose yet, or lacks the system topics.
+                Some(_) if !role.ready || !self.prepared.load(Ordering::Acquire) => return Toward::Nobody,
+                Some(_) => return Toward::Here,
+                None if !role_is_over(&serving.group) => return Toward::Nobody,
+                None => {}
+            }
+        }
+        match *lock(&self.hint) {
+            Some((node, at)) if at.elapsed() < HINT_VALID => Toward::Node(node),
+            _ => Toward::Nobody,
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.toward() == Toward::Here
+    }
+
+    /// A node said who leads. Heeded only while this node's own replica cannot know.
+    pub(crate) fn take_hint(&self, leader: Option<NodeId>) {
+        let Some(leader) = leader.filter(|leader| *leader != self.node.id) else { return };
+        *lock(&self.hint) = Some((leader, Instant::now()));
+        self.note_standing();
+    }
+
+    /// A request of a client, from one of this group's listeners or from another node.
+    pub(crate) fn take(self: &Arc<Self>, call: Call) {
+        let Some(row) = requests::row_of(call.code()) else {
+            let remark = format!(" request type {} not supported", call.request.code);
+            return call.refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark);
+        };
+        match row.class {
+            Class::Node | Class::Clients => self.run(row, call),
+            Class::Read if self.serving().is_some() => self.run(row, call),
+            Class::Read | Class::Current => self.route(row, call),
+            Class::Log => match self.park.admit(call) {
+                Admission::Free(call) => self.route(row, call),
+                Admission::Parked => {}
+                Admission::Full(call) => self.refuse_parking(call),
+            },
+        }
+    }
+
+    /// Runs the handler where this node leads, or finds the one that does.
+    fn route(self: &Arc<Self>, row: &'static Row, call: Call) {
+        match self.toward() {
+            Toward::Here => self.run(row, call),
+            Toward::Nobody => self.again(call, None),
+            Toward::Node(leader) if call.is_forwarded() => call.not_here(Some(leader)),
+            Toward::Node(leader) => {
+                self.note_misdirected();
+                let mut call = call;
+                if let Some(connection) = call.connection() {
+                    call.from.client_id = self.node.clients.client_on(connection.id()).unwrap_or_default();
+                }
+                if row.class == Class::Log {
+                    if let Err(call) = self.lane.push(call) {
+                        self.refuse_parking(call);
+                    }
+                } else {
+                    forward::alone(self, leader, call);
+                }
+            }
+        }
+    }
+
+    /// Runs a handler here.
+    fn run(self: &Arc<Self>, row: &'static Row, call: Call) {
+        match row.action {
+            Action::Take(take) => take(self, call),
+            Action::Step(decide) => match decide(self, &call.request) {
+                Ok(Step::Answer(answer)) if row.class != Class::Current => call.answer(answer),
+                Err(error) if row.class != Class::Current => self.fail(call, error),
+                // Its answer may wait, or must be worked out after the barrier.
+                _ => self.spawn_step(row, call),
+            },
+            Action::Work(work) => {
+                let hosted = self.clone();
+                tokio::spawn(async move {
+                    let result = match hosted.barrier(row.class).await {
+                        Ok(()) => work(&hosted, &call).await,
+                        Err(error) => Err(error),
+                    };
+                    hosted.finish(call, result);
+                });
+            }
+        }
+    }
+
+    fn spawn_step(self: &Arc<Self>, row: &'static Row, call: Call) {
+        let Action::Step(decide) = row.action else { return };
+        let hosted = self.clone();
+        tokio::spawn(async move {
+            let result = async {
+                hosted.barrier(row.class).await?;
+                match decide(&hosted, &call.request)? {
+                    Step::Answer(answer) => Ok(answer),
+                    Step::Propose(command) => {
+                        let reply = hosted.propose_here(command).await?;
+                        if reply.changed {
+                            hosted.register_now().await;
+                        }
+                        Ok(step::answer(&call.request, &reply))
+                    }
+                }
+            };
+            let result = result.await;
+            hosted.finish(call, result);
+        });
+    }
+
+    /// What is read after this is current (log.md 11).
+    async fn barrier(&self, class: Class) -> Result<(), Error> {
+        if class == Class::Current {
+            self.served_here()?.group.read_barrier().await?;
+        }
+        Ok(())
+    }
+
+    fn finish(self: &Arc<Self>, call: Call, result: Result<RemotingCommand, Error>) {
+        match result {
+            Ok(answer) => call.answer(answer),
+            Err(error) => self.fail(call, error),
+        }
+    }
+
+    /// Answers a call that was not done, or has it tried again where that is safe.
+    pub(crate) fn fail(self: &Arc<Self>, call: Call, error: Error) {
+        match error {
+            Error::NotLeader { leader } => self.again(call, leader),
+            error if error.may_retry() => self.again(call, None),
+            error => {
+                let (code, remark) = error.answer();
+                if code == ResponseCode::SYSTEM_ERROR {
+                    tracing::warn!(group = self.name(), code = %call.code(), remark, "a request failed");
+                }
+                call.refuse(code, remark);
+            }
+        }
+    }
+
+    /// A call that is definitely not done: it waits for a leader, until its time is over.
+    pub(crate) fn again(self: &Arc<Self>, call: Call, leader: Option<NodeId>) {
+        if call.is_forwarded() {
+            return call.not_here(leader);
+        }
+        if Instant::now() >= call.deadline || self.node.stopping.is_cancelled() {
+            return call.give_up();
+        }
+        if let Err(call) = self.park.park(call) {
+            self.refuse_parking(call);
+        }
+    }
+
+    fn refuse_parking(&self, call: Call) {
+        let remark = format!("too many requests wait for a leader of {} on this node", self.name());
+        let (code, remark) = Error::Overloaded(remark).answer();
+        call.refuse(code, remark);
+    }
+
+    /// Tries what waits again, when a leader is known; gives up what has waited too long.
+    pub(crate) async fn keep_park(self: Arc<Self>) {
+        loop {
+            self.park.filled().await;
+            if self.toward() == Toward::Nobody {
+                tokio::select! {
+                    () = self.standing_is(|toward| toward != Toward::Nobody) => {}
+                    () = self.scout() => {}
+                    () = tokio::time::sleep(PARK_RETRY) => {}
+                }
+            }
+            for call in self.park.expired(Instant::now()) {
+                expire(call);
+            }
+            if self.toward() != Toward::Nobody {
+                let before = self.park.len();
+                self.park.dispatch(|call| match requests::row_of(call.code()) {
+                    Some(row) => self.route(row, call),
+                    None => call.give_up(),
+                });
+                if self.park.len() >= before {
+                    // They came straight back: whoever leads does not know it yet.
+                    tokio::time::sleep(PARK_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// While this node's replica does not run, the others know who leads.
+    async fn scout(&self) {
+        if self.serving().is_some_and(|serving| !role_is_over(&serving.group)) {
+            return std::future::pending().await;
+        }
+        match forward::who_leads(self).await {
+            Some(leader) => self.take_hint(Some(leader)),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Proposes at this node; the reply is the tables', so its code may be a refusal.
+    pub(crate) async fn propose_here(&self, command: Command) -> Result<Reply, Error> {
+        let barrier = command.is_barrier();
+        let answer = self.served_here()?.group.propose_command(command.to_bytes(), barrier).await?;
+        prost::Message::decode(answer).map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))
+    }
+
+    /// Proposes wherever the leader is. For what this node wants itself: commands that may be proposed twice.
+    pub(crate) async fn propose_anywhere(
+        &self,
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        loop {
+            let result = match self.toward() {
+                Toward::Here => self.propose_here(command.clone()).await,
+                Toward::Node(leader) => forward::propose_at(self, leader, command, deadline).await,
+                Toward::Nobody => {
+                    if let Some(leader) = forward::who_leads(self).await {
+                        self.take_hint(Some(leader));
+                    }
+                    Err(Error::NotLeader { leader: None })
+                }
+            };
+            match result {
+                Err(error) if error.may_retry() && Instant::now() < deadline => {
+                    tokio::time::sleep(PARK_RETRY).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Creates a consumer group and its retry topic, unless they exist or that is under way.
+    pub(crate) async fn create_group(self: Arc<Self>, group: String) {
+        if self.state.group(&group).is_some() || !lock(&self.creating_groups).insert(group.clone()) {
+            return;
+        }
+        let command = Command::create_group(crate::state::rules::default_group(&group));
+        let result = self.propose_anywhere(&command, Instant::now() + PARK).await;
+        lock(&self.creating_groups).remove(&group);
+        match result {
+            Ok(reply) if reply.code == 0 => {}
+            Ok(reply) => {
+                tracing::warn!(broker = self.name(), group, remark = reply.remark, "group not created")
+            }
+            Err(error) => tracing::warn!(broker = self.name(), group, %error, "group not created"),
+        }
+    }
+
+    /// Tells the nameservers of a change, and waits for them, though not long: a tool that created a topic asks for
+    /// its route next.
+    pub(crate) async fn register_now(&self) {
+        let change = self.note_registration();
+        let mut registered = self.registered.subscribe();
+        let all = registered.wait_for(|done| *done >= change);
+        if tokio::time::timeout(Duration::from_millis(500), all).await.is_err() {
+            tracing::debug!(group = self.name(), "not every nameserver has answered yet");
+        }
+    }
+
+    /// Has the nameservers told of the newest state, soon.
+    pub(crate) fn note_registration(&self) -> u64 {
+        let mut change = 0;
+        self.registration.send_modify(|count| {
+            *count += 1;
+            change = *count;
+        });
+        if self.node.config.nameservers.is_empty() {
+            self.registered.send_replace(change);
+        }
+        change
+    }
+
+    pub(crate) fn note_misdirected(&self) {
+        self.misdirected_ms.store(self.node.uptime_ms(), Ordering::Relaxed);
+    }
+
+    /// RocketMQ's id of this member: 0 for the leader, else its place among the voters, from 1.
+    pub(crate) fn broker_id(&self) -> u64 {
+        let leads = self.serving().is_some_and(|serving| serving.group.role().leader == Some(self.node.id));
+        if leads { 0 } else { self.follower_id() }
+    }
+
+    /// Never 0, whatever the voters' numbers are.
+    pub(crate) fn follower_id(&self) -> u64 {
+        let mut voters = self.config.voters.clone();
+        voters.sort_unstable();
+        voters.iter().position(|voter| *voter == self.node.id.0).map_or(0, |place| place as u64) + 1
+    }
+
+    /// Since when no client has asked this node for what another one does.
+    pub(crate) fn quiet_for(&self) -> Duration {
+        let last = self.misdirected_ms.load(Ordering::Relaxed);
+        Duration::from_millis(self.node.uptime_ms().saturating_sub(last))
+    }
+
+    /// Passes a request of this node's own on to the leader, one-way, in order with those of clients.
+    pub(crate) fn pass_on(&self, call: Call) {
+        // A full lane drops it, as one-way requests may be.
+        drop(self.lane.push(call));
+    }
+}
+
+/// A call that has waited long enough, and was not done.
+fn expire(call: Call) {
+    if call.is_forwarded() {
+        call.not_here(None);
+    } else {
+        call.give_up();
+    }
+}
+
+/// How long another node's word on who leads is good.
+const HINT_VALID: Duration = Duration::from_millis(500);
+
+/// The replica has stopped and will know nothing new.
+fn role_is_over(group: &Group) -> bool {
+    group.watch_role().has_changed().is_err()
+}
+
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,42 @@
+//! What a RocketMQ broker does: a deterministic replicated state, and one handler file for each conversation.
+//!
+//! ```text
+//! listeners ─▶ Hosted::take ─▶ requests.rs (class, handler) ─▶ handlers/ ─▶ replica::Group (the log)
+//!                  │  ▲                                                          │ apply
+//!          forward.rs │ park.rs                                                  ▼
+//!                  ▼  │                                     state/ (tables), store::index (queues, keys)
+//!             another node                                                       │
+//!                                      hold.rs (pulls that wait) ◀── woken ──────┘
+//! ```
+//!
+//! A [`Broker`] is the broker role of one process; it hosts one or more groups, each with its own listeners, log and
+//! tables. Clients belong to the process (clients.rs, registry.rs), nameservers hear of each group (registration.rs).
+//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net), and everything that RocketMQ does
+//! with delay, retry, transactions and pop, which is refused with a reason.
+
+mod call;
+mod clients;
+mod config;
+mod creation;
+mod errors;
+mod forward;
+mod handlers;
+mod hold;
+mod hosted;
+mod life;
+mod limits;
+mod park;
+mod registration;
+mod registry;
+mod requests;
+mod service;
+pub mod state;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+pub use config::{BrokerConfig, GroupConfig};
+pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER};
+pub use limits::Limits;
+pub use requests::{Class, documentation};
+pub use service::{Broker, BrokerError, Drain};

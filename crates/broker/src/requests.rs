@@ -1,0 +1,236 @@
+//! Every request code that a broker knows, in one table: what its class is and who handles it. Dispatch, forwarding
+//! and docs/requests.md derive from it. A code that is not here is answered with 3.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use wire::{RemotingCommand, RequestCode};
+
+use crate::call::Call;
+use crate::errors::Error;
+use crate::handlers::step::Step;
+use crate::handlers::{consumer_admin, group, topic};
+use crate::handlers::{heartbeat, node, offset, pull, query, raft, send};
+use crate::hosted::Hosted;
+
+/// Who answers a request (design.md, "Who answers what").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The node where it arrives; never passed on.
+    Node,
+    /// Proposed at the leader; other nodes pass it on.
+    Log,
+    /// Answered by the leader after a ReadIndex round; other nodes pass it on.
+    Current,
+    /// Answered from what is applied at this node, where that is enough.
+    Read,
+    /// Answered from the client registry, which is the same on every node.
+    Clients,
+}
+
+/// How a handler does it.
+#[derive(Clone, Copy)]
+pub(crate) enum Action {
+    /// Takes the call over and returns at once.
+    Take(fn(&Arc<Hosted>, Call)),
+    /// Decides by the tables alone: an answer, or a command for the log.
+    Step(fn(&Hosted, &RemotingCommand) -> Result<Step, Error>),
+    /// Works the answer out on a task of its own.
+    Work(for<'a> fn(&'a Arc<Hosted>, &'a Call) -> BoxFuture<'a, Result<RemotingCommand, Error>>),
+}
+
+pub(crate) struct Row {
+    pub(crate) code: RequestCode,
+    pub(crate) class: Class,
+    pub(crate) action: Action,
+    /// What it is, for people.
+    what: &'static str,
+}
+
+const fn row(code: RequestCode, class: Class, action: Action, what: &'static str) -> Row {
+    Row { code, class, action, what }
+}
+
+use Action::{Step as Tables, Take, Work};
+use Class::{Clients, Current, Log, Node, Read};
+
+/// By code.
+const TABLE: &[Row] = &[
+    row(RequestCode::SEND_MESSAGE, Log, Take(send::send), "send a message"),
+    row(
+        RequestCode::PULL_MESSAGE,
+        Read,
+        Take(pull::pull),
+        "pull; passed on by followers unless they may read",
+    ),
+    row(RequestCode::QUERY_MESSAGE, Read, Work(query::query), "messages by key or unique id"),
+    row(RequestCode::QUERY_CONSUMER_OFFSET, Current, Work(offset::query), "a consumer's offset"),
+    row(RequestCode::UPDATE_CONSUMER_OFFSET, Log, Take(offset::update), "commit a consumer's offset"),
+    row(
+        RequestCode::UPDATE_AND_CREATE_TOPIC,
+        Log,
+        Tables(|h, r| topic::update(&h.state, &h.names, r)),
+        "create or change a topic",
+    ),
+    row(
+        RequestCode::GET_ALL_TOPIC_CONFIG,
+        Read,
+        Tables(|h, r| topic::all(&h.state, h.term(), r).map(Step::Answer)),
+        "all topics",
+    ),
+    row(RequestCode::GET_BROKER_CONFIG, Node, Take(node::config), "this node's configuration"),
+    row(RequestCode::GET_BROKER_RUNTIME_INFO, Node, Work(node::runtime), "this node's state"),
+    row(RequestCode::SEARCH_OFFSET_BY_TIMESTAMP, Current, Work(offset::search), "the offset at a store time"),
+    row(RequestCode::GET_MAX_OFFSET, Current, Work(offset::max), "the next offset of a queue"),
+    row(RequestCode::GET_MIN_OFFSET, Current, Work(offset::min), "the first offset of a queue"),
+    row(
+        RequestCode::GET_EARLIEST_MSG_STORETIME,
+        Current,
+        Work(offset::earliest),
+        "store time of the first message",
+    ),
+    row(RequestCode::VIEW_MESSAGE_BY_ID, Read, Work(query::view), "a message by offset id"),
+    row(RequestCode::HEART_BEAT, Node, Take(heartbeat::heartbeat), "a client's heartbeat"),
+    row(RequestCode::UNREGISTER_CLIENT, Node, Take(heartbeat::unregister), "a client leaves"),
+    row(
+        RequestCode::GET_CONSUMER_LIST_BY_GROUP,
+        Clients,
+        Work(heartbeat::members),
+        "members of a consumer group",
+    ),
+    row(RequestCode::CHECK_CLIENT_CONFIG, Node, Take(heartbeat::check), "check a subscription"),
+    row(
+        RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
+        Log,
+        Tables(|_, r| group::update(r)),
+        "create or change a consumer group",
+    ),
+    row(
+        RequestCode::GET_ALL_SUBSCRIPTIONGROUP_CONFIG,
+        Read,
+        Tables(|h, r| group::all(&h.state, h.term(), r).map(Step::Answer)),
+        "all consumer groups",
+    ),
+    row(RequestCode::GET_TOPIC_STATS_INFO, Current, Work(node::topic_stats), "a topic's offsets"),
+    row(
+        RequestCode::GET_CONSUMER_CONNECTION_LIST,
+        Clients,
+        Tables(|h, r| consumer_admin::consumer_connection(&h.node.clients, r).map(Step::Answer)),
+        "a consumer group's connections",
+    ),
+    row(
+        RequestCode::GET_PRODUCER_CONNECTION_LIST,
+        Clients,
+        Tables(|h, r| consumer_admin::producer_connection(&h.node.clients, r).map(Step::Answer)),
+        "a producer group's connections",
+    ),
+    row(
+        RequestCode::DELETE_SUBSCRIPTIONGROUP,
+        Log,
+        Tables(|_, r| group::delete(r)),
+        "delete a consumer group",
+    ),
+    row(RequestCode::GET_CONSUME_STATS, Current, Work(node::consume_stats), "a consumer group's progress"),
+    row(
+        RequestCode::DELETE_TOPIC_IN_BROKER,
+        Log,
+        Tables(|h, r| topic::delete(&h.names, r)),
+        "delete a topic",
+    ),
+    row(
+        RequestCode::QUERY_TOPIC_CONSUME_BY_WHO,
+        Clients,
+        Tables(|h, r| consumer_admin::consumed_by(&h.state, &h.node.clients, r).map(Step::Answer)),
+        "groups that consume a topic",
+    ),
+    row(
+        RequestCode::GET_SYSTEM_TOPIC_LIST_FROM_BROKER,
+        Node,
+        Tables(|h, r| Ok(Step::Answer(topic::system(&h.names, r)))),
+        "system topics",
+    ),
+    row(RequestCode::GET_CONSUMER_RUNNING_INFO, Clients, Work(node::running_info), "relayed to a consumer"),
+    row(RequestCode::SEND_MESSAGE_V2, Log, Take(send::send), "send a message, short field names"),
+    row(RequestCode::VIEW_BROKER_STATS_DATA, Node, Take(node::counter), "one of this node's counters"),
+    row(
+        RequestCode::GET_BROKER_CONSUME_STATS,
+        Current,
+        Work(node::all_consume_stats),
+        "every group's progress",
+    ),
+    row(RequestCode::SEND_BATCH_MESSAGE, Log, Take(send::send), "send a batch"),
+    row(
+        RequestCode::GET_ALL_PRODUCER_INFO,
+        Clients,
+        Tables(|h, r| Ok(Step::Answer(consumer_admin::all_producers(&h.node.clients, h.node.now_ms(), r)))),
+        "all producers",
+    ),
+    row(
+        RequestCode::GET_TOPIC_CONFIG,
+        Read,
+        Tables(|h, r| topic::one(&h.state, r).map(Step::Answer)),
+        "a topic's configuration",
+    ),
+    row(
+        RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG,
+        Read,
+        Tables(|h, r| group::one(&h.state, r).map(Step::Answer)),
+        "a consumer group's configuration",
+    ),
+    row(RequestCode::LITE_PULL_MESSAGE, Read, Take(pull::pull), "pull, of lite pull consumers"),
+    row(RequestCode::GET_BROKER_HA_STATUS, Node, Take(node::ha_status), "replication as this node sees it"),
+    row(RequestCode(raft::GROUP_STATUS), Node, Take(raft::status), "RaftMQ: a group's status on this node"),
+    row(RequestCode(raft::TRANSFER_LEADER), Log, Work(raft::transfer), "RaftMQ: hand leadership over"),
+];
+
+/// The row of a code.
+pub(crate) fn row_of(code: RequestCode) -> Option<&'static Row> {
+    TABLE.binary_search_by_key(&code, |row| row.code).ok().map(|at| &TABLE[at])
+}
+
+/// docs/requests.md.
+pub fn documentation() -> String {
+    let mut text = String::from(
+        "# Requests that a broker answers\n\n\
+         Made from the table in crates/broker/src/requests.rs; a test compares the two. Any other code is answered \
+         with 3.\n\n\
+         | code | name | class | what |\n|---|---|---|---|\n",
+    );
+    for row in TABLE {
+        let name = row.code.name().unwrap_or("(RaftMQ)");
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "| {} | {name} | {:?} | {} |", row.code.get(), row.class, row.what);
+    }
+    text.push_str(
+        "\nClasses: Node is answered where it arrives. Log is proposed at the leader, Current is answered by it after a \
+         ReadIndex round; other nodes pass both on, one hop at most. Read is answered from what is applied on the node. \
+         Clients is answered from the client registry, which every node has.\n",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_order() {
+        assert!(TABLE.windows(2).all(|pair| pair[0].code < pair[1].code));
+        assert!(row_of(RequestCode::SEND_MESSAGE_V2).is_some());
+        assert!(row_of(RequestCode::END_TRANSACTION).is_none());
+    }
+
+    #[test]
+    fn docs_are_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/requests.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, documentation()).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == documentation(),
+            "docs/requests.md is out of date; run this test with UPDATE_DOCS=1"
+        );
+    }
+}

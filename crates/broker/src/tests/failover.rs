@@ -1,0 +1,246 @@
+//! Three nodes in one process: forwarding, parking, what survives the loss of a leader.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::time::Instant;
+
+use super::*;
+
+struct Three {
+    brokers: BTreeMap<u64, Broker>,
+    configs: BTreeMap<u64, BrokerConfig>,
+    addresses: BTreeMap<u64, String>,
+    _data: Vec<TempDir>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Three {
+    async fn start(change: impl Fn(&mut BrokerConfig)) -> Three {
+        let data: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+        let peers: BTreeMap<u64, String> = (1..=3).map(|n| (n, format!("127.0.0.1:{}", free_port()))).collect();
+        let mut three =
+            Three { brokers: BTreeMap::new(), configs: BTreeMap::new(), addresses: BTreeMap::new(), _data: Vec::new() };
+        for (node, data) in (1..=3).zip(&data) {
+            let mut config = config(data);
+            config.node = node;
+            config.peers = peers.clone();
+            config.peer_listen = peers[&node].parse().unwrap();
+            config.groups[0].voters = vec![1, 2, 3];
+            config.groups[0].listen.set_port(free_port());
+            change(&mut config);
+            three.addresses.insert(node, config.groups[0].listen.to_string());
+            three.configs.insert(node, config);
+        }
+        three._data = data;
+        for node in 1..=3 {
+            three.start_node(node).await;
+        }
+        for broker in three.brokers.values() {
+            broker.ready().await;
+        }
+        three
+    }
+
+    async fn start_node(&mut self, node: u64) {
+        let broker = Broker::start(self.configs[&node].clone()).await.unwrap();
+        self.brokers.insert(node, broker);
+    }
+
+    /// The leader as the living nodes see it.
+    async fn leader(&self) -> u64 {
+        loop {
+            let named: Vec<u64> =
+                self.brokers.values().map(|broker| broker.status()[0].leader).filter(|leader| *leader != 0).collect();
+            if let Some(leader) = named.first()
+                && named.len() == self.brokers.len()
+                && named.iter().all(|other| other == leader)
+                && self.brokers.contains_key(leader)
+            {
+                return *leader;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn stop(self) {
+        futures::future::join_all(self.brokers.into_values().map(|broker| broker.shutdown(Drain::Now))).await;
+    }
+}
+
+async fn sent(client: &Client, address: &str, body: &str) -> i64 {
+    let response = client.call(address, send_request("T", 0, "", body), SOON).await.unwrap();
+    assert_eq!(response.code, 0, "{:?}", response.remark);
+    SendMessageResponse::decode(&response.ext).unwrap().queue_offset
+}
+
+async fn pulled(client: &Client, address: &str, header: &PullMessageRequest) -> (i32, Vec<String>) {
+    let request = RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(header);
+    let response = client.call(address, request, SOON).await.unwrap();
+    let messages = Message::decode_all(&response.body).unwrap();
+    (response.code, messages.iter().map(|m| String::from_utf8(m.body.to_vec()).unwrap()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_answers_or_passes_on() {
+    let three = Three::start(|_| {}).await;
+    let client = Client::new(ClientConfig::default());
+    for (n, address) in three.addresses.values().enumerate() {
+        assert_eq!(sent(&client, address, &n.to_string()).await, n as i64);
+    }
+    for address in three.addresses.values() {
+        let (code, bodies) = pulled(&client, address, &pull_header("T", 0, 0)).await;
+        assert_eq!((code, bodies), (0, vec!["0".to_owned(), "1".into(), "2".into()]));
+        // Above its own maximum, or the leader's: only the leader says that an offset moved.
+        assert_eq!(pulled(&client, address, &pull_header("T", 0, 3)).await.0, 19);
+        assert_eq!(pulled(&client, address, &pull_header("T", 0, 9)).await.0, 21);
+        let max = wire::GetMaxOffsetRequest { topic: "T".into(), queue_id: 0, committed: true };
+        let request = RemotingCommand::request(RequestCode::GET_MAX_OFFSET).with_header(&max);
+        let response = client.call(address, request, SOON).await.unwrap();
+        assert_eq!(response.ext.get("offset"), Some("3"));
+    }
+    // Held where it arrives, woken by what is applied there.
+    for address in three.addresses.values() {
+        let next = pulled(&client, address, &pull_header("T", 0, 0)).await.1.len() as i64;
+        let mut header = pull_header("T", 0, next);
+        header.sys_flag |= pull_flag::SUSPEND;
+        header.suspend_timeout_millis = 20_000;
+        let start = Instant::now();
+        let (pulled, _) = tokio::join!(pulled(&client, address, &header), async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            sent(&client, &three.addresses[&1], "late").await
+        });
+        assert_eq!(pulled, (0, vec!["late".to_owned()]));
+        assert!(start.elapsed() < SOON);
+    }
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_may_read_where_allowed() {
+    let three = Three::start(|config| config.groups[0].follower_reads = true).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    for n in 0..3 {
+        sent(&client, &three.addresses[&leader], &n.to_string()).await;
+    }
+    for (node, address) in &three.addresses {
+        let mut header = pull_header("T", 0, 2);
+        header.sys_flag |= pull_flag::SUSPEND;
+        header.suspend_timeout_millis = 5_000;
+        let (code, bodies) = pulled(&client, address, &header).await;
+        assert_eq!((code, bodies), (0, vec!["2".to_owned()]), "node {node}");
+        assert_eq!(pulled(&client, address, &pull_header("T", 0, 9)).await.0, 21, "node {node}");
+    }
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_meets_an_election_and_waits() {
+    let mut three = Three::start(|_| {}).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    sent(&client, &three.addresses[&leader], "0").await;
+    drop(three.brokers.remove(&leader));
+    let start = Instant::now();
+    let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1.clone();
+    assert_eq!(sent(&client, &other, "1").await, 1, "not refused, though nobody led");
+    let gap = start.elapsed();
+    assert!(gap < Duration::from_millis(2200), "{gap:?}");
+    assert_ne!(three.leader().await, leader);
+    // The old leader comes back and passes on at once.
+    three.start_node(leader).await;
+    let start = Instant::now();
+    let address = three.addresses[&leader].clone();
+    assert_eq!(sent(&client, &address, "2").await, 2);
+    assert!(start.elapsed() < Duration::from_millis(2200));
+    let (code, bodies) = pulled(&client, &address, &pull_header("T", 0, 0)).await;
+    assert_eq!((code, bodies), (0, vec!["0".to_owned(), "1".into(), "2".into()]));
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_connections_are_reset_in_time() {
+    let mut three = Three::start(|_| {}).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    sent(&client, &three.addresses[&leader], "0").await;
+    let survivor = *three.brokers.keys().find(|node| **node != leader).unwrap();
+    three.brokers.retain(|node, _| *node == survivor);
+    // The old leader's term is over for this node when nobody answers; a send then waits and is given up.
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let start = Instant::now();
+    let result = client.call(&three.addresses[&survivor], send_request("T", 0, "", "x"), SOON).await;
+    let waited = start.elapsed();
+    assert!(result.is_err(), "{result:?}");
+    assert!((Duration::from_millis(2000)..Duration::from_millis(2800)).contains(&waited), "{waited:?}");
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_the_same_everywhere() {
+    let three = Three::start(|_| {}).await;
+    let clients: Vec<_> = (0..3).map(|_| Client::new(ClientConfig::default())).collect();
+    for (n, (client, address)) in clients.iter().zip(three.addresses.values()).enumerate() {
+        let data = wire::HeartbeatData {
+            client_id: format!("c{n}"),
+            consumer_data_set: vec![wire::ConsumerData { group_name: "g".into(), ..Default::default() }],
+            ..Default::default()
+        };
+        let request =
+            RemotingCommand::request(RequestCode::HEART_BEAT).with_body(wire::Body::encode(&data));
+        assert_eq!(client.call(address, request, SOON).await.unwrap().code, 0);
+    }
+    let members = |address: String| {
+        let client = &clients[0];
+        async move {
+            let header = wire::ConsumerGroupRequest { consumer_group: "g".into() };
+            let request = RemotingCommand::request(RequestCode::GET_CONSUMER_LIST_BY_GROUP).with_header(&header);
+            let response = client.call(&address, request, SOON).await.unwrap();
+            let body = <wire::GetConsumerListByGroupResponseBody as wire::Body>::decode(&response.body);
+            body.map(|body| body.consumer_id_list).unwrap_or_default()
+        }
+    };
+    let wait_for = |want: Vec<&'static str>| {
+        let (members, addresses) = (&members, &three.addresses);
+        async move {
+            let start = Instant::now();
+            for address in addresses.values() {
+                while members(address.clone()).await != want {
+                    assert!(start.elapsed() < SOON, "{:?}", members(address.clone()).await);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    };
+    wait_for(vec!["c0", "c1", "c2"]).await;
+    clients[2].close();
+    wait_for(vec!["c0", "c1"]).await;
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_preferred_leader_comes_back() {
+    let mut three = Three::start(|config| config.groups[0].preferred_leader = Some(2)).await;
+    let client = Client::new(ClientConfig::default());
+    let by = Instant::now() + Duration::from_secs(20);
+    while three.leader().await != 2 {
+        assert!(Instant::now() < by, "node 2 never led");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    sent(&client, &three.addresses[&1], "0").await;
+    let broker = three.brokers.remove(&2).unwrap();
+    broker.shutdown(Drain::Now).await;
+    assert_ne!(three.leader().await, 2);
+    three.start_node(2).await;
+    let start = Instant::now();
+    while three.leader().await != 2 {
+        assert!(start.elapsed() < Duration::from_secs(20), "leadership did not come back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(start.elapsed() >= Duration::from_secs(4), "not before it had been caught up for a while");
+    assert_eq!(sent(&client, &three.addresses[&3], "1").await, 1);
+    three.stop().await;
+}

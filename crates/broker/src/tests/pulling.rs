@@ -1,0 +1,140 @@
+//! 11 and 361.
+
+use std::time::Instant;
+
+use wire::RequestCode;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_decide_the_code() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 2).await;
+    for n in 0..5 {
+        node.send("T", 0, "", &n.to_string()).await;
+    }
+    let pulled = node.pull(pull_header("T", 0, 2)).await;
+    assert_eq!((pulled.code, pulled.bodies()), (0, vec!["2", "3", "4"]));
+    let PullMessageResponse { next_begin_offset, min_offset, max_offset, suggest_which_broker_id, .. } = pulled.header;
+    assert_eq!((next_begin_offset, min_offset, max_offset, suggest_which_broker_id), (5, 0, 5, 0));
+    for (queue, offset, code, next) in [(0, 5, 19, 5), (0, 6, 21, 5), (0, -1, 21, 0), (1, 0, 19, 0), (1, 3, 21, 0)] {
+        let pulled = node.pull(pull_header("T", queue, offset)).await;
+        assert_eq!((pulled.code, pulled.header.next_begin_offset), (code, next), "queue {queue} offset {offset}");
+        assert!(pulled.messages.is_empty());
+    }
+    let one = node.pull(PullMessageRequest { max_msg_nums: 1, ..pull_header("T", 0, 0) }).await;
+    assert_eq!((one.bodies(), one.header.next_begin_offset), (vec!["0"], 1));
+    let few_bytes = node.pull(PullMessageRequest { max_msg_bytes: Some(1), ..pull_header("T", 0, 0) }).await;
+    assert_eq!(few_bytes.bodies(), ["0"], "the first goes out whatever its size");
+    let lite = node.ask(RequestCode::LITE_PULL_MESSAGE, &pull_header("T", 0, 0)).await;
+    assert_eq!(lite.code, 0);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks() {
+    let node = OneNode::with(|config| config.groups[0].auto_create_group = false).await;
+    node.create_topic("T", 2).await;
+    let tools = || PullMessageRequest { consumer_group: "TOOLS_CONSUMER".into(), ..pull_header("T", 0, 0) };
+    assert_eq!(node.pull_code(tools()).await, 19);
+    for (header, want) in [
+        (pull_header("T", 0, 0), 26),
+        (PullMessageRequest { topic: "U".into(), ..tools() }, 17),
+        (PullMessageRequest { queue_id: 2, ..tools() }, 29),
+        (PullMessageRequest { queue_id: -1, ..tools() }, 29),
+        (PullMessageRequest { sys_flag: 0, ..tools() }, 24),
+        (PullMessageRequest { subscription: Some("||".into()), ..tools() }, 23),
+        (PullMessageRequest { expression_type: Some("SQL92".into()), subscription: Some("a > 1".into()), ..tools() }, 1),
+    ] {
+        assert_eq!(node.pull_code(header.clone()).await, want, "{header:?}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_filter_by_hash() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    for (tag, body) in [("a", "1"), ("b", "2"), ("", "3"), ("a", "4"), ("c", "5")] {
+        node.send("T", 0, &properties(&[("TAGS", tag)]), body).await;
+    }
+    let with = |expression: &str| PullMessageRequest { subscription: Some(expression.into()), ..pull_header("T", 0, 0) };
+    for (expression, bodies) in [
+        ("*", vec!["1", "2", "3", "4", "5"]),
+        ("a", vec!["1", "4"]),
+        ("b || c", vec!["2", "5"]),
+    ] {
+        let pulled = node.pull(with(expression)).await;
+        assert_eq!((pulled.bodies(), pulled.header.next_begin_offset), (bodies, 5), "{expression}");
+    }
+    let nothing = node.pull(with("z")).await;
+    assert_eq!((nothing.code, nothing.header.next_begin_offset), (20, 5), "looked at and passed by");
+    node.stop().await;
+}
+
+fn held(offset: i64, subscription: &str, ms: i64) -> PullMessageRequest {
+    PullMessageRequest {
+        sys_flag: pull_flag::SUBSCRIPTION | pull_flag::SUSPEND,
+        suspend_timeout_millis: ms,
+        subscription: Some(subscription.into()),
+        ..pull_header("T", 0, offset)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_pull_is_woken_by_what_it_wants() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let start = Instant::now();
+    let (pulled, ()) = tokio::join!(node.pull(held(0, "a", 60_000)), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        node.send("T", 0, &properties(&[("TAGS", "b")]), "not wanted").await;
+        node.send("T", 0, &properties(&[("TAGS", "a")]), "wanted").await;
+    });
+    assert_eq!((pulled.code, pulled.bodies()), (0, vec!["wanted"]));
+    assert!(start.elapsed() < SOON);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_pull_ends_with_its_time_and_with_the_node() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let start = Instant::now();
+    let pulled = node.pull(held(0, "*", 300)).await;
+    assert_eq!((pulled.code, pulled.header.next_begin_offset), (19, 0));
+    assert!(start.elapsed() >= Duration::from_millis(300));
+
+    let request = RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(&held(0, "*", 60_000));
+    let connection = node.client.connection(&node.address, SOON).await.unwrap();
+    let waiting = tokio::spawn(async move { connection.request(request, SOON).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    node.stop().await;
+    assert_eq!(waiting.await.unwrap().unwrap().code, 19, "a planned stop answers what is held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_hold_list_refuses() {
+    let node = OneNode::with(|config| config.limits.held_pulls = 1).await;
+    node.create_topic("T", 1).await;
+    let connection = node.client.connection(&node.address, SOON).await.unwrap();
+    let request = || RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(&held(0, "*", 2_000));
+    let (first, second) = tokio::join!(connection.request(request(), SOON), connection.request(request(), SOON));
+    let mut codes = [first.unwrap().code, second.unwrap().code];
+    codes.sort_unstable();
+    assert_eq!(codes, [2, 19]);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_may_bring_a_commit() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    node.send("T", 0, "", "m").await;
+    let mut header = PullMessageRequest { consumer_group: "TOOLS_CONSUMER".into(), ..pull_header("T", 0, 0) };
+    header.sys_flag |= pull_flag::COMMIT_OFFSET;
+    header.commit_offset = 1;
+    assert_eq!(node.pull_code(header).await, 0);
+    assert_eq!(super::offsets::stored(&node, "TOOLS_CONSUMER", "T", 0).await, Some(1));
+    node.stop().await;
+}

@@ -1,0 +1,144 @@
+//! The binary `raftmq`: every role of a node, and the commands of its users and operators.
+
+mod admin;
+mod bench;
+mod config;
+mod consume;
+mod dev;
+mod node;
+mod produce;
+mod progress;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "raftmq", version, about = "A RocketMQ-compatible broker whose CommitLog is a Raft log.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a nameserver and a three-node group on loopback, for development
+    Dev(dev::DevArgs),
+    /// Start one node from its configuration file
+    Server(ServerArgs),
+    /// Check or make configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Send messages: one per line of standard input, or generated ones
+    Produce(produce::ProduceArgs),
+    /// Receive messages and print their bodies
+    Consume(consume::ConsumeArgs),
+    /// Show and change a running cluster
+    Admin(admin::AdminArgs),
+    /// Generate load against RaftMQ or Apache RocketMQ and print what it took
+    Bench(bench::BenchArgs),
+}
+
+#[derive(Args)]
+struct ServerArgs {
+    /// The node's configuration file; conf/ has commented examples
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say whether a file is whole; if not: file, line, key and the rule
+    Check { file: PathBuf },
+    /// Turn a RocketMQ or DLedger broker.conf into a file for RaftMQ, and say what became of each key
+    Import {
+        file: PathBuf,
+        /// Write the new file here instead of to standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// Where a cluster is found; every command that talks to one has it.
+#[derive(Args, Clone)]
+struct ClusterArgs {
+    /// Nameservers, host:port, separated by ';'
+    #[arg(short = 'n', long, env = "NAMESRV_ADDR", default_value = "127.0.0.1:9876", value_name = "ADDRESSES")]
+    nameserver: String,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    let result = match cli.command {
+        Command::Dev(args) => dev::run(args),
+        Command::Server(args) => config::load(&args.config).map_err(Into::into).and_then(node::run),
+        Command::Config(ConfigCommand::Check { file }) => check(&file),
+        Command::Config(ConfigCommand::Import { file, output }) => import(&file, output.as_deref()),
+        Command::Produce(args) => produce::run(args),
+        Command::Consume(args) => consume::run(args),
+        Command::Admin(args) => admin::run(args),
+        Command::Bench(args) => bench::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("raftmq: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error; RUST_LOG chooses what (default: info of our crates, warnings of the others).
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new(
+            "warn,raftmq=info,broker=info,replica=info,store=info,nameserver=info,net=info,client=warn,openraft=error",
+        )
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
+}
+
+fn check(file: &std::path::Path) -> anyhow::Result<()> {
+    let checked = config::load(file)?;
+    println!(
+        "{}: node {} of cluster {}, {} group(s){}",
+        file.display(),
+        checked.config.node.get_ref(),
+        checked.config.cluster.get_ref(),
+        checked.groups.len(),
+        if checked.nameserver_listen.is_some() { ", nameserver" } else { "" }
+    );
+    Ok(())
+}
+
+fn import(file: &std::path::Path, output: Option<&std::path::Path>) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let imported = config::import(&text);
+    // What became of the keys goes to standard error, so that the file can be redirected.
+    for (key, value, fate) in &imported.keys {
+        match fate {
+            config::Fate::Kept(as_key) | config::Fate::Renamed(as_key) if as_key == key => {
+                eprintln!("kept         {key} = {value}");
+            }
+            config::Fate::Kept(as_key) | config::Fate::Renamed(as_key) => {
+                eprintln!("renamed      {key} = {value}  →  {as_key}");
+            }
+            config::Fate::Meaningless(why) => eprintln!("meaningless  {key} = {value}  ({why})"),
+        }
+    }
+    for note in &imported.notes {
+        eprintln!("note         {note}");
+    }
+    match output {
+        None => print!("{}", imported.toml),
+        Some(path) => {
+            std::fs::write(path, &imported.toml)
+                .with_context(|| format!("{} cannot be written", path.display()))?;
+            config::load(path).context("the imported file still needs a hand")?;
+        }
+    }
+    Ok(())
+}

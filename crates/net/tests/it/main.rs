@@ -1,0 +1,9 @@
+//! Servers and clients over real sockets of this machine.
+
+mod client;
+mod death;
+mod hostile;
+mod limits;
+mod server;
+mod shutdown;
+mod support;

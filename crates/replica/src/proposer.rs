@@ -1,0 +1,554 @@
+//! The group's single proposer (log.md 4): it assigns queue offsets and log time in proposal order, packs what has
+//! arrived into entries, and hands them to openraft.
+//!
+//! A proposer works for one term. It starts when an entry of its term is applied (then everything of earlier terms is),
+//! reads the next queue offsets from the tables and counts on from there. The first proposal that is rejected, void or of
+//! unknown outcome stops it: it proposes nothing more, waits until every outstanding entry is decided, and derives
+//! its counters anew. Safety does not rest on this: `apply` judges every entry.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use openraft::raft::ClientWriteResult;
+use store::limits::{FRAME_ALIGN, HEADER_LEN};
+use store::{FrameKind, Log, Reservation};
+use tokio::sync::{Notify, mpsc, watch};
+use wire::{LogPosition, QueueId, QueueOffset};
+
+use crate::group::{Raft, Role};
+use crate::limits::{
+    BYTES_IN_FLIGHT_MAX, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES, PENDING_BYTES_MAX, PROPOSAL_BYTES_MAX, PROPOSAL_TIMEOUT,
+};
+use crate::state_machine::AppliedUpTo;
+use crate::types::{Applied, Completion, Data, TypeConfig, command_data};
+use crate::{MessagesProposal, NodeId, Outcome, ProposeError, Receipt, StateMachine};
+
+/// Called once with what became of a proposal.
+pub type Done<T> = Box<dyn FnOnce(Result<T, ProposeError>) + Send>;
+
+enum Proposal {
+    Messages(MessagesProposal, Done<Receipt>),
+    Command { body: Bytes, barrier: bool, done: Done<Bytes> },
+}
+
+impl Proposal {
+    fn bytes(&self) -> usize {
+        match self {
+            Proposal::Messages(p, _) => p.records.len(),
+            Proposal::Command { body, .. } => body.len(),
+        }
+    }
+
+    fn refuse(self, error: ProposeError) {
+        match self {
+            Proposal::Messages(_, done) => done(Err(error)),
+            Proposal::Command { done, .. } => done(Err(error)),
+        }
+    }
+}
+
+/// Where proposals come in: bounded by bytes.
+#[derive(Clone)]
+pub(crate) struct Intake {
+    queue: mpsc::UnboundedSender<Proposal>,
+    pending_bytes: Arc<AtomicUsize>,
+}
+
+impl Intake {
+    pub(crate) fn messages(&self, proposal: MessagesProposal, done: Done<Receipt>) {
+        self.push(Proposal::Messages(proposal, done));
+    }
+
+    pub(crate) fn command(&self, body: Bytes, barrier: bool, done: Done<Bytes>) {
+        self.push(Proposal::Command { body, barrier, done });
+    }
+
+    /// Bytes proposed and not yet decided.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    fn push(&self, proposal: Proposal) {
+        let len = proposal.bytes();
+        if len > PROPOSAL_BYTES_MAX {
+            return proposal.refuse(ProposeError::TooLarge { len, limit: PROPOSAL_BYTES_MAX });
+        }
+        let pending = self.pending_bytes.fetch_add(len, Ordering::Relaxed) + len;
+        let release = self.pending_bytes.clone();
+        if pending > PENDING_BYTES_MAX {
+            release.fetch_sub(len, Ordering::Relaxed);
+            return proposal
+                .refuse(ProposeError::Full { pending_bytes: pending - len, limit_bytes: PENDING_BYTES_MAX });
+        }
+        // The bytes are given back when the proposal is decided, however that comes about.
+        let held = Held { pending_bytes: release, len };
+        let proposal = match proposal {
+            Proposal::Messages(p, done) => Proposal::Messages(
+                p,
+                Box::new(move |result| {
+                    drop(held);
+                    done(result);
+                }),
+            ),
+            Proposal::Command { body, barrier, done } => Proposal::Command {
+                body,
+                barrier,
+                done: Box::new(move |result| {
+                    drop(held);
+                    done(result);
+                }),
+            },
+        };
+        if let Err(mpsc::error::SendError(proposal)) = self.queue.send(proposal) {
+            proposal.refuse(ProposeError::Stopped);
+        }
+    }
+}
+
+struct Held {
+    pending_bytes: Arc<AtomicUsize>,
+    len: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.pending_bytes.fetch_sub(self.len, Ordering::Relaxed);
+    }
+}
+
+/// One message proposal inside an entry.
+struct Part {
+    body_offset: usize,
+    first_offset: QueueOffset,
+    done: Done<Receipt>,
+}
+
+enum Parts {
+    Messages { parts: Vec<Part>, log_time_ms: u64 },
+    Command(Done<Bytes>),
+}
+
+impl Parts {
+    fn refuse(self, error: &ProposeError) {
+        match self {
+            Parts::Messages { parts, .. } => parts.into_iter().for_each(|part| (part.done)(Err(error.clone()))),
+            Parts::Command(done) => done(Err(error.clone())),
+        }
+    }
+}
+
+/// An entry that openraft has and that is not decided yet.
+struct InFlight {
+    parts: Mutex<Option<Parts>>,
+    window: Arc<Window>,
+    len: usize,
+    since: Instant,
+    /// Room on this disk, kept until the entry is decided (log.md 10).
+    _room: Reservation,
+}
+
+impl InFlight {
+    fn decide(&self, result: Result<Applied, ProposeError>) {
+        let Some(parts) = lock(&self.parts).take() else { return };
+        let failed = match &result {
+            Ok(applied) => applied.outcome == Outcome::Void,
+            Err(_) => true,
+        };
+        self.window.decided(self.len, failed);
+        match parts {
+            Parts::Command(done) => done(match result {
+                Ok(Applied { outcome: Outcome::Command(answer), .. }) => Ok(answer),
+                Ok(_) => Err(ProposeError::Void),
+                Err(e) => Err(e),
+            }),
+            Parts::Messages { parts, log_time_ms } => {
+                for part in parts {
+                    (part.done)(match &result {
+                        Ok(Applied { outcome: Outcome::Void, .. }) => Err(ProposeError::Void),
+                        Ok(applied) => Ok(Receipt {
+                            first_offset: part.first_offset,
+                            position: LogPosition(
+                                applied.position.0 + HEADER_LEN as u64 + part.body_offset as u64,
+                            ),
+                            store_timestamp_ms: log_time_ms,
+                        }),
+                        Err(e) => Err(e.clone()),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The completion that openraft holds; dropped unused, the outcome is unknown.
+struct Decider(Arc<InFlight>);
+
+impl Drop for Decider {
+    fn drop(&mut self) {
+        self.0.decide(Err(ProposeError::Unknown("the group stopped while the entry was under way")));
+    }
+}
+
+/// What is in flight in one term of the proposer.
+#[derive(Default)]
+struct Window {
+    state: Mutex<WindowState>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct WindowState {
+    entries: usize,
+    bytes: usize,
+    failed: bool,
+}
+
+impl Window {
+    fn decided(&self, len: usize, failed: bool) {
+        let mut state = lock(&self.state);
+        state.entries -= 1;
+        state.bytes -= len;
+        state.failed |= failed;
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn sent(&self, len: usize) {
+        let mut state = lock(&self.state);
+        state.entries += 1;
+        state.bytes += len;
+    }
+
+    fn fail(&self) {
+        lock(&self.state).failed = true;
+    }
+
+    fn get(&self) -> (usize, usize, bool) {
+        let state = lock(&self.state);
+        (state.entries, state.bytes, state.failed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The entry being filled.
+struct OpenEntry {
+    buffer: BytesMut,
+    parts: Vec<Part>,
+    log_time_ms: u64,
+}
+
+pub(crate) struct Proposer {
+    queue: mpsc::UnboundedReceiver<Proposal>,
+    /// Taken from the queue, but it did not fit the entry being filled.
+    carried: Option<Proposal>,
+    raft: Raft,
+    log: Log,
+    tables: Arc<dyn StateMachine>,
+    role: watch::Receiver<Role>,
+    applied: watch::Receiver<Option<AppliedUpTo>>,
+    /// While true nothing is proposed: a leadership transfer is being prepared.
+    paused: watch::Receiver<bool>,
+    /// Entries in flight, for the one who prepares a transfer.
+    outstanding: watch::Sender<usize>,
+    undecided: Vec<Arc<InFlight>>,
+}
+
+impl Proposer {
+    pub(crate) fn new(
+        raft: Raft,
+        log: Log,
+        tables: Arc<dyn StateMachine>,
+        role: watch::Receiver<Role>,
+        applied: watch::Receiver<Option<AppliedUpTo>>,
+        paused: watch::Receiver<bool>,
+        outstanding: watch::Sender<usize>,
+    ) -> (Intake, Proposer) {
+        let (tx, queue) = mpsc::unbounded_channel();
+        let intake = Intake { queue: tx, pending_bytes: Arc::default() };
+        let proposer = Proposer {
+            queue,
+            carried: None,
+            raft,
+            log,
+            tables,
+            role,
+            applied,
+            paused,
+            outstanding,
+            undecided: Vec::new(),
+        };
+        (intake, proposer)
+    }
+
+    /// Runs until every [`Intake`] is gone or the group has stopped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let role = self.role.borrow_and_update().clone();
+            if role.ready {
+                self.lead(role.term).await;
+                continue;
+            }
+            if let Some(proposal) = self.carried.take() {
+                proposal.refuse(ProposeError::NotLeader { leader: role.leader });
+            }
+            tokio::select! {
+                changed = self.role.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                proposal = self.queue.recv() => match proposal {
+                    Some(proposal) => proposal.refuse(ProposeError::NotLeader { leader: role.leader }),
+                    None => return,
+                },
+            }
+        }
+        while let Some(proposal) = self.queue.recv().await {
+            proposal.refuse(ProposeError::Stopped);
+        }
+    }
+
+    fn leads(&self, term: u64) -> bool {
+        let role = self.role.borrow();
+        role.ready && role.term == term
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.role.borrow().leader
+    }
+
+    /// Proposes in one term until it ends or a proposal fails.
+    async fn lead(&mut self, term: u64) {
+        let window = Arc::new(Window::default());
+        let mut counters: HashMap<Arc<str>, HashMap<QueueId, u64>> = HashMap::new();
+        let mut log_time_ms = self.applied.borrow().map_or(0, |a| a.log_time_ms);
+        let mut open: Option<OpenEntry> = None;
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let (entries, bytes, failed) = window.get();
+            self.outstanding.send_if_modified(|o| std::mem::replace(o, entries) != entries);
+            if failed || !self.leads(term) {
+                break;
+            }
+            let paused = *self.paused.borrow_and_update();
+            self.fill(&mut open, &mut counters, &mut log_time_ms);
+            let full = self.carried.is_some() || open.as_ref().is_some_and(|o| o.buffer.len() >= ENTRY_BYTES);
+            let may_send = !paused && (entries < ENTRIES_IN_FLIGHT_EAGER || (full && bytes < BYTES_IN_FLIGHT_MAX));
+            if may_send {
+                if let Some(entry) = open.take() {
+                    self.propose_messages(term, &window, entry).await;
+                    continue;
+                }
+                match self.carried.take() {
+                    Some(Proposal::Command { body, barrier, done }) => {
+                        log_time_ms = log_time_ms.max(wall_clock_ms());
+                        if barrier {
+                            self.wait_decided(&window, term).await;
+                        }
+                        if window.get().2 || !self.leads(term) {
+                            self.carried = Some(Proposal::Command { body, barrier, done });
+                            break;
+                        }
+                        self.propose_command(term, &window, &body, log_time_ms, done).await;
+                        if barrier {
+                            self.wait_decided(&window, term).await;
+                            counters.clear();
+                        }
+                        continue;
+                    }
+                    Some(messages @ Proposal::Messages(..)) => {
+                        self.carried = Some(messages);
+                        continue;
+                    }
+                    None => {}
+                }
+            }
+            tokio::select! {
+                biased;
+                changed = self.role.changed() => if changed.is_err() { break },
+                () = window.changed.notified() => {}
+                proposal = self.queue.recv(), if self.carried.is_none() && !full => match proposal {
+                    Some(proposal) => self.carried = Some(proposal),
+                    None => break,
+                },
+                changed = self.paused.changed() => if changed.is_err() { break },
+                _ = tick.tick(), if entries > 0 => self.give_up_old(),
+            }
+        }
+        // Not proposed: definitely not in the log. The order of the rest of the queue is kept.
+        if let Some(entry) = open {
+            let leader = self.leader();
+            for part in entry.parts {
+                (part.done)(Err(ProposeError::NotLeader { leader }));
+            }
+        }
+        self.wait_decided(&window, term).await;
+        self.outstanding.send_replace(0);
+    }
+
+    /// Moves what has arrived into the open entry, as far as it fits.
+    fn fill(
+        &mut self,
+        open: &mut Option<OpenEntry>,
+        counters: &mut HashMap<Arc<str>, HashMap<QueueId, u64>>,
+        log_time_ms: &mut u64,
+    ) {
+        loop {
+            let proposal = match self.carried.take() {
+                Some(proposal) => proposal,
+                None => match self.queue.try_recv() {
+                    Ok(proposal) => proposal,
+                    Err(_) => return,
+                },
+            };
+            let (proposal, done) = match proposal {
+                Proposal::Messages(proposal, done) => (proposal, done),
+                command @ Proposal::Command { .. } => {
+                    self.carried = Some(command);
+                    return;
+                }
+            };
+            let held = open.as_ref().map_or(0, |o| o.buffer.len());
+            if held > 0 && held + proposal.records.len() > ENTRY_BYTES {
+                self.carried = Some(Proposal::Messages(proposal, done));
+                return;
+            }
+            let MessagesProposal { topic, queue, mut records, count } = proposal;
+            let next = match counters.get_mut(&topic).and_then(|queues| queues.get_mut(&queue)) {
+                Some(next) => next,
+                None => match self.tables.next_offset(&topic, queue) {
+                    Some(next) => counters.entry(topic.clone()).or_default().entry(queue).or_insert(next.0),
+                    None => {
+                        done(Err(ProposeError::NoQueue { topic: topic.to_string(), queue }));
+                        continue;
+                    }
+                },
+            };
+            let entry = open.get_or_insert_with(|| {
+                *log_time_ms = (*log_time_ms).max(wall_clock_ms());
+                let mut buffer = BytesMut::with_capacity(HEADER_LEN + records.len() + 8);
+                buffer.resize(HEADER_LEN, 0);
+                OpenEntry { buffer, parts: Vec::new(), log_time_ms: *log_time_ms }
+            });
+            let first_offset = QueueOffset(*next);
+            *next += u64::from(count);
+            finish_records(&mut records, first_offset, entry.log_time_ms);
+            entry.parts.push(Part { body_offset: entry.buffer.len() - HEADER_LEN, first_offset, done });
+            entry.buffer.extend_from_slice(&records);
+        }
+    }
+
+    async fn propose_messages(&mut self, term: u64, window: &Arc<Window>, entry: OpenEntry) {
+        let OpenEntry { buffer, parts, log_time_ms } = entry;
+        let data = Data { kind: FrameKind::Messages, log_time_ms, buffer };
+        self.propose(term, window, data, Parts::Messages { parts, log_time_ms }).await;
+    }
+
+    async fn propose_command(
+        &mut self,
+        term: u64,
+        window: &Arc<Window>,
+        body: &Bytes,
+        log_time_ms: u64,
+        done: Done<Bytes>,
+    ) {
+        self.propose(term, window, command_data(body, log_time_ms), Parts::Command(done)).await;
+    }
+
+    async fn propose(&mut self, term: u64, window: &Arc<Window>, data: Data, parts: Parts) {
+        let len = data.buffer.len();
+        let room = match self.log.reserve(len as u64 + FRAME_ALIGN) {
+            Ok(room) => room,
+            Err(error) => {
+                parts.refuse(&ProposeError::NoRoom { reason: error.to_string() });
+                window.fail();
+                return;
+            }
+        };
+        window.sent(len);
+        let in_flight = Arc::new(InFlight {
+            parts: Mutex::new(Some(parts)),
+            window: window.clone(),
+            len,
+            since: Instant::now(),
+            _room: room,
+        });
+        self.undecided.retain(|i| lock(&i.parts).is_some());
+        self.undecided.push(in_flight.clone());
+        let decider = Decider(in_flight);
+        let completion = Completion(Box::new(move |result: ClientWriteResult<TypeConfig>| {
+            decider.0.decide(match result {
+                Ok(response) => Ok(response.data),
+                Err(error) => Err(match error {
+                    openraft::errors::ClientWriteError::ForwardToLeader(forward) => {
+                        ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) }
+                    }
+                    openraft::errors::ClientWriteError::ChangeMembershipError(_) => {
+                        ProposeError::Unknown("openraft took the entry for a membership change")
+                    }
+                    _ => ProposeError::Unknown("the leader of a later term discarded or kept the entry"),
+                }),
+            });
+        }));
+        // `with_leader`: a node that lost and regained leadership must not take entries counted in an older term.
+        // An error means that openraft has stopped; the dropped completion says "unknown".
+        if let Err(fatal) = self.raft.write(data).responder(completion).with_leader(term).await {
+            tracing::error!(%fatal, "the group has stopped");
+        }
+    }
+
+    /// Reports entries as unknown that have waited for too long: a leader without a quorum cannot decide them.
+    fn give_up_old(&mut self) {
+        self.undecided.retain(|i| lock(&i.parts).is_some());
+        for entry in self.undecided.iter().filter(|e| e.since.elapsed() >= PROPOSAL_TIMEOUT) {
+            entry.decide(Err(ProposeError::Unknown("no majority has confirmed it in time")));
+        }
+    }
+
+    /// Waits until nothing is in flight. Entries of a term that is over are given up after a second: they may still
+    /// be committed by the next leader, so their outcome is unknown.
+    async fn wait_decided(&mut self, window: &Arc<Window>, term: u64) {
+        let mut over_since: Option<Instant> = None;
+        while window.get().0 > 0 {
+            if !self.leads(term) {
+                over_since.get_or_insert_with(Instant::now);
+            }
+            if over_since.is_some_and(|t| t.elapsed() >= Duration::from_secs(1)) {
+                for entry in std::mem::take(&mut self.undecided) {
+                    entry.decide(Err(ProposeError::Unknown("the leader changed while it was under way")));
+                }
+                continue;
+            }
+            self.give_up_old();
+            let _ = tokio::time::timeout(Duration::from_millis(50), window.changed.notified()).await;
+        }
+    }
+}
+
+/// Fills in queue offsets and store timestamps of records that lie back to back. The physical offset is the append's.
+fn finish_records(records: &mut [u8], first: QueueOffset, store_timestamp_ms: u64) {
+    let mut offset = first.0;
+    let mut rest = records;
+    while rest.len() >= 4 {
+        let len = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+        assert!(len >= 4 && len <= rest.len(), "proposed records must be whole");
+        let (record, tail) = rest.split_at_mut(len);
+        wire::patch_queue_offset(record, QueueOffset(offset)).expect("proposed records must be whole");
+        wire::patch_store_timestamp(record, store_timestamp_ms as i64)
+            .expect("proposed records must be whole");
+        offset += 1;
+        rest = tail;
+    }
+    assert!(rest.is_empty(), "proposed records must be whole");
+}
+
+fn wall_clock_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

@@ -1,0 +1,409 @@
+//! The peer listener: checks who asks, then hands the request to the group's openraft. Frames are verified here,
+//! before openraft sees them.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+use futures::stream::BoxStream;
+use futures::{StreamExt, future, stream};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
+use openraft::storage::{Snapshot, SnapshotMeta};
+use store::{Frame, Log, Reservation, TablesMeta};
+use tonic::{Request, Response, Status, Streaming};
+use wire::LogPosition;
+
+use crate::group::Raft;
+use crate::limits::PEER_MESSAGE_BYTES;
+use crate::proto::{self, peer_server};
+use crate::state_machine::SnapshotTables;
+use crate::types::{
+    LogEntry, RaftStoredMembership, TypeConfig, log_id_from_proto, log_id_to_proto, membership_from_proto,
+    store_log_id, vote_from_proto, vote_to_proto,
+};
+use crate::{NodeId, PeerHandler, Service};
+
+/// A group as the listener sees it: known from the moment its log is open, running once `raft` is set.
+pub(crate) struct GroupSlot {
+    pub(crate) cluster: String,
+    pub(crate) group: String,
+    pub(crate) me: NodeId,
+    pub(crate) voters: Vec<NodeId>,
+    pub(crate) log: Log,
+    pub(crate) raft: OnceLock<Raft>,
+    formed: RwLock<Option<BTreeMap<u64, String>>>,
+    muted: AtomicBool,
+}
+
+impl GroupSlot {
+    pub(crate) fn new(cluster: &str, group: &str, me: NodeId, voters: Vec<NodeId>, log: Log) -> Self {
+        let formed = RwLock::new(log.formed());
+        GroupSlot {
+            cluster: cluster.to_owned(),
+            group: group.to_owned(),
+            me,
+            voters,
+            log,
+            raft: OnceLock::new(),
+            formed,
+            muted: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn formed(&self) -> Option<BTreeMap<u64, String>> {
+        self.formed.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_formed(&self, members: BTreeMap<u64, String>) {
+        *self.formed.write().unwrap_or_else(PoisonError::into_inner) = Some(members);
+    }
+
+    pub(crate) fn is_muted(&self) -> bool {
+        self.muted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_muted(&self, muted: bool) {
+        self.muted.store(muted, Ordering::Relaxed);
+    }
+
+    pub(crate) fn origin(&self, to: NodeId) -> proto::Origin {
+        proto::Origin {
+            cluster: self.cluster.clone(),
+            group: self.group.clone(),
+            from: self.me.0,
+            to: to.0,
+            incarnation: self.log.incarnation().to_owned(),
+            segment_size: self.log.identity().segment_size,
+            format: store::FRAME_MAGIC,
+        }
+    }
+
+    /// The rule that a request breaks, if it breaks one.
+    fn check(&self, origin: &proto::Origin) -> Result<(), Status> {
+        let refuse = |what: String| Err(Status::failed_precondition(what));
+        if origin.cluster != self.cluster {
+            return refuse(format!("this is cluster {}, not {}", self.cluster, origin.cluster));
+        }
+        if origin.to != self.me.0 {
+            return refuse(format!("this is node {}, not {}: check the peer list", self.me, origin.to));
+        }
+        if origin.segment_size != self.log.identity().segment_size || origin.format != store::FRAME_MAGIC {
+            return refuse(format!(
+                "group {} has segments of {} bytes in format {}, node {} has {} in format {}",
+                self.group,
+                self.log.identity().segment_size,
+                store::FRAME_MAGIC,
+                origin.from,
+                origin.segment_size,
+                origin.format
+            ));
+        }
+        let formed = self.formed.read().unwrap_or_else(PoisonError::into_inner);
+        match formed.as_ref().map(|members| members.get(&origin.from)) {
+            Some(Some(known)) if *known != origin.incarnation => refuse(format!(
+                "node {} of group {} is known with another data directory; a replaced node needs a new node id",
+                origin.from, self.group
+            )),
+            Some(None) => refuse(format!("node {} is not a member of group {}", origin.from, self.group)),
+            Some(Some(_)) | None => Ok(()),
+        }
+    }
+}
+
+/// The groups of a host, by name.
+#[derive(Default)]
+pub(crate) struct Registry {
+    groups: Mutex<HashMap<String, Arc<GroupSlot>>>,
+}
+
+impl Registry {
+    pub(crate) fn insert(&self, slot: Arc<GroupSlot>) {
+        self.lock().insert(slot.group.clone(), slot);
+    }
+
+    pub(crate) fn remove(&self, group: &str) {
+        self.lock().remove(group);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<GroupSlot>>> {
+        lock(&self.groups)
+    }
+
+    fn find(&self, origin: Option<&proto::Origin>) -> Result<Arc<GroupSlot>, Status> {
+        let origin = origin.ok_or_else(|| Status::invalid_argument("the request names no origin"))?;
+        let slot = self
+            .lock()
+            .get(&origin.group)
+            .cloned()
+            .ok_or_else(|| Status::unavailable(format!("group {} is not open on this node", origin.group)))?;
+        slot.check(origin)?;
+        Ok(slot)
+    }
+}
+
+pub(crate) struct PeerServer {
+    pub(crate) cluster: String,
+    pub(crate) me: NodeId,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) handler: Arc<dyn PeerHandler>,
+    /// Where the broker's answers are worked out: not on the consensus runtime.
+    pub(crate) serving: tokio::runtime::Handle,
+}
+
+impl PeerServer {
+    pub(crate) fn into_service(self) -> peer_server::PeerServer<Self> {
+        peer_server::PeerServer::new(self)
+            .max_decoding_message_size(PEER_MESSAGE_BYTES)
+            .max_encoding_message_size(PEER_MESSAGE_BYTES)
+    }
+
+    fn running(&self, origin: Option<&proto::Origin>) -> Result<(Arc<GroupSlot>, Raft), Status> {
+        let slot = self.registry.find(origin)?;
+        let raft = slot
+            .raft
+            .get()
+            .cloned()
+            .ok_or_else(|| Status::unavailable(format!("group {} is starting on this node", slot.group)))?;
+        Ok((slot, raft))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn fatal(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("the group has stopped on this node: {error}"))
+}
+
+fn missing(field: &str) -> Status {
+    Status::invalid_argument(format!("the request has no {field}"))
+}
+
+/// Verifies the frames and reserves their room: openraft must never see an append that the disk cannot take
+/// (log.md 10).
+fn append_entries(
+    log: &Log,
+    request: proto::AppendRequest,
+) -> Result<(AppendEntriesRequest<TypeConfig>, Option<Reservation>), Status> {
+    let vote = request.vote.as_ref().map(vote_from_proto).ok_or_else(|| missing("vote"))?;
+    let bytes: usize = request.frames.iter().map(bytes::Bytes::len).sum();
+    let room = match bytes {
+        0 => None,
+        _ => Some(log.reserve(bytes as u64).map_err(|e| Status::resource_exhausted(e.to_string()))?),
+    };
+    let mut entries = Vec::with_capacity(request.frames.len());
+    for frame in request.frames {
+        let frame = Frame::parse(frame).map_err(|e| Status::data_loss(format!("a damaged frame: {e}")))?;
+        entries.push(LogEntry::from_frame(frame));
+    }
+    let request = AppendEntriesRequest {
+        vote,
+        prev_log_id: request.prev.as_ref().map(log_id_from_proto),
+        entries,
+        leader_commit: request.leader_commit.as_ref().map(log_id_from_proto),
+    };
+    Ok((request, room))
+}
+
+fn append_reply(result: openraft::raft::StreamAppendResult<TypeConfig>) -> proto::AppendReply {
+    use proto::append_reply::Result as Reply;
+    let result = match result {
+        Ok(id) => Reply::Matched(proto::Matched { id: id.as_ref().map(log_id_to_proto) }),
+        Err(StreamAppendError::Conflict(id)) => Reply::Conflict(log_id_to_proto(&id)),
+        Err(StreamAppendError::HigherVote(vote)) => Reply::HigherVote(vote_to_proto(&vote)),
+    };
+    proto::AppendReply { result: Some(result) }
+}
+
+fn vote_of(request: &proto::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
+    let vote = request.vote.as_ref().map(vote_from_proto).ok_or_else(|| missing("vote"))?;
+    let mut rpc = VoteRequest::new(vote, request.last.as_ref().map(log_id_from_proto));
+    rpc.leadership_transfer = request.leadership_transfer;
+    Ok(rpc)
+}
+
+fn vote_reply(response: &openraft::raft::VoteResponse<TypeConfig>) -> proto::VoteReply {
+    proto::VoteReply {
+        vote: Some(vote_to_proto(&response.vote)),
+        granted: response.vote_granted,
+        last: response.last_log_id.as_ref().map(log_id_to_proto),
+    }
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for PeerServer {
+    async fn hello(&self, request: Request<proto::HelloRequest>) -> Result<Response<proto::HelloReply>, Status> {
+        let request = request.into_inner();
+        // Not `find`: a node that we know under another incarnation must learn why it is refused.
+        let origin = request.origin.as_ref().ok_or_else(|| missing("origin"))?;
+        let slot = self.registry.lock().get(&origin.group).cloned();
+        let slot =
+            slot.ok_or_else(|| Status::unavailable(format!("group {} is not open on this node", origin.group)))?;
+        if let Err(status) = slot.check(origin) {
+            // The caller decides by `known` where only the incarnation differs.
+            let known_otherwise = slot.formed().is_some_and(|m| m.contains_key(&origin.from));
+            if !known_otherwise || origin.cluster != slot.cluster {
+                return Err(status);
+            }
+        }
+        let voters: Vec<u64> = slot.voters.iter().map(|v| v.0).collect();
+        if voters != request.voters {
+            return Err(Status::failed_precondition(format!(
+                "group {} has voters {voters:?} here and {:?} on node {}",
+                slot.group, request.voters, origin.from
+            )));
+        }
+        let formed = slot.formed();
+        Ok(Response::new(proto::HelloReply {
+            incarnation: slot.log.incarnation().to_owned(),
+            formed: formed.is_some(),
+            known: formed.unwrap_or_default(),
+        }))
+    }
+
+    type AppendStream = BoxStream<'static, Result<proto::AppendReply, Status>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<proto::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let mut inbound = request.into_inner();
+        let first = inbound.message().await?.ok_or_else(|| missing("content"))?;
+        let (slot, raft) = self.running(first.origin.as_ref())?;
+        let broken = Arc::new(Mutex::new(None));
+        let reason = broken.clone();
+        // Answers come in the order of the requests: each gives back the room that its request has reserved.
+        let rooms = Arc::new(Mutex::new(VecDeque::new()));
+        let reserved = rooms.clone();
+        let requests = stream::once(future::ready(Ok(first)))
+            .chain(inbound)
+            .map(move |message| message.and_then(|m| append_entries(&slot.log, m)))
+            .scan((), move |(), request| {
+                future::ready(match request {
+                    Ok((request, room)) => {
+                        lock(&reserved).push_back(room);
+                        Some(request)
+                    }
+                    Err(status) => {
+                        *lock(&reason) = Some(status);
+                        None
+                    }
+                })
+            });
+        let replies = raft.stream_append(requests).map(move |result| {
+            lock(&rooms).pop_front();
+            result.map(append_reply).map_err(fatal)
+        });
+        // What ended the requests is told last, after the answers to those before it.
+        let last = stream::once(future::lazy(move |_| {
+            lock(&broken).take().map(Err)
+        }))
+        .filter_map(future::ready);
+        Ok(Response::new(replies.chain(last).boxed()))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<proto::AppendRequest>,
+    ) -> Result<Response<proto::AppendReply>, Status> {
+        let request = request.into_inner();
+        let (slot, raft) = self.running(request.origin.as_ref())?;
+        let (rpc, _room) = append_entries(&slot.log, request)?;
+        let (prev, last) =
+            (rpc.prev_log_id, rpc.entries.last().map(|e| *openraft_log_id(e)).or(rpc.prev_log_id));
+        let response = raft.append_entries(rpc).await.map_err(fatal)?;
+        Ok(Response::new(append_reply(response.into_stream_result(prev.or(last), last))))
+    }
+
+    async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteReply>, Status> {
+        let request = request.into_inner();
+        let (_, raft) = self.running(request.origin.as_ref())?;
+        let response = raft.vote(vote_of(&request)?).await.map_err(fatal)?;
+        Ok(Response::new(vote_reply(&response)))
+    }
+
+    async fn pre_vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteReply>, Status> {
+        let request = request.into_inner();
+        let (_, raft) = self.running(request.origin.as_ref())?;
+        let response = raft.pre_vote(vote_of(&request)?).await.map_err(fatal)?;
+        Ok(Response::new(vote_reply(&response)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<proto::TransferLeaderRequest>,
+    ) -> Result<Response<proto::TransferLeaderReply>, Status> {
+        let request = request.into_inner();
+        let (_, raft) = self.running(request.origin.as_ref())?;
+        let from = request.from_leader.as_ref().map(vote_from_proto).ok_or_else(|| missing("from_leader"))?;
+        let rpc = TransferLeaderRequest::new(from, request.to, request.last.as_ref().map(log_id_from_proto));
+        let refused = match raft.handle_transfer_leader(rpc).await.map_err(fatal)? {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        Ok(Response::new(proto::TransferLeaderReply { refused }))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotChunk>>,
+    ) -> Result<Response<proto::SnapshotReply>, Status> {
+        let mut inbound = request.into_inner();
+        let first = inbound.message().await?.ok_or_else(|| missing("content"))?;
+        let head = first.head.ok_or_else(|| missing("head"))?;
+        let (_, raft) = self.running(head.origin.as_ref())?;
+        let mut bytes = bytes::BytesMut::from(&first.data[..]);
+        while let Some(chunk) = inbound.message().await? {
+            bytes.extend_from_slice(&chunk.data);
+        }
+        let vote = head.vote.as_ref().map(vote_from_proto).ok_or_else(|| missing("vote"))?;
+        let last = head.last.as_ref().map(log_id_from_proto).ok_or_else(|| missing("last log id"))?;
+        let membership = head.membership.as_ref().and_then(membership_from_proto).unwrap_or_default();
+        let snapshot = Snapshot {
+            meta: SnapshotMeta {
+                last_log_id: Some(last),
+                last_membership: RaftStoredMembership::new(
+                    head.membership_id.as_ref().map(log_id_from_proto),
+                    membership,
+                ),
+            },
+            snapshot: SnapshotTables {
+                at: TablesMeta {
+                    last: store_log_id(&last),
+                    end: LogPosition(head.end_position),
+                    chain: head.chain,
+                    log_time_ms: head.log_time_ms,
+                },
+                bytes: bytes.freeze(),
+            },
+        };
+        let response = raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
+        Ok(Response::new(proto::SnapshotReply { vote: Some(vote_to_proto(&response.vote)) }))
+    }
+
+    async fn call(&self, request: Request<proto::CallRequest>) -> Result<Response<proto::CallReply>, Status> {
+        let request = request.into_inner();
+        if request.cluster != self.cluster || request.to != self.me.0 {
+            return Err(Status::failed_precondition(format!(
+                "this is node {} of cluster {}, not node {} of {}",
+                self.me, self.cluster, request.to, request.cluster
+            )));
+        }
+        let answer = self.handler.handle(NodeId(request.from), Service(request.service), request.payload);
+        let limit = std::time::Duration::from_millis(u64::from(request.timeout_ms.max(1)));
+        let result = match self.serving.spawn(tokio::time::timeout(limit, answer)).await {
+            Ok(Ok(Ok(payload))) => proto::call_reply::Result::Payload(payload),
+            Ok(Ok(Err(reason))) => proto::call_reply::Result::Error(reason),
+            Ok(Err(_)) => return Err(Status::deadline_exceeded("no answer in time")),
+            Err(error) => return Err(Status::internal(error.to_string())),
+        };
+        Ok(Response::new(proto::CallReply { result: Some(result) }))
+    }
+}
+
+fn openraft_log_id(entry: &LogEntry) -> &crate::types::RaftLogId {
+    match entry {
+        LogEntry::Draft { id, .. } | LogEntry::Frame { id, .. } => id,
+    }
+}

@@ -1,0 +1,290 @@
+//! openraft's state machine over the broker's tables: applies frames in log order, takes checkpoints and boundary
+//! snapshots, and hands out the current snapshot, which is the boundary at which the log is purged (log.md 7).
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
+use prost::Message as _;
+use store::{FrameKind, Log, LogId, TablesKind, TablesMeta};
+use tokio::sync::watch;
+use wire::LogPosition;
+
+use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL};
+use crate::types::{
+    Applied, CommittedTerm, LogEntry, RaftLogId, RaftMembership, RaftStoredMembership, TypeConfig, log_id_from_proto, log_id_to_proto,
+    membership_from_proto, membership_to_proto, raft_log_id,
+};
+use crate::{Outcome, StateMachine, proto};
+
+/// A snapshot on its way: where it was taken, and the `Tables` message.
+#[derive(Debug, Clone)]
+pub(crate) struct SnapshotTables {
+    pub(crate) at: TablesMeta,
+    pub(crate) bytes: Bytes,
+}
+
+pub(crate) type RaftSnapshot = Snapshot<CommittedTerm, u64, openraft::EmptyNode, SnapshotTables>;
+pub(crate) type RaftSnapshotMeta = SnapshotMeta<CommittedTerm, u64, openraft::EmptyNode>;
+
+/// The last applied entry and where its frame ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AppliedUpTo {
+    pub(crate) id: LogId,
+    pub(crate) end: LogPosition,
+    pub(crate) log_time_ms: u64,
+}
+
+pub(crate) struct Machine {
+    tables: Arc<dyn StateMachine>,
+    log: Log,
+    applied: Option<TablesMeta>,
+    membership: RaftStoredMembership,
+    applied_tx: watch::Sender<Option<AppliedUpTo>>,
+    last_checkpoint: (LogPosition, Instant),
+    writer: TablesWriter,
+}
+
+impl Machine {
+    /// Starts from the newest checkpoint, if there is one, with which the tables have been restored already.
+    pub(crate) fn new(
+        tables: Arc<dyn StateMachine>,
+        log: Log,
+        checkpoint: Option<(TablesMeta, proto::Tables)>,
+    ) -> io::Result<Self> {
+        let (applied, membership) = match checkpoint {
+            None => (None, RaftStoredMembership::default()),
+            Some((at, saved)) => (Some(at), stored_membership(&saved)?),
+        };
+        let last_checkpoint = (applied.map_or(LogPosition(0), |at| at.end), Instant::now());
+        let (applied_tx, _) = watch::channel(applied.map(|at| up_to(&at)));
+        let writer = TablesWriter::start(log.clone(), tables.clone())?;
+        Ok(Machine { tables, log, applied, membership, applied_tx, last_checkpoint, writer })
+    }
+
+    pub(crate) fn watch_applied(&self) -> watch::Receiver<Option<AppliedUpTo>> {
+        self.applied_tx.subscribe()
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        encode_tables(&self.membership, self.tables.encode())
+    }
+
+    /// One entry: the judgement is the tables', the bookkeeping is ours.
+    fn apply_entry(&mut self, entry: &LogEntry) -> io::Result<Applied> {
+        let LogEntry::Frame { id, frame } = entry else {
+            return Err(io::Error::other("an entry reached apply without having been appended"));
+        };
+        let previous = self.applied;
+        if let Some(at) = previous {
+            assert_eq!(frame.id().index.0, at.last.index.0 + 1, "apply must see every entry once, in order");
+            if self.log.opens_segment(frame) {
+                // `at` is the last entry of its segment: the tables of now are its boundary snapshot.
+                self.writer.save(TablesKind::Boundary, at, self.encode());
+            }
+        }
+        let outcome = match frame.kind() {
+            FrameKind::Blank => Outcome::Command(Bytes::new()),
+            FrameKind::Membership => {
+                let membership = proto::MembershipBody::decode(frame.body())
+                    .ok()
+                    .and_then(|m| membership_from_proto(&m))
+                    .ok_or_else(|| io::Error::other(format!("membership entry {id} does not decode")))?;
+                self.membership = RaftStoredMembership::new(Some(*id), membership);
+                Outcome::Command(Bytes::new())
+            }
+            FrameKind::Messages | FrameKind::Command => self.tables.apply(frame),
+        };
+        self.applied = Some(TablesMeta {
+            last: frame.id(),
+            end: frame.end(),
+            chain: frame.chain(),
+            log_time_ms: frame.log_time_ms(),
+        });
+        Ok(Applied { outcome, position: frame.position() })
+    }
+
+    fn batch_applied(&mut self) {
+        let Some(at) = self.applied else { return };
+        self.tables.after_apply(at.end);
+        self.applied_tx.send_replace(Some(up_to(&at)));
+        let (position, time) = self.last_checkpoint;
+        let due = at.end.0.saturating_sub(position.0) >= CHECKPOINT_BYTES
+            || (at.end > position && time.elapsed() >= CHECKPOINT_INTERVAL);
+        if due && !self.writer.is_busy() {
+            self.checkpoint();
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        if let Some(at) = self.applied {
+            self.last_checkpoint = (at.end, Instant::now());
+            self.writer.save(TablesKind::Checkpoint, at, self.encode());
+        }
+    }
+
+    /// Saves the tables as they are and waits until that is done; used at a clean stop.
+    pub(crate) fn final_checkpoint(&mut self) {
+        if self.applied.is_some_and(|at| at.end > self.last_checkpoint.0) {
+            self.checkpoint();
+        }
+        self.writer.finish();
+    }
+}
+
+fn up_to(at: &TablesMeta) -> AppliedUpTo {
+    AppliedUpTo { id: at.last, end: at.end, log_time_ms: at.log_time_ms }
+}
+
+pub(crate) fn encode_tables(membership: &RaftStoredMembership, state: Vec<u8>) -> Vec<u8> {
+    proto::Tables {
+        membership_id: membership.log_id().as_ref().map(log_id_to_proto),
+        membership: Some(membership_to_proto(membership.membership())),
+        state: state.into(),
+    }
+    .encode_to_vec()
+}
+
+fn stored_membership(saved: &proto::Tables) -> io::Result<RaftStoredMembership> {
+    let membership = match saved.membership.as_ref() {
+        None => RaftMembership::default(),
+        Some(body) => membership_from_proto(body).unwrap_or_default(),
+    };
+    Ok(RaftStoredMembership::new(saved.membership_id.as_ref().map(log_id_from_proto), membership))
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotTables;
+    type SnapshotBuilder = CurrentSnapshot;
+
+    async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, RaftStoredMembership), io::Error> {
+        Ok((self.applied.map(|at| raft_log_id(at.last)), self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let applied = self.apply_entry(&entry)?;
+            if let Some(responder) = responder {
+                responder.send(applied);
+            }
+        }
+        self.batch_applied();
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        CurrentSnapshot { log: self.log.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &RaftSnapshotMeta, snapshot: SnapshotTables) -> Result<(), io::Error> {
+        let saved = proto::Tables::decode(snapshot.bytes.clone()).map_err(io::Error::other)?;
+        let id = meta.last_log_id.map(|id| crate::types::store_log_id(&id));
+        if id != Some(snapshot.at.last) {
+            return Err(io::Error::other("the snapshot's tables are not those of its log id"));
+        }
+        // The log stays as it is: only the purge that openraft asks for next may drop segments (log.md 7).
+        let log = self.log.clone();
+        let (at, bytes) = (snapshot.at, snapshot.bytes.clone());
+        tokio::task::spawn_blocking(move || log.install_snapshot(&at, &bytes))
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+        self.tables.restore(&saved.state, &snapshot.at).map_err(io::Error::other)?;
+        self.membership = stored_membership(&saved)?;
+        self.applied = Some(snapshot.at);
+        self.last_checkpoint = (snapshot.at.end, Instant::now());
+        self.batch_applied();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
+        CurrentSnapshot { log: self.log.clone() }.read().await
+    }
+}
+
+/// "Builds" a snapshot by returning the current one: the tables at the boundary at which the log is purged.
+pub(crate) struct CurrentSnapshot {
+    log: Log,
+}
+
+impl CurrentSnapshot {
+    async fn read(&self) -> io::Result<Option<RaftSnapshot>> {
+        let log = self.log.clone();
+        let current = tokio::task::spawn_blocking(move || log.current_snapshot())
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+        let Some((at, bytes)) = current else { return Ok(None) };
+        let bytes = Bytes::from(bytes);
+        let saved = proto::Tables::decode(bytes.clone()).map_err(io::Error::other)?;
+        Ok(Some(Snapshot {
+            meta: SnapshotMeta {
+                last_log_id: Some(raft_log_id(at.last)),
+                last_membership: stored_membership(&saved)?,
+            },
+            snapshot: SnapshotTables { at, bytes },
+        }))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for CurrentSnapshot {
+    type SnapshotData = SnapshotTables;
+
+    async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
+        self.read().await?.ok_or_else(|| io::Error::other("this log has never been purged: it has no snapshot"))
+    }
+}
+
+/// Writes tables in a thread of its own, once the log is durable up to them (log.md 3).
+struct TablesWriter {
+    jobs: std::sync::mpsc::Sender<(TablesKind, TablesMeta, Vec<u8>)>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    queued: Arc<Mutex<usize>>,
+}
+
+impl TablesWriter {
+    fn start(log: Log, tables: Arc<dyn StateMachine>) -> io::Result<Self> {
+        let (jobs, rx) = std::sync::mpsc::channel::<(TablesKind, TablesMeta, Vec<u8>)>();
+        let queued = Arc::new(Mutex::new(0usize));
+        let left = queued.clone();
+        let thread = std::thread::Builder::new().name("tables".into()).spawn(move || {
+            for (kind, at, bytes) in rx {
+                if let Err(error) = log.sync_all().and_then(|()| log.save_tables(kind, &at, &bytes)) {
+                    // Older tables stay valid; the group replays more at its next start.
+                    tracing::error!(%error, index = at.last.index.0, ?kind, "cannot save the tables");
+                } else if kind == TablesKind::Checkpoint {
+                    tables.checkpointed(at.end);
+                }
+                *left.lock().unwrap_or_else(std::sync::PoisonError::into_inner) -= 1;
+            }
+        })?;
+        Ok(TablesWriter { jobs, thread: Some(thread), queued })
+    }
+
+    fn save(&self, kind: TablesKind, at: TablesMeta, bytes: Vec<u8>) {
+        *self.queued.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
+        if self.jobs.send((kind, at, bytes)).is_err() {
+            tracing::error!("the thread that saves tables has ended");
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        *self.queued.lock().unwrap_or_else(std::sync::PoisonError::into_inner) > 0
+    }
+
+    /// Waits until everything handed over is written.
+    fn finish(&mut self) {
+        let (jobs, _) = std::sync::mpsc::channel();
+        self.jobs = jobs;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Three hosts of a cluster on loopback, with tables that count queue offsets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use store::{Frame, FrameKind, OsDisk, TablesMeta};
+use wire::{LogPosition, QueueId, QueueOffset};
+
+use crate::{
+    Group, GroupConfig, Host, HostConfig, MessagesProposal, NodeId, OpenError, Outcome, PeerHandler, ProposeError,
+    Receipt, Service, StateMachine,
+};
+
+/// Tables: the next offset of each queue of each topic. The command `topic:queues` creates a topic.
+#[derive(Default)]
+pub(crate) struct Counters {
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Tables {
+    pub(crate) next: BTreeMap<String, BTreeMap<u32, u64>>,
+    pub(crate) applied: u64,
+    pub(crate) voids: u64,
+}
+
+impl Counters {
+    pub(crate) fn tables(&self) -> Tables {
+        self.tables.lock().unwrap().clone()
+    }
+}
+
+impl StateMachine for Counters {
+    fn apply(&self, frame: &Frame) -> Outcome {
+        let mut tables = self.tables.lock().unwrap();
+        tables.applied = frame.id().index.0;
+        if frame.kind() == FrameKind::Command {
+            let body = frame.body();
+            let (topic, queues) = std::str::from_utf8(&body).unwrap().split_once(':').unwrap();
+            let entry = tables.next.entry(topic.to_owned()).or_default();
+            for queue in 0..queues.parse().unwrap() {
+                entry.entry(queue).or_insert(0);
+            }
+            return Outcome::Command(Bytes::from_static(b"done"));
+        }
+        let mut next = tables.next.clone();
+        for message in wire::Messages::new(&frame.body()) {
+            let message = message.unwrap();
+            let Some(count) =
+                next.get_mut(message.topic).and_then(|queues| queues.get_mut(&message.queue_id.0))
+            else {
+                tables.voids += 1;
+                return Outcome::Void;
+            };
+            if *count != message.queue_offset.0 {
+                tables.voids += 1;
+                return Outcome::Void;
+            }
+            *count += 1;
+        }
+        tables.next = next;
+        Outcome::Messages
+    }
+
+    fn next_offset(&self, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        self.tables.lock().unwrap().next.get(topic)?.get(&queue.0).copied().map(QueueOffset)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let tables = self.tables.lock().unwrap();
+        let mut text = format!("{} {}\n", tables.applied, tables.voids);
+        for (topic, queues) in &tables.next {
+            for (queue, next) in queues {
+                text.push_str(&format!("{topic} {queue} {next}\n"));
+            }
+        }
+        text.into_bytes()
+    }
+
+    fn restore(&self, saved: &[u8], _at: &TablesMeta) -> Result<(), String> {
+        let mut tables = Tables::default();
+        for (i, line) in std::str::from_utf8(saved).unwrap().lines().enumerate() {
+            let words: Vec<&str> = line.split(' ').collect();
+            if i == 0 {
+                tables.applied = words[0].parse().unwrap();
+                tables.voids = words[1].parse().unwrap();
+            } else {
+                let queues = tables.next.entry(words[0].to_owned()).or_default();
+                queues.insert(words[1].parse().unwrap(), words[2].parse().unwrap());
+            }
+        }
+        *self.tables.lock().unwrap() = tables;
+        Ok(())
+    }
+
+    fn after_apply(&self, _end: LogPosition) {}
+
+    fn checkpointed(&self, _end: LogPosition) {}
+}
+
+/// Answers a call with the name of the node and what was asked.
+struct Echo(NodeId);
+
+impl PeerHandler for Echo {
+    fn handle(&self, from: NodeId, service: Service, payload: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let me = self.0;
+        async move {
+            if service.0 == 9 {
+                return Err("not here".to_owned());
+            }
+            Ok(Bytes::from(format!("{me} to {from}: {}", String::from_utf8_lossy(&payload))))
+        }
+        .boxed()
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) host: Host,
+    pub(crate) group: Group,
+    pub(crate) tables: Arc<Counters>,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) peers: BTreeMap<NodeId, String>,
+    pub(crate) nodes: HashMap<u64, Node>,
+    pub(crate) name: &'static str,
+}
+
+pub(crate) const SEGMENT: u64 = 16 << 20;
+
+impl Cluster {
+    /// A cluster of `n` nodes that have all started.
+    pub(crate) async fn start(n: u64) -> Cluster {
+        let mut cluster = Cluster::plan(n);
+        let starts = (1..=n).map(|node| cluster.open(node));
+        for (node, started) in futures::future::join_all(starts).await.into_iter().enumerate() {
+            cluster.nodes.insert(node as u64 + 1, started.unwrap());
+        }
+        cluster
+    }
+
+    pub(crate) fn plan(n: u64) -> Cluster {
+        // Ports that were free a moment ago; held until all are known, so that they differ.
+        let held: Vec<_> = (0..n).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let peers =
+            held.iter().zip(1..).map(|(l, id)| (NodeId(id), l.local_addr().unwrap().to_string())).collect();
+        Cluster { directory: tempfile::tempdir().unwrap(), peers, nodes: HashMap::new(), name: "test" }
+    }
+
+    /// Starts a node on its directory.
+    pub(crate) fn open(&self, node: u64) -> impl Future<Output = Result<Node, OpenError>> + use<> {
+        let config = HostConfig {
+            cluster: self.name.to_owned(),
+            node: NodeId(node),
+            listen: self.peers[&NodeId(node)].parse().unwrap(),
+            peers: self.peers.clone(),
+            flush_threads: 2,
+        };
+        let mut group = GroupConfig::new("g", self.group_directory(node), self.peers.keys().copied().collect());
+        group.segment_size = SEGMENT;
+        async move {
+            let here = tokio::runtime::Handle::current();
+            let host = Host::start(
+                &config,
+                Arc::new(OsDisk),
+                Arc::new(Echo(config.node)),
+                here.clone(),
+                here,
+            )?;
+            let started = async {
+                let opened = host.open_group(group)?;
+                let tables = Arc::new(Counters::default());
+                if let Some((at, saved)) = opened.checkpoint() {
+                    tables.restore(saved, at).unwrap();
+                }
+                Ok((host.start_group(opened, tables.clone()).await?, tables))
+            }
+            .await;
+            match started {
+                Ok((group, tables)) => Ok(Node { host, group, tables }),
+                Err(error) => {
+                    host.remove_group("g");
+                    host.shutdown();
+                    Err(error)
+                }
+            }
+        }
+    }
+
+    pub(crate) fn group_directory(&self, node: u64) -> std::path::PathBuf {
+        self.directory.path().join(format!("n{node}"))
+    }
+
+    /// Stops a node without handing over leadership.
+    pub(crate) async fn stop(&mut self, node: u64) {
+        let stopped = self.nodes.remove(&node).unwrap();
+        stopped.group.shutdown().await;
+        stopped.host.remove_group("g");
+        stopped.host.shutdown();
+    }
+
+    pub(crate) async fn restart(&mut self, node: u64) {
+        let started = eventually(|| async { self.open(node).await.ok() }).await;
+        self.nodes.insert(node, started);
+    }
+
+    /// The node that leads and may propose.
+    pub(crate) async fn leader(&self) -> u64 {
+        eventually(|| async {
+            self.nodes.iter().find(|(_, node)| node.group.role().ready).map(|(&id, _)| id)
+        })
+        .await
+    }
+
+    pub(crate) fn group(&self, node: u64) -> &Group {
+        &self.nodes[&node].group
+    }
+
+    /// Waits until every node has applied the same, and returns it.
+    pub(crate) async fn converged(&self) -> Tables {
+        eventually(|| async {
+            let mut all = self.nodes.values().map(|n| n.tables.tables());
+            let first = all.next()?;
+            all.all(|t| t == first).then_some(first)
+        })
+        .await
+    }
+}
+
+/// Asks until there is an answer, for at most 20 s.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "the condition was not met within 20 s");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A proposal of one message.
+pub(crate) fn message(topic: &str, queue: u32, body: &str) -> MessagesProposal {
+    let host = "127.0.0.1:10911".parse().unwrap();
+    let new = wire::NewMessage {
+        topic,
+        queue_id: QueueId(queue),
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: 0,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_transaction_offset: -1,
+        body: body.as_bytes(),
+        properties: "",
+    };
+    let mut records = BytesMut::new();
+    wire::encode_message(&new, &mut records).unwrap();
+    MessagesProposal { topic: topic.into(), queue: QueueId(queue), records, count: 1 }
+}
+
+pub(crate) async fn propose(group: &Group, proposal: MessagesProposal) -> Result<Receipt, ProposeError> {
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    group.propose_messages(
+        proposal,
+        Box::new(move |result| {
+            let _ = tx.send(result);
+        }),
+    );
+    rx.await.expect("every proposal is answered")
+}
+
+/// The bytes of a group's segments up to `end`, by file name.
+pub(crate) fn segments(directory: &Path, end: LogPosition) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(directory.join("log")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if let Ok(start) = name.parse::<u64>()
+            && start < end.0
+        {
+            let mut bytes = std::fs::read(entry.path()).unwrap();
+            bytes.truncate((end.0 - start).min(SEGMENT) as usize);
+            files.insert(name, bytes);
+        }
+    }
+    files
+}

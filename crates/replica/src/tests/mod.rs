@@ -1,0 +1,5 @@
+//! Whole groups in one process, over real files and real sockets, and openraft's own suite over our log storage.
+
+mod cluster;
+mod groups;
+mod suite;

@@ -1,0 +1,419 @@
+//! One Raft entry as bytes: docs/formats.md 2.2.
+//!
+//! ```text
+//!  0 magic  4 kind  8 body length  12 CRC32C  16 term  24 index  32 position  40 log time  48 prev  56 zero  64 body, zeros to 8
+//! ```
+//! A [`Draft`] becomes a [`Frame`] once, in the leader's append; every other replica takes the frame as it is
+//! (log.md 8). `prev` chains the frames: a stale frame can never continue a log that it was not written for (log.md 5).
+
+use bytes::{Bytes, BytesMut};
+use wire::LogPosition;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::bytes_at::{array, put, u32_at, u64_at};
+use crate::error::StoreError;
+use crate::ids::{LogId, LogIndex, Term};
+use crate::limits::{DRAFT_SLACK_MAX, FRAME_ALIGN, FRAME_LEN_MAX, HEADER_LEN};
+
+/// `RMQ` and format version 1.
+pub const FRAME_MAGIC: u32 = 0x524D_5101;
+
+/// What an entry holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// Stored messages, back to back.
+    Messages = 1,
+    /// One command to the broker's tables.
+    Command = 2,
+    /// Nothing: the first entry of a leader's term.
+    Blank = 3,
+    /// The members of the group.
+    Membership = 4,
+}
+
+impl FrameKind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Messages),
+            2 => Some(Self::Command),
+            3 => Some(Self::Blank),
+            4 => Some(Self::Membership),
+            _ => None,
+        }
+    }
+}
+
+/// Why bytes are not a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Fewer bytes than a header, or than the header says.
+    #[error("{have} bytes of a frame of {needed}")]
+    Short {
+        /// Bytes of the frame, as far as known.
+        needed: u64,
+        /// Bytes that there are.
+        have: u64,
+    },
+    /// More bytes than one frame.
+    #[error("{extra} bytes behind the frame")]
+    Long {
+        /// How many.
+        extra: u64,
+    },
+    /// Not the magic number of a frame of this format.
+    #[error("magic {0:#010x}")]
+    Magic(u32),
+    /// A kind that this version does not know.
+    #[error("kind {0}")]
+    Kind(u8),
+    /// A reserved field or the padding is not zero.
+    #[error("reserved bytes are not zero")]
+    Reserved,
+    /// Longer than a frame may be.
+    #[error("a body of {0} bytes")]
+    TooLarge(u32),
+    /// The checksum is wrong.
+    #[error("CRC32C is {computed:#010x}, the header says {stored:#010x}")]
+    Checksum {
+        /// From the header.
+        stored: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+}
+
+/// The fields of a frame header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) kind: FrameKind,
+    pub(crate) body_len: u32,
+    pub(crate) crc: u32,
+    pub(crate) id: LogId,
+    pub(crate) position: LogPosition,
+    pub(crate) log_time_ms: u64,
+    pub(crate) prev: u64,
+}
+
+impl Head {
+    pub(crate) fn encode(&self) -> [u8; HEADER_LEN] {
+        let Head { kind, body_len, crc, id, position, log_time_ms, prev } = *self;
+        let mut bytes = [0; HEADER_LEN];
+        put(&mut bytes, 0, &FRAME_MAGIC.to_be_bytes());
+        put(&mut bytes, 4, &[kind as u8]);
+        put(&mut bytes, 8, &body_len.to_be_bytes());
+        put(&mut bytes, 12, &crc.to_be_bytes());
+        put(&mut bytes, 16, &id.term.0.to_be_bytes());
+        put(&mut bytes, 24, &id.index.0.to_be_bytes());
+        put(&mut bytes, 32, &position.0.to_be_bytes());
+        put(&mut bytes, 40, &log_time_ms.to_be_bytes());
+        put(&mut bytes, 48, &prev.to_be_bytes());
+        bytes
+    }
+
+    /// Reads a header; the checksum is not looked at.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        if bytes.len() < HEADER_LEN {
+            return Err(FrameError::Short { needed: HEADER_LEN as u64, have: bytes.len() as u64 });
+        }
+        let magic = u32_at(bytes, 0);
+        if magic != FRAME_MAGIC {
+            return Err(FrameError::Magic(magic));
+        }
+        let [kind, reserved @ ..] = array::<4>(bytes, 4);
+        let kind = FrameKind::from_byte(kind).ok_or(FrameError::Kind(kind))?;
+        if reserved != [0; 3] || u64_at(bytes, 56) != 0 {
+            return Err(FrameError::Reserved);
+        }
+        let body_len = u32_at(bytes, 8);
+        if frame_len(body_len) > FRAME_LEN_MAX {
+            return Err(FrameError::TooLarge(body_len));
+        }
+        Ok(Self {
+            kind,
+            body_len,
+            crc: u32_at(bytes, 12),
+            id: LogId { term: Term(u64_at(bytes, 16)), index: LogIndex(u64_at(bytes, 24)) },
+            position: LogPosition(u64_at(bytes, 32)),
+            log_time_ms: u64_at(bytes, 40),
+            prev: u64_at(bytes, 48),
+        })
+    }
+
+    pub(crate) fn frame_len(&self) -> u64 {
+        frame_len(self.body_len)
+    }
+}
+
+/// Bytes of the frame of a body: header, body, padding.
+pub fn frame_len(body_len: u32) -> u64 {
+    (HEADER_LEN as u64 + u64::from(body_len)).next_multiple_of(FRAME_ALIGN)
+}
+
+/// Bytes 0..12, 16..64, the body and the padding.
+fn checksum(frame: &[u8]) -> u32 {
+    let head = crc32c::crc32c(frame.get(..12).unwrap_or_default());
+    crc32c::crc32c_append(head, frame.get(16..).unwrap_or_default())
+}
+
+/// A finished frame whose bytes were checked. A clone counts a reference.
+#[derive(Clone)]
+pub struct Frame {
+    bytes: Bytes,
+    head: Head,
+    chain: u64,
+}
+
+impl Frame {
+    /// Checks the bytes of exactly one frame: magic, kind, length, padding, checksum. That it continues a log (position,
+    /// chain, index) is for that log to check.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    pub fn parse(bytes: Bytes) -> Result<Self, FrameError> {
+        let frame = Self::parse_first(&bytes)?;
+        match bytes.len() as u64 - frame.len() {
+            0 => Ok(frame),
+            extra => Err(FrameError::Long { extra }),
+        }
+    }
+
+    /// Checks the frame at the start of the bytes; what follows is not looked at.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes; [`FrameError::Short`] tells how many are needed.
+    pub fn parse_first(bytes: &Bytes) -> Result<Self, FrameError> {
+        let head = Head::decode(bytes)?;
+        let len = head.frame_len();
+        if (bytes.len() as u64) < len {
+            return Err(FrameError::Short { needed: len, have: bytes.len() as u64 });
+        }
+        let bytes = bytes.slice(..len as usize);
+        let computed = checksum(&bytes);
+        if computed != head.crc {
+            return Err(FrameError::Checksum { stored: head.crc, computed });
+        }
+        let padding = bytes.get(HEADER_LEN + head.body_len as usize..).unwrap_or_default();
+        if padding.iter().any(|byte| *byte != 0) {
+            return Err(FrameError::Reserved);
+        }
+        let chain = xxh3_64(bytes.get(..HEADER_LEN).unwrap_or_default());
+        Ok(Self { bytes, head, chain })
+    }
+
+    /// Term and index.
+    pub fn id(&self) -> LogId {
+        self.head.id
+    }
+
+    /// What it holds.
+    pub fn kind(&self) -> FrameKind {
+        self.head.kind
+    }
+
+    /// Where its header is in the log.
+    pub fn position(&self) -> LogPosition {
+        self.head.position
+    }
+
+    /// Where its body is in the log: the position of the first record of a messages frame.
+    pub fn body_position(&self) -> LogPosition {
+        LogPosition(self.head.position.0.saturating_add(HEADER_LEN as u64))
+    }
+
+    /// The position after its padding.
+    pub fn end(&self) -> LogPosition {
+        LogPosition(self.head.position.0.saturating_add(self.len()))
+    }
+
+    /// Bytes of header, body and padding.
+    #[allow(clippy::len_without_is_empty, reason = "a frame is never empty")]
+    pub fn len(&self) -> u64 {
+        self.head.frame_len()
+    }
+
+    /// Log time, ms since 1970; never below the previous frame's.
+    pub fn log_time_ms(&self) -> u64 {
+        self.head.log_time_ms
+    }
+
+    /// The chain value of the previous frame, 0 before the first.
+    pub fn prev(&self) -> u64 {
+        self.head.prev
+    }
+
+    /// Its own chain value: XXH3-64 of its header, which covers everything before.
+    pub fn chain(&self) -> u64 {
+        self.chain
+    }
+
+    /// The body, without padding.
+    pub fn body(&self) -> Bytes {
+        self.bytes.slice(HEADER_LEN..HEADER_LEN + self.head.body_len as usize)
+    }
+
+    /// The whole frame, as it is on disk and between peers.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Head { kind, body_len, id, position, .. } = self.head;
+        write!(f, "{kind:?}{id} at {position}, {body_len} bytes")
+    }
+}
+
+/// What a leader appends: an entry whose place in the log is not yet known.
+#[derive(Debug)]
+pub struct Draft {
+    /// Term and index; the index is the last one's plus 1.
+    pub id: LogId,
+    /// What it holds.
+    pub kind: FrameKind,
+    /// Log time, ms since 1970; 0: that of the previous frame. A time below the previous frame's is raised to it. It
+    /// becomes the store timestamp of each record.
+    pub log_time_ms: u64,
+    /// 64 bytes of room for the header, then the body; see [`Draft::room`]. 7 bytes of spare capacity save a copy.
+    pub buffer: BytesMut,
+}
+
+impl Draft {
+    /// A buffer for a draft: room for the header, and capacity for `body_len` bytes of body and the padding.
+    pub fn room(body_len: usize) -> BytesMut {
+        let mut buffer = BytesMut::with_capacity(HEADER_LEN + body_len + FRAME_ALIGN as usize - 1);
+        buffer.resize(HEADER_LEN, 0);
+        buffer
+    }
+
+    /// A draft whose body is copied.
+    pub fn new(id: LogId, kind: FrameKind, log_time_ms: u64, body: &[u8]) -> Self {
+        let mut buffer = Self::room(body.len());
+        buffer.extend_from_slice(body);
+        Self { id, kind, log_time_ms, buffer }
+    }
+
+    /// Bytes of the frame that it becomes.
+    pub(crate) fn frame_len(&self) -> Result<u64, StoreError> {
+        let index = self.id.index;
+        let Some(body) = self.buffer.len().checked_sub(HEADER_LEN) else {
+            return Err(StoreError::Mismatch { index, reason: "a draft without room for its header".into() });
+        };
+        let len = (self.buffer.len() as u64).next_multiple_of(FRAME_ALIGN);
+        match u32::try_from(body) {
+            Ok(_) if len <= FRAME_LEN_MAX => Ok(len),
+            _ => Err(StoreError::TooLarge { len, max: FRAME_LEN_MAX }),
+        }
+    }
+
+    /// Fills in everything that depends on the place in the log, in the buffer itself.
+    pub(crate) fn finish(self, position: LogPosition, after: &Tail) -> Result<Frame, StoreError> {
+        let len = self.frame_len()? as usize;
+        let Draft { id, kind, log_time_ms, buffer: mut bytes } = self;
+        let body_len = bytes.len() - HEADER_LEN;
+        bytes.resize(len, 0);
+        let time = log_time_ms.max(after.log_time_ms);
+        if kind == FrameKind::Messages {
+            let first = position.0 + HEADER_LEN as u64;
+            let body = bytes.get_mut(HEADER_LEN..HEADER_LEN + body_len).unwrap_or_default();
+            patch_records(body, first, time.try_into().unwrap_or(i64::MAX))
+                .map_err(|reason| StoreError::Mismatch { index: id.index, reason })?;
+        }
+        let mut head = Head {
+            kind,
+            body_len: body_len as u32,
+            crc: 0,
+            id,
+            position,
+            log_time_ms: time,
+            prev: after.chain,
+        };
+        put(&mut bytes, 0, &head.encode());
+        head.crc = checksum(&bytes);
+        put(&mut bytes, 12, &head.crc.to_be_bytes());
+        let chain = xxh3_64(bytes.get(..HEADER_LEN).unwrap_or_default());
+        let bytes = if bytes.capacity() > 2 * len + DRAFT_SLACK_MAX {
+            Bytes::copy_from_slice(&bytes)
+        } else {
+            bytes.freeze()
+        };
+        Ok(Frame { bytes, head, chain })
+    }
+}
+
+/// Writes into each record where it lies and its store time, which is the frame's log time.
+fn patch_records(body: &mut [u8], mut position: u64, time_ms: i64) -> Result<(), String> {
+    let mut rest = body;
+    if rest.is_empty() {
+        return Err("a messages frame without a record".into());
+    }
+    while !rest.is_empty() {
+        let size = u32_at(rest, 0) as usize;
+        let magic = u32_at(rest, 4);
+        if size < wire::RECORD_BYTES_MIN || size > rest.len() {
+            return Err(format!("a record of {size} bytes in {} bytes of body", rest.len()));
+        }
+        if magic != wire::MAGIC_V1 && magic != wire::MAGIC_V2 {
+            return Err(format!("a record with magic {magic:#010x}"));
+        }
+        let (record, tail) = rest.split_at_mut(size);
+        wire::patch_position(record, LogPosition(position)).map_err(|error| error.to_string())?;
+        wire::patch_store_timestamp(record, time_ms).map_err(|error| error.to_string())?;
+        position += size as u64;
+        rest = tail;
+    }
+    Ok(())
+}
+
+/// What the next frame must continue: the state after some frame, or after the origin of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// The last entry; `None` before the first entry of a log that starts at index 0.
+    pub(crate) id: Option<LogId>,
+    /// The index of the next entry.
+    pub(crate) next: LogIndex,
+    /// The position after the last frame (before placement of the next one).
+    pub(crate) end: LogPosition,
+    /// The chain value of the last frame, 0 before the first.
+    pub(crate) chain: u64,
+    /// The log time of the last frame, ms.
+    pub(crate) log_time_ms: u64,
+}
+
+impl Tail {
+    pub(crate) fn after(frame: &Frame) -> Self {
+        Self {
+            id: Some(frame.id()),
+            next: frame.id().index.next(),
+            end: frame.end(),
+            chain: frame.chain(),
+            log_time_ms: frame.log_time_ms(),
+        }
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        self.id.map_or(Term(0), |id| id.term)
+    }
+
+    /// Whether `frame`, which belongs at `position`, is the next one.
+    pub(crate) fn check(&self, frame: &Frame, position: LogPosition) -> Result<(), String> {
+        let Head { id, position: found, prev, log_time_ms, .. } = frame.head;
+        if id.index != self.next {
+            return Err(format!("index {} where {} belongs", id.index, self.next));
+        }
+        if found != position {
+            return Err(format!("position {found} where {position} belongs"));
+        }
+        if prev != self.chain {
+            return Err(format!("it follows the frame with chain value {prev:016x}, the last one here has {:016x}", self.chain));
+        }
+        if id.term < self.term() {
+            return Err(format!("term {} after term {}", id.term, self.term()));
+        }
+        if log_time_ms < self.log_time_ms {
+            return Err(format!("log time {log_time_ms} after {}", self.log_time_ms));
+        }
+        Ok(())
+    }
+}

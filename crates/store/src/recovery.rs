@@ -1,0 +1,733 @@
+//! Opening the directory of a group: making a new one, or finding the end of its log after any crash (log.md 5).
+//!
+//! ```text
+//! checkpoint or segment header ──── every frame whole and chained ──── watermark ──── whole and chained ──── cut
+//!                                   anything else is damage: refuse                   kept: written again, fsynced
+//! ```
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use wire::LogPosition;
+
+use crate::disk::{Disk, DiskFile, read_file};
+use crate::error::{At, StoreError};
+use crate::flush::{Flusher, lock};
+use crate::frame::{Frame, FrameError, Tail};
+use crate::ids::{LogId, LogIndex};
+use crate::limits::{HEADER_LEN, READ_AHEAD, SEGMENT_HEADER_LEN, SLOT_LEN, SPARSE_STEP, TRAILER_LEN};
+use crate::log::{Identity, Inner, Lane, Log, Options, State};
+use crate::manifest::{MANIFEST, Manifest, Mark, RAFT_V1, Segment};
+use crate::room::Pool;
+use crate::segment::{
+    Sealed, SegmentEntry, SegmentFile, SegmentHeader, SegmentKind, file_len, segment_name, segment_of_name,
+};
+use crate::slot::{VOTE_LEN, VoteSlot, Watermark};
+use crate::sparse::Sparse;
+use crate::tables::{TablesDir, TablesKind, TablesMeta, remove_if_there};
+use crate::writer::{Open, Writer};
+
+const VOTE: &str = "vote";
+
+/// A sealed file of another log that an import placed as `log/<start>`, below the first entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignSegment {
+    /// Position of its first byte, and its name (20 digits).
+    pub start: LogPosition,
+    /// The position after its last byte.
+    pub end: LogPosition,
+    /// What it is; anything but `raft-v1`.
+    pub kind: String,
+}
+
+impl Log {
+    /// Makes the log of a group that does not start at index 0: its first entry follows `origin.last`, in the segment at or
+    /// after `origin.end`; `tables`, those at that entry, are its current snapshot. Foreign segments lie below; their files are in
+    /// the directory already. The log is then opened with [`Log::open`].
+    ///
+    /// # Errors
+    /// `Invariant` when the directory holds a log, or a foreign segment does not fit; those of the disk.
+    pub fn create_at(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        identity: &Identity,
+        options: &Options,
+        origin: &TablesMeta,
+        tables: &[u8],
+        foreign: &[ForeignSegment],
+    ) -> Result<(), StoreError> {
+        identity.check(options)?;
+        let disk = &**disk;
+        make_dirs(disk, dir)?;
+        let _lock = take_lock(disk, dir)?;
+        if read_file(disk, &dir.join(MANIFEST), u64::MAX).at("read", dir)?.is_some() {
+            return Err(StoreError::Invariant(format!("{} holds a log already", dir.display())));
+        }
+        let log_dir = dir.join("log");
+        let start = origin.resume(identity.segment_size);
+        let mut segments = Vec::new();
+        for segment in foreign {
+            let path = log_dir.join(segment_name(segment.start));
+            let file = disk.open(&path).at("open", &path)?;
+            let len = segment.end.0.checked_sub(segment.start.0);
+            if len.is_none_or(|len| file.len().is_ok_and(|have| have < len)) {
+                return Err(StoreError::Invariant(format!("{} is shorter than {segment:?}", path.display())));
+            }
+            if segment.kind == RAFT_V1 {
+                return Err(StoreError::Invariant(format!("{segment:?} is none of another log")));
+            }
+            file.sync_data().at("sync", &path)?;
+            let sealed = Mark { index: 0, position: segment.end.0, term: 0, chain: 0, time_ms: 0 };
+            let kind = segment.kind.clone();
+            segments.push(Segment { start: segment.start.0, kind, first_index: 0, sealed: Some(sealed) });
+        }
+        disk.sync_dir(&log_dir).at("sync", &log_dir)?;
+        create_vote(disk, dir)?;
+        TablesDir { disk, dir: dir.join("tables") }.save(TablesKind::Boundary, origin, tables)?;
+        let mut manifest = new_manifest(disk, dir, identity, start)?;
+        manifest.snapshot = Some(Mark::from(origin.tail()));
+        manifest.segments = segments;
+        // What cannot be read back is refused now.
+        Manifest::decode(&manifest.encode()).map_err(StoreError::Invariant)?;
+        manifest.save(disk, dir)
+    }
+}
+
+pub(crate) fn open(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    identity: &Identity,
+    flusher: &Flusher,
+    options: Options,
+) -> Result<Log, StoreError> {
+    identity.check(&options)?;
+    let manifest = match Manifest::load(&*disk, dir)? {
+        Some(manifest) => {
+            check_identity(dir, identity, &manifest)?;
+            check_parts(&*disk, dir)?;
+            None
+        }
+        None => {
+            make_dirs(&*disk, dir)?;
+            Some(())
+        }
+    };
+    let dir_lock = take_lock(&*disk, dir)?;
+    if manifest.is_some() {
+        create(&*disk, dir, identity)?;
+    }
+    // Read again under the lock.
+    let Some(mut manifest) = Manifest::load(&*disk, dir)? else {
+        return Err(StoreError::Incomplete { dir: dir.to_owned(), missing: "the manifest is gone".into() });
+    };
+    check_identity(dir, identity, &manifest)?;
+    let log_dir = dir.join("log");
+    let (vote_file, vote) = open_vote(&*disk, dir)?;
+    let entries = entries_of(&manifest, &log_dir);
+    let names = disk.list(&log_dir).at("list", &log_dir)?;
+    check_files(dir, &entries, &names)?;
+    sweep(&*disk, dir, &log_dir, &manifest, &entries, &names)?;
+
+    let tables = TablesDir { disk: &*disk, dir: dir.join("tables") };
+    let checkpoint = tables.newest_checkpoint(None)?.map(|(meta, _)| meta);
+    let mut scan = Scan { disk: &*disk, identity, manifest: &manifest, checkpoint };
+    let found = scan.run(entries)?;
+    if found.is_changed {
+        manifest.segments.truncate(found.entries.len());
+        if let Some(last) = manifest.segments.last_mut().filter(|segment| !segment.is_foreign()) {
+            last.sealed = None;
+        }
+        manifest.save(&*disk, dir)?;
+        for name in &found.dropped {
+            remove_if_there(&*disk, name)?;
+        }
+        disk.sync_dir(&log_dir).at("sync", &log_dir)?;
+    }
+
+    let first = Tail::from(manifest.first);
+    let tail = found.tail;
+    // Nothing durable names an entry that is not here (log.md 3). A checkpoint beyond the end would have been damage.
+    tables.remove(TablesKind::Boundary, |index| {
+        index >= tail.next && manifest.snapshot.is_none_or(|snapshot| index.next().0 != snapshot.index)
+    })?;
+    let committed = found.committed.max(first.id);
+    let committed_end = checkpoint.map_or(first.end, |meta| meta.end.max(first.end));
+    let state = State {
+        first,
+        tail,
+        recent: std::collections::VecDeque::new(),
+        recent_bytes: 0,
+        files_end: tail.end,
+        written_ticket: 0,
+        next_ticket: 1,
+        epoch: 0,
+        synced: tail,
+        committed: committed.map(|id| if id.index < tail.next { id } else { tail.id.unwrap_or(id) }),
+        committed_end,
+        vote: vote.vote,
+        segments: Arc::new(found.entries),
+        checkpoint: checkpoint.map(|meta| meta.last),
+        poisoned: None,
+        reserved: 0,
+        rolls_queued: 0,
+    };
+    let writer = Writer::new(found.open, tail, found.sequence, vote_file, vote.sequence);
+    let inner = Arc::new_cyclic(|me| Inner {
+        me: me.clone(),
+        disk,
+        dir: dir.to_owned(),
+        log_dir,
+        identity: identity.clone(),
+        options,
+        incarnation: manifest.incarnation.clone(),
+        flusher: flusher.clone(),
+        order: Mutex::default(),
+        state: Mutex::new(state),
+        lane: Mutex::new(Lane::default()),
+        writer: Mutex::new(writer),
+        manifest: Mutex::new(manifest),
+        tables: Mutex::default(),
+        pool: Mutex::new(Pool::default()),
+        prepared_ever: AtomicU64::new(0),
+        _dir_lock: dir_lock,
+    });
+    inner.adopt_prepared(&names)?;
+    inner.prepare();
+    lock(&inner.writer).mark_now(&inner)?;
+    tracing::info!(group = identity.group, last = ?tail.id, end = %tail.end, "the log is open");
+    Ok(Log(inner))
+}
+
+fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Send + Sync>, StoreError> {
+    let path = dir.join("LOCK");
+    match disk.lock(&path) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(StoreError::Locked { path }),
+        outcome => outcome.at("lock", &path),
+    }
+}
+
+fn make_dirs(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    for name in ["log", "queues", "tables"] {
+        let path = dir.join(name);
+        disk.create_dir(&path).at("create", &path)?;
+    }
+    disk.sync_dir(dir).at("sync", dir)?;
+    // Its own name, and that of the root of the data, may have been created just now as well. A directory that this user
+    // may not read was not created by this user.
+    for path in dir.ancestors().skip(1).take(2).filter(|path| !path.as_os_str().is_empty()) {
+        match disk.sync_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            outcome => outcome.at("sync", path)?,
+        }
+    }
+    Ok(())
+}
+
+/// A new directory: the manifest comes last, so that a crash leaves one that is made again.
+fn create(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Result<(), StoreError> {
+    let log_dir = dir.join("log");
+    let names = disk.list(&log_dir).at("list", &log_dir)?;
+    if names.iter().any(|name| segment_of_name(name).is_some()) {
+        let missing = "the manifest is gone, but there is a log".into();
+        return Err(StoreError::Incomplete { dir: dir.to_owned(), missing });
+    }
+    create_vote(disk, dir)?;
+    let start = Tail { id: None, next: LogIndex(0), end: LogPosition(0), chain: 0, log_time_ms: 0 };
+    new_manifest(disk, dir, identity, start)?.save(disk, dir)
+}
+
+fn create_vote(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join(VOTE);
+    let old = read_file(disk, &path, 1 << 20).at("read", &path)?.unwrap_or_default();
+    if old.chunks(SLOT_LEN as usize).filter_map(VoteSlot::decode).any(|slot| slot.vote.is_some()) {
+        // Without its manifest a directory has lost its identity, and this node has voted.
+        let missing = "the manifest is gone, but there is a vote".into();
+        return Err(StoreError::Incomplete { dir: dir.to_owned(), missing });
+    }
+    let file = disk.create(&path).at("create", &path)?;
+    file.allocate(2 * SLOT_LEN).at("allocate", &path)?;
+    let slot = VoteSlot { sequence: 0, vote: None }.encode();
+    for at in [0, SLOT_LEN] {
+        file.write_all_at(at, &slot).at("write", &path)?;
+    }
+    file.sync_data().at("sync", &path)?;
+    disk.sync_dir(dir).at("sync", dir)
+}
+
+fn new_manifest(disk: &dyn Disk, dir: &Path, identity: &Identity, first: Tail) -> Result<Manifest, StoreError> {
+    let incarnation: String = disk.entropy().at("draw a random number for", dir)?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let Identity { cluster, group, node, segment_size } = identity;
+    Ok(Manifest::new((cluster, group, *node, *segment_size), incarnation, Mark::from(first)))
+}
+
+fn check_identity(dir: &Path, identity: &Identity, manifest: &Manifest) -> Result<(), StoreError> {
+    let Identity { cluster, group, node, segment_size } = identity;
+    let parts = [
+        ("cluster", cluster.clone(), manifest.cluster.clone()),
+        ("group", group.clone(), manifest.group.clone()),
+        ("node", node.to_string(), manifest.node.to_string()),
+        ("segment size", segment_size.to_string(), manifest.segment_size.to_string()),
+    ];
+    for (what, expected, found) in parts {
+        if expected != found {
+            return Err(StoreError::Identity { dir: dir.to_owned(), what, expected, found });
+        }
+    }
+    Ok(())
+}
+
+/// A directory with a manifest has all its parts, or its node must not come back under this id (log.md 19).
+fn check_parts(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    let names = disk.list(dir).at("list", dir)?;
+    for part in ["log", "tables", "queues", VOTE] {
+        if !names.iter().any(|name| name == part) {
+            if part == "queues" {
+                // Derived: built again.
+                let path = dir.join(part);
+                disk.create_dir(&path).at("create", &path)?;
+                continue;
+            }
+            return Err(StoreError::Incomplete { dir: dir.to_owned(), missing: format!("{part} is gone") });
+        }
+    }
+    Ok(())
+}
+
+fn open_vote(disk: &dyn Disk, dir: &Path) -> Result<(Arc<dyn DiskFile>, VoteSlot), StoreError> {
+    let path = dir.join(VOTE);
+    let file = disk.open(&path).at("open", &path)?;
+    let mut slots = [None; 2];
+    for (at, slot) in slots.iter_mut().enumerate() {
+        let mut bytes = [0; VOTE_LEN];
+        if file.read_exact_at(at as u64 * SLOT_LEN, &mut bytes).is_ok() {
+            *slot = VoteSlot::decode(&bytes);
+        }
+    }
+    let Some(newest) = slots.into_iter().flatten().max_by_key(|slot| slot.sequence) else {
+        return Err(StoreError::damaged(&path, "neither slot of the vote is whole"));
+    };
+    // A torn write, or a crash before the copy: both slots hold the vote again before anything is answered.
+    if slots != [Some(newest); 2] {
+        for at in [(newest.sequence + 1) % 2, newest.sequence % 2] {
+            file.write_all_at(at * SLOT_LEN, &newest.encode()).at("write", &path)?;
+            file.sync_data().at("sync", &path)?;
+        }
+    }
+    Ok((file, newest))
+}
+
+fn entries_of(manifest: &Manifest, log_dir: &Path) -> Vec<SegmentEntry> {
+    let entry = |segment: &Segment| {
+        let start = LogPosition(segment.start);
+        let sealed = segment.sealed.map(|mark| Sealed { tail: Tail::from(mark) });
+        let foreign = segment.is_foreign().then(|| segment.kind.clone());
+        let len = match (&foreign, sealed) {
+            (Some(_), Some(sealed)) => sealed.tail.end.0.saturating_sub(start.0),
+            _ => manifest.segment_size,
+        };
+        let sparse = if sealed.is_some() { Sparse::File } else { Sparse::default() };
+        SegmentEntry {
+            start,
+            kind: foreign.map_or(SegmentKind::RaftV1, SegmentKind::Foreign),
+            first_index: LogIndex(segment.first_index),
+            sealed,
+            file: SegmentFile::new(log_dir, start, len, sparse),
+        }
+    };
+    manifest.segments.iter().map(entry).collect()
+}
+
+/// Every segment that the manifest names is there.
+fn check_files(dir: &Path, entries: &[SegmentEntry], names: &[String]) -> Result<(), StoreError> {
+    for entry in entries {
+        let name = segment_name(entry.start);
+        if names.binary_search(&name).is_err() {
+            return Err(StoreError::Incomplete { dir: dir.to_owned(), missing: format!("segment {name} is gone") });
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a crash left: unfinished files, and segments that the manifest does not name. One of these that was synced
+/// last, and beyond where the log starts, says that the manifest is not the newest: then nothing is touched.
+fn sweep(
+    disk: &dyn Disk,
+    dir: &Path,
+    log_dir: &Path,
+    manifest: &Manifest,
+    entries: &[SegmentEntry],
+    names: &[String],
+) -> Result<(), StoreError> {
+    let is_named = |start: LogPosition| entries.iter().any(|entry| entry.start == start);
+    let strays: Vec<LogPosition> =
+        names.iter().filter_map(|name| segment_of_name(name)).filter(|start| !is_named(*start)).collect();
+    let size = manifest.segment_size;
+    let mut newest: Option<(Watermark, LogPosition)> = None;
+    let starts = entries.iter().filter(|entry| entry.kind == SegmentKind::RaftV1).map(|entry| entry.start);
+    for start in starts.chain(strays.iter().copied()) {
+        let mark = read_marks(disk, &log_dir.join(segment_name(start)), size)?;
+        if let Some(mark) = mark.filter(|mark| newest.is_none_or(|(newest, _)| mark.sequence > newest.sequence)) {
+            newest = Some((mark, start));
+        }
+    }
+    if let Some((mark, start)) = newest {
+        if !is_named(start) && mark.position.0 > start.0.max(manifest.first.position) {
+            return Err(StoreError::Corrupt {
+                file: dir.join(MANIFEST),
+                position: start,
+                index: mark.next,
+                reason: format!(
+                    "it does not name segment {}, which was synced up to position {}: it is not the newest manifest",
+                    segment_name(start),
+                    mark.position
+                ),
+            });
+        }
+    }
+    for start in strays {
+        tracing::info!(segment = segment_name(start), "removing a segment that is no part of the log");
+        remove_if_there(disk, &log_dir.join(segment_name(start)))?;
+    }
+    for (dir, names) in [
+        (dir.to_owned(), disk.list(dir).at("list", dir)?),
+        (log_dir.to_owned(), names.to_vec()),
+        (dir.join("tables"), disk.list(&dir.join("tables")).at("list", dir)?),
+    ] {
+        for name in names.iter().filter(|name| name.ends_with(".new")) {
+            remove_if_there(disk, &dir.join(name))?;
+        }
+    }
+    for name in names {
+        let stem = name.strip_suffix(".index").and_then(segment_of_name);
+        if stem.is_some_and(|start| !is_named(start)) {
+            remove_if_there(disk, &log_dir.join(name))?;
+        }
+    }
+    disk.sync_dir(log_dir).at("sync", log_dir)
+}
+
+/// The newest watermark in the trailer of a segment file; `None` when it has none (sealed, or never synced).
+fn read_marks(disk: &dyn Disk, path: &Path, segment_size: u64) -> Result<Option<Watermark>, StoreError> {
+    let file = match disk.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("open", path, error)),
+    };
+    if file.len().at("stat", path)? <= segment_size {
+        return Ok(None);
+    }
+    let mut slots = vec![0; TRAILER_LEN as usize];
+    file.read_at(segment_size, &mut slots).at("read", path)?;
+    Ok(Watermark::newest(&slots))
+}
+
+/// What the log is found to be.
+struct Found {
+    entries: Vec<SegmentEntry>,
+    open: Option<Open>,
+    tail: Tail,
+    sequence: u64,
+    committed: Option<LogId>,
+    /// The manifest must be told: an empty segment at the end went.
+    is_changed: bool,
+    dropped: Vec<std::path::PathBuf>,
+}
+
+/// A place up to which this disk held the log for certain.
+#[derive(Clone, Copy)]
+struct Sure {
+    position: LogPosition,
+    next: LogIndex,
+    chain: u64,
+}
+
+struct Scan<'a> {
+    disk: &'a dyn Disk,
+    identity: &'a Identity,
+    manifest: &'a Manifest,
+    checkpoint: Option<TablesMeta>,
+}
+
+impl Scan<'_> {
+    /// Reads the open segment from the newest sure place on.
+    fn run(&mut self, mut entries: Vec<SegmentEntry>) -> Result<Found, StoreError> {
+        let size = self.identity.segment_size;
+        let mut mark: Option<Watermark> = None;
+        for entry in entries.iter().filter(|entry| entry.kind == SegmentKind::RaftV1) {
+            let found = read_marks(self.disk, &entry.file.path, size)?;
+            mark = [mark, found].into_iter().flatten().max_by_key(|mark| mark.sequence);
+            if let Some(sealed) = entry.sealed {
+                self.check_sealed(entry, &sealed)?;
+            }
+        }
+        let sequence = mark.map_or(0, |mark| mark.sequence);
+        let committed = mark.and_then(|mark| mark.committed);
+        let first = Tail::from(self.manifest.first);
+        let before_last = entries.len().checked_sub(2).and_then(|at| entries.get(at)).and_then(|entry| {
+            entry.sealed.filter(|_| entry.kind == SegmentKind::RaftV1).map(|sealed| sealed.tail)
+        });
+        let Some(last) = entries.last().filter(|entry| entry.sealed.is_none()).cloned() else {
+            // No open segment: a new log, or one that was just reset to a snapshot; or all is foreign.
+            self.check_checkpoint(&first, first.end, Path::new(MANIFEST))?;
+            let found = Found { entries, open: None, tail: first, sequence, committed, is_changed: false, dropped: Vec::new() };
+            return Ok(found);
+        };
+        let known = before_last.or(Some(first).filter(|first| first.next == last.first_index));
+        let header = self.check_header(&last, known)?;
+        // Where to start: the newest place whose state is known. A checkpoint beyond the watermark is no such place but one
+        // that must be reached.
+        let marked = mark.map(|mark| Tail {
+            id: mark.next.0.checked_sub(1).map(|index| LogId { term: mark.term, index: LogIndex(index) }),
+            next: mark.next,
+            end: mark.position,
+            chain: mark.chain,
+            log_time_ms: 0,
+        });
+        let checkpoint = self.checkpoint.map(|meta| meta.tail());
+        let known = match (marked, checkpoint) {
+            (Some(marked), Some(checkpoint)) => Some(if checkpoint.end <= marked.end { checkpoint } else { marked }),
+            _ => None,
+        };
+        let is_here = |known: &Tail| known.end > last.start && known.end.0 <= last.start.0 + size;
+        let mut begin = header.tail();
+        for known in [Some(first), known].into_iter().flatten().filter(is_here) {
+            if known.end > begin.end {
+                begin = known;
+            }
+        }
+        if let Ok(Some(bytes)) = read_file(self.disk, &last.file.index_path(), 64 << 20) {
+            *last.file.sparse() = Sparse::decode(&bytes, last.start, begin.end);
+        }
+        // Up to where everything must be whole.
+        let mut sure = Sure { position: begin.end, next: begin.next, chain: begin.chain };
+        let slot = mark.map(|mark| Sure { position: mark.position, next: mark.next, chain: mark.chain });
+        let checkpoint = self.checkpoint.map(|meta| Sure { position: meta.end, next: meta.last.index.next(), chain: meta.chain });
+        for other in [slot, checkpoint].into_iter().flatten() {
+            if other.position > sure.position && other.position.0 > last.start.0 {
+                sure = other;
+            }
+        }
+        let (mut tail, reason) = self.frames(&last, begin, sure)?;
+        if tail.end.0.max(last.start.0) < sure.position.0 {
+            return Err(StoreError::Corrupt {
+                file: last.file.path.clone(),
+                position: LogPosition(tail.end.0.max(last.start.0 + SEGMENT_HEADER_LEN)),
+                index: tail.next,
+                reason: format!("{reason}; it was synced up to position {} (index {})", sure.position, sure.next),
+            });
+        }
+        let is_empty = tail.next == header.first_index;
+        if let (true, Some(before)) = (is_empty, before_last) {
+            // Nothing came into this segment. The next entry may be a smaller one that fits the segment before: where a
+            // frame goes is a function of the end of the frame before it, not of what this node once tried.
+            let dropped = vec![last.file.path.clone(), last.file.index_path()];
+            entries.pop();
+            let file = match entries.last_mut() {
+                Some(entry) => {
+                    let sparse = match read_file(self.disk, &entry.file.index_path(), 64 << 20) {
+                        Ok(Some(bytes)) => Sparse::decode(&bytes, entry.start, before.end),
+                        _ => Sparse::default(),
+                    };
+                    let dir = entry.file.path.parent().unwrap_or(Path::new("."));
+                    entry.file = SegmentFile::new(dir, entry.start, size, sparse);
+                    entry.sealed = None;
+                    Arc::clone(&entry.file)
+                }
+                None => last.file,
+            };
+            let open = self.open_at(&file)?;
+            // Its watermark before the manifest stops naming it as sealed.
+            let sequence = sequence + 1;
+            let mark = Watermark {
+                sequence,
+                position: before.end,
+                next: before.next,
+                term: before.term(),
+                chain: before.chain,
+                committed: committed.filter(|id| id.index < before.next),
+            };
+            let offset = size + sequence % 2 * SLOT_LEN;
+            open.file.write_all_at(offset, &mark.encode()).at("write", &file.path)?;
+            open.file.sync_data().at("sync", &file.path)?;
+            return Ok(Found { entries, open: Some(open), tail: before, sequence, committed, is_changed: true, dropped });
+        }
+        if is_empty {
+            // The log starts in this segment; its state is that of the origin, not of the header (they agree).
+            tail = Tail { end: first.end.max(last.start), ..tail };
+        }
+        let open = self.open_at(&last.file)?;
+        self.rewrite(&open, sure.position, &tail)?;
+        Ok(Found { entries, open: Some(open), tail, sequence, committed, is_changed: false, dropped: Vec::new() })
+    }
+
+    fn open_at(&self, segment: &Arc<SegmentFile>) -> Result<Open, StoreError> {
+        let file = segment.open(self.disk)?;
+        let size = self.identity.segment_size;
+        if file.len().at("stat", &segment.path)? < file_len(size) {
+            file.allocate(file_len(size)).at("allocate", &segment.path)?;
+        }
+        let stale_to = LogPosition(segment.start.0 + size);
+        Ok(Open { segment: Arc::clone(segment), file: Arc::clone(file), stale_to, is_dirty: false })
+    }
+
+    /// A sealed segment is as long as it was; its frames are checked when they are read.
+    fn check_sealed(&self, entry: &SegmentEntry, sealed: &Sealed) -> Result<(), StoreError> {
+        let file = entry.file.open(self.disk)?;
+        let len = file.len().at("stat", &entry.file.path)?;
+        if len < self.identity.segment_size {
+            return Err(StoreError::Corrupt {
+                file: entry.file.path.clone(),
+                position: LogPosition(entry.start.0 + len),
+                index: entry.first_index,
+                reason: format!("it has {len} bytes; it was sealed at position {}", sealed.tail.end),
+            });
+        }
+        if len > self.identity.segment_size {
+            // A crash came before its watermark slots were cut off; the manifest says what they said.
+            file.set_len(self.identity.segment_size).at("cut", &entry.file.path)?;
+        }
+        Ok(())
+    }
+
+    fn check_header(&self, entry: &SegmentEntry, before: Option<Tail>) -> Result<SegmentHeader, StoreError> {
+        let header = entry.file.header(self.disk)?;
+        let damaged = |reason: String| StoreError::Corrupt {
+            file: entry.file.path.clone(),
+            position: entry.start,
+            index: entry.first_index,
+            reason,
+        };
+        let Identity { cluster, group, segment_size, .. } = self.identity;
+        let expect = SegmentHeader::new(cluster, group, *segment_size, entry.start, &before.unwrap_or(header.tail()));
+        if header != expect {
+            return Err(damaged(format!("its header {header:?} is not the one that belongs there: {expect:?}")));
+        }
+        if header.first_index != entry.first_index {
+            return Err(damaged(format!("its header says that it starts at index {}", header.first_index)));
+        }
+        Ok(header)
+    }
+
+    /// A checkpoint names only what was fsynced, so a log that ends before it is damaged.
+    fn check_checkpoint(&self, tail: &Tail, position: LogPosition, file: &Path) -> Result<(), StoreError> {
+        match self.checkpoint {
+            Some(meta) if meta.last.index >= tail.next => Err(StoreError::Corrupt {
+                file: file.to_owned(),
+                position,
+                index: tail.next,
+                reason: format!("the log ends at {:?}, but it was synced up to the checkpoint at {}", tail.id, meta.last),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Follows the chain from `tail`; the state after the last frame of it, and why the next bytes are none.
+    fn frames(&self, entry: &SegmentEntry, mut tail: Tail, sure: Sure) -> Result<(Tail, String), StoreError> {
+        let size = self.identity.segment_size;
+        let limit = entry.start.0 + size;
+        let mut window = Window::new(self.disk, &entry.file, limit);
+        let reason = loop {
+            let at = LogPosition(tail.end.0.max(entry.start.0 + SEGMENT_HEADER_LEN));
+            if at.0 + HEADER_LEN as u64 > limit {
+                break "the segment is full".to_owned();
+            }
+            let frame = match window.frame(at)? {
+                Ok(frame) => frame,
+                Err(error) => break error.to_string(),
+            };
+            if let Err(reason) = tail.check(&frame, at) {
+                break reason;
+            }
+            if frame.end() > sure.position && at < sure.position {
+                break format!("the frame at {at} ends beyond the synced position {}", sure.position);
+            }
+            tail = Tail::after(&frame);
+            if tail.end == sure.position && (tail.chain, tail.next) != (sure.chain, sure.next) {
+                return Err(StoreError::Corrupt {
+                    file: entry.file.path.clone(),
+                    position: at,
+                    index: frame.id().index,
+                    reason: format!(
+                        "the chain value up to here is {:016x} at index {}, but {:016x} before index {} was synced",
+                        tail.chain, frame.id().index, sure.chain, sure.next
+                    ),
+                });
+            }
+            entry.file.sparse().add(entry.start, frame.id(), at);
+        };
+        if tail.end >= sure.position && !window.is_blank(tail.end.0.max(entry.start.0 + SEGMENT_HEADER_LEN))? {
+            tracing::warn!(
+                group = self.identity.group, position = %tail.end, index = %tail.next, reason,
+                "cutting what a crash left behind the last whole frame; none of it was synced"
+            );
+        }
+        Ok((tail, reason))
+    }
+
+    /// What is kept above the watermark was perhaps never on disk, only in the page cache: after a failed fsync Linux takes
+    /// such pages for clean. So it is written again and fsynced before it counts (log.md 5).
+    fn rewrite(&self, open: &Open, from: LogPosition, tail: &Tail) -> Result<(), StoreError> {
+        let segment = &open.segment;
+        let mut at = from.0.max(segment.start.0 + SEGMENT_HEADER_LEN);
+        if at >= tail.end.0 {
+            return Ok(());
+        }
+        tracing::info!(group = self.identity.group, bytes = tail.end.0 - at, "writing again what is kept above the synced watermark");
+        while at < tail.end.0 {
+            let len = (tail.end.0 - at).min(READ_AHEAD as u64) as usize;
+            let bytes = segment.read(self.disk, LogPosition(at), len)?;
+            open.file.write_all_at(at - segment.start.0, &bytes).at("write", &segment.path)?;
+            at += len as u64;
+        }
+        open.file.sync_data().at("sync", &segment.path)
+    }
+}
+
+/// Reads a file forwards in pieces and cuts frames out of them.
+pub(crate) struct Window<'a> {
+    disk: &'a dyn Disk,
+    segment: &'a SegmentFile,
+    /// Frames end at or before this position.
+    limit: u64,
+    at: u64,
+    bytes: bytes::Bytes,
+}
+
+impl<'a> Window<'a> {
+    pub(crate) fn new(disk: &'a dyn Disk, segment: &'a SegmentFile, limit: u64) -> Self {
+        Self { disk, segment, limit, at: 0, bytes: bytes::Bytes::new() }
+    }
+
+    /// The frame at a position; the inner error is what is wrong with its bytes, the outer one that of the disk.
+    pub(crate) fn frame(&mut self, position: LogPosition) -> Result<Result<Frame, FrameError>, StoreError> {
+        let mut want = HEADER_LEN as u64;
+        loop {
+            let bytes = self.fill(position.0, want)?;
+            match Frame::parse_first(&bytes) {
+                Err(FrameError::Short { needed, .. }) if needed > want && position.0 + needed <= self.limit => want = needed,
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    /// At least `want` bytes from `at` on, fewer only at the limit.
+    fn fill(&mut self, at: u64, want: u64) -> Result<bytes::Bytes, StoreError> {
+        let inside = at.checked_sub(self.at).filter(|skip| skip + want <= self.bytes.len() as u64);
+        if let Some(skip) = inside {
+            return Ok(self.bytes.slice(skip as usize..));
+        }
+        let len = want.max(READ_AHEAD as u64).min(self.limit.saturating_sub(at));
+        self.bytes = self.segment.read(self.disk, LogPosition(at), len as usize)?;
+        self.at = at;
+        Ok(self.bytes.clone())
+    }
+
+    /// True when the next bytes are zeros, as they are behind a clean end.
+    fn is_blank(&mut self, at: u64) -> Result<bool, StoreError> {
+        Ok(self.fill(at, HEADER_LEN as u64)?.iter().take(HEADER_LEN).all(|byte| *byte == 0))
+    }
+}
+
+const _: () = assert!(SPARSE_STEP < READ_AHEAD as u64);

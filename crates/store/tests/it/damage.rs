@@ -1,0 +1,258 @@
+//! Rule 5: a torn tail is cut, damage is not, and no stale frame comes back.
+
+use std::path::Path;
+
+use store::{CrashDisk, Disk, Flusher, LogId, LogIndex, LogPosition, NewEntry, StoreError};
+
+use super::harness::{
+    Machine, append, content, draft, drafts, entries, frame_at, frames_as_entries, ids, meta, next_index, place_of,
+    segment_file, try_open,
+};
+
+fn refuses(disk: &CrashDisk) -> StoreError {
+    match try_open(disk, &Flusher::manual()) {
+        Err(error) => error,
+        Ok(log) => panic!("opened, with {:?}", log.state()),
+    }
+}
+
+/// Flips a bit within the frame of an entry and starts again.
+fn flip(machine: &Machine, index: u64) -> (CrashDisk, LogPosition, String) {
+    let position = frame_at(&machine.log, index).position();
+    let (file, offset) = place_of(position);
+    let disk = machine.disk.fork();
+    disk.flip(Path::new(&file), offset + 70).unwrap();
+    disk.crash(0);
+    (disk, position, file)
+}
+
+#[test]
+fn rule_5_damage_below_the_watermark_is_an_error_that_names_it_and_cuts_nothing() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[100; 10]);
+    machine.flusher.turn_idle();
+    for index in 0..10 {
+        let (disk, position, file) = flip(&machine, index);
+        let before = content(&disk, &file);
+        match refuses(&disk) {
+            StoreError::Corrupt { file: named, position: at, index: which, .. } => {
+                assert_eq!((named.to_str().unwrap(), at, which), (file.as_str(), position, LogIndex(index)));
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(content(&disk, &file), before, "nothing was cut");
+    }
+}
+
+#[test]
+fn rule_5_the_last_acknowledged_batch_is_below_the_watermark_once_the_next_is_durable() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[100]);
+    machine.append_lens(1, &[100]);
+    machine.append_lens(1, &[100]);
+    // No idle time: the watermark of the second round went out with the third.
+    for index in 0..2 {
+        let (disk, ..) = flip(&machine, index);
+        assert!(matches!(refuses(&disk), StoreError::Corrupt { .. }));
+    }
+    // Damage to the very last batch can pass for a tear; that is the promise's limit.
+    let (disk, ..) = flip(&machine, 2);
+    assert_eq!(ids(&Machine::on(disk).log), [(1, 0), (1, 1)]);
+}
+
+#[test]
+fn rule_5_a_torn_tail_is_cut_and_what_is_whole_before_it_is_kept() {
+    let mut kept = std::collections::BTreeSet::new();
+    for luck in 0..60 {
+        let machine = Machine::new();
+        machine.append_lens(1, &[100; 3]);
+        append(&machine.log, drafts(&machine.log, 1, &[1000; 4]));
+        // The frames are written, then the power goes before their sync.
+        machine.disk.power_off_at_sync(machine.disk.syncs() + 1);
+        machine.flusher.turn();
+        let machine = machine.crash(luck);
+        let count = next_index(&machine.log);
+        assert!((3..=7).contains(&count));
+        kept.insert(count);
+        machine.log.check().unwrap();
+        // The log goes on over what was cut.
+        machine.append_lens(2, &[500; 2]);
+        let machine = machine.crash(luck);
+        assert_eq!(next_index(&machine.log), count + 2);
+    }
+    assert!(kept.len() > 2, "some tails are torn in the middle: {kept:?}");
+}
+
+#[test]
+fn rule_5_damage_to_the_watermark_itself_costs_no_data() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[100; 4]);
+    machine.append_lens(1, &[100; 4]);
+    let disk = machine.disk.fork();
+    for slot in [0, 4096] {
+        disk.flip(Path::new(&segment_file(0)), 16384 + slot + 16).unwrap();
+    }
+    disk.crash(0);
+    assert_eq!(ids(&Machine::on(disk).log).len(), 8);
+}
+
+#[test]
+fn rule_5_a_checkpoint_is_a_watermark_too() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[100; 4]);
+    machine.log.save_committed(Some(LogId::new(1, 3)));
+    let last = frame_at(&machine.log, 3);
+    machine.log.save_tables(store::TablesKind::Checkpoint, &meta(&last), b"t").unwrap();
+    // No watermark says so, but the tables name entry 3: it was fsynced.
+    let (disk, position, _) = flip(&machine, 3);
+    for slot in [0, 4096] {
+        disk.flip(Path::new(&segment_file(0)), 16384 + slot + 16).unwrap();
+    }
+    let error = refuses(&disk);
+    assert!(matches!(error, StoreError::Corrupt { position: at, .. } if at == position), "{error}");
+    // A log that ends before its checkpoint is damaged, never taken for shorter.
+    let disk = CrashDisk::new(1);
+    let machine = Machine::on(disk);
+    machine.append_lens(1, &[100; 10]);
+    let real = frame_at(&machine.log, 9);
+    machine.log.save_tables(store::TablesKind::Checkpoint, &meta(&real), b"t").unwrap();
+    let bytes = content(&machine.disk, "/data/g/tables/checkpoint-9");
+    let other = Machine::new();
+    other.append_lens(1, &[100; 4]);
+    other.flusher.turn_idle();
+    store::replace_file(&other.disk, Path::new("/data/g/tables/checkpoint-9"), &[&bytes]).unwrap();
+    other.disk.crash(0);
+    assert!(matches!(refuses(&other.disk), StoreError::Corrupt { index: LogIndex(4), .. }));
+}
+
+#[test]
+fn rule_5_a_truncated_frame_never_comes_back() {
+    // The case of log.md 5 (2): a follower holds uncommitted (5,100) (5,101); a leader of term 6 has (4,100) of the same
+    // length there.
+    let others = |term: u64| {
+        let machine = Machine::new();
+        machine.append_lens(3, &[100; 100]);
+        machine.append_lens(term, &[100, 100]);
+        machine
+    };
+    let (fourth, fifth) = (others(4), others(5));
+    for luck in 0..20 {
+        let machine = Machine::new();
+        machine.append(frames_as_entries(&entries(&fifth.log)));
+        machine.flusher.turn_idle();
+        assert_eq!(ids(&machine.log)[100..], [(5, 100), (5, 101)]);
+        machine.log.truncate_after(Some(LogId::new(3, 99))).unwrap();
+        machine.append(vec![NewEntry::Frame(frame_at(&fourth.log, 100))]);
+        // (5,101) is still behind it, whole, with index + 1 and a higher term.
+        let stale = frame_at(&fifth.log, 101);
+        let (file, offset) = place_of(stale.position());
+        let bytes = content(&machine.disk, &file);
+        assert_eq!(bytes[offset as usize..][..stale.bytes().len()], stale.bytes()[..]);
+        let machine = machine.crash(luck);
+        assert_eq!(ids(&machine.log)[100..], [(4, 100)], "the log (4,100) (5,101) existed on no leader");
+        let machine = machine.restart();
+        assert_eq!(ids(&machine.log)[100..], [(4, 100)]);
+    }
+}
+
+#[test]
+fn rule_5_the_watermark_is_lowered_before_anything_is_overwritten() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[100; 10]);
+    machine.flusher.turn_idle();
+    machine.log.truncate_after(Some(LogId::new(1, 4))).unwrap();
+    append(&machine.log, vec![draft(2, 5, 100)]);
+    // The first sync is that of the lowered watermark, the second that of the new frame: torn, it is no damage.
+    machine.disk.power_off_at_sync(machine.disk.syncs() + 2);
+    machine.flusher.turn();
+    assert!(machine.disk.is_off());
+    for luck in 0..30 {
+        let disk = machine.disk.fork();
+        disk.crash(luck);
+        let found = ids(&Machine::on(disk).log);
+        assert!(found.len() >= 5 && found[..5] == [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4)], "{found:?}");
+    }
+}
+
+#[test]
+fn rule_5_segments_after_a_truncation_are_gone_before_the_next_append() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[7000; 4]);
+    machine.log.truncate_after(Some(LogId::new(1, 0))).unwrap();
+    let ack = append(&machine.log, vec![draft(2, 1, 100)]);
+    machine.flusher.turn();
+    ack.ok();
+    machine.disk.crash(0);
+    let names = machine.disk.list(Path::new("/data/g/log")).unwrap();
+    let segments: Vec<_> = names.iter().filter(|name| name.len() == 20).collect();
+    assert_eq!(segments, ["00000000000000000000"]);
+    assert_eq!(ids(&Machine::on(machine.disk).log), [(1, 0), (2, 1)]);
+}
+
+#[test]
+fn rule_5_what_is_kept_above_the_watermark_is_written_again() {
+    // The sync fails; the page cache still shows the frames, and a later sync would succeed without writing them.
+    let machine = Machine::new();
+    machine.append_lens(1, &[100; 3]);
+    machine.flusher.turn_idle();
+    let ack = append(&machine.log, drafts(&machine.log, 1, &[2000, 2000]));
+    machine.disk.inject(store::Fault { op: store::FaultOp::Sync, path: "/log/".into(), after: 0, errno: 5, for_good: false });
+    machine.flusher.turn();
+    assert_eq!(ack.get(), Some(false));
+    let machine = machine.restart();
+    assert_eq!(next_index(&machine.log), 5, "read back from the page cache");
+    for luck in 0..8 {
+        let disk = machine.disk.fork();
+        disk.crash(luck * 4);
+        assert_eq!(next_index(&Machine::on(disk).log), 5, "what recovery reported must be durable");
+    }
+}
+
+#[test]
+fn damage_in_a_sealed_segment_is_found_by_whoever_reads_it() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[3000; 20]);
+    let (disk, position, file) = flip(&machine, 3);
+    let machine = Machine::on(disk);
+    let corrupt = |error: StoreError| match error {
+        StoreError::Corrupt { file: named, position: at, index, .. } => {
+            assert_eq!((named.to_str().unwrap(), at, index), (file.as_str(), position, LogIndex(3)));
+        }
+        other => panic!("{other}"),
+    };
+    corrupt(machine.log.read(LogIndex(3), LogIndex(4), 1).unwrap_err());
+    assert_eq!(frame_at(&machine.log, 9).id(), LogId::new(1, 9), "others are not harmed");
+    let mut reader = machine.log.frames_from(LogPosition(0));
+    for _ in 0..3 {
+        reader.next_item().unwrap().unwrap();
+    }
+    corrupt(reader.next_item().unwrap_err());
+}
+
+#[test]
+fn a_damaged_manifest_or_header_is_refused() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[3000; 8]);
+    machine.flusher.turn_idle();
+    let open = machine.log.segments().last().unwrap().start;
+    for (file, offset) in [("/data/g/manifest".to_owned(), 30), (segment_file(open.0), 60)] {
+        let disk = machine.disk.fork();
+        disk.flip(Path::new(&file), offset).unwrap();
+        disk.crash(0);
+        assert!(matches!(refuses(&disk), StoreError::Corrupt { file: named, .. } if named == Path::new(&file)));
+    }
+}
+
+#[test]
+fn an_old_manifest_is_noticed() {
+    // A manifest that does not know the newest segments: what was synced there would be lost without a word.
+    let machine = Machine::new();
+    machine.append_lens(1, &[100]);
+    let old = content(&machine.disk, "/data/g/manifest");
+    machine.append_lens(1, &[7000; 3]);
+    machine.flusher.turn_idle();
+    store::replace_file(&machine.disk, Path::new("/data/g/manifest"), &[&old]).unwrap();
+    machine.disk.crash(0);
+    let error = refuses(&machine.disk);
+    assert!(error.to_string().contains("not the newest manifest"), "{error}");
+}

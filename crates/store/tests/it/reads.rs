@@ -1,0 +1,260 @@
+//! Reads from memory, from files, from maps; the sparse index (19); copies above the commit index (18).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use store::{CrashDisk, Disk, Flusher, Log, LogId, LogIndex, LogItem, LogPosition, Options, OsDisk, StoreError};
+
+use super::harness::{DIR, Dice, Machine, append, content, draft, drafts, entries, frame_at, ids, identity, next_index, options, segment_file};
+
+fn indexes(machine: &Machine) -> Vec<String> {
+    let names = machine.disk.list(Path::new("/data/g/log")).unwrap();
+    names.into_iter().filter(|name| name.ends_with(".index")).collect()
+}
+
+/// A log of large segments, so that its sparse index has more than one entry.
+fn large(disk: &CrashDisk, flusher: &Flusher) -> Log {
+    let identity = store::Identity { segment_size: 1 << 20, ..identity() };
+    Log::open_with(Arc::new(disk.clone()), Path::new("/large"), &identity, flusher, options()).unwrap()
+}
+
+fn fill(log: &Log, flusher: &Flusher, seed: u64) -> Vec<LogPosition> {
+    let mut dice = Dice(seed);
+    while log.segments().len() < 3 {
+        let lens: Vec<usize> = (0..50).map(|_| dice.roll(6000) as usize).collect();
+        append(log, drafts(log, 1, &lens));
+        flusher.turn();
+    }
+    entries(log).iter().map(store::Frame::position).collect()
+}
+
+#[test]
+fn rule_19_an_entry_is_found_whatever_became_of_the_sparse_index() {
+    let disk = CrashDisk::new(1);
+    let flusher = Flusher::manual();
+    let positions = fill(&large(&disk, &flusher), &flusher, 1);
+    let path = Path::new("/large/log/00000000000000000000.index");
+    let good = content(&disk, path.to_str().unwrap());
+    assert!(good.len() > 10 * 24, "one entry for each 64 KiB");
+    let check = |what: &str| {
+        let log = large(&disk, &flusher);
+        for (index, position) in positions.iter().enumerate().step_by(7) {
+            assert_eq!(log.position_of(LogIndex(index as u64)).unwrap(), *position, "{what}");
+        }
+        flusher.turn();
+        assert_eq!(content(&disk, path.to_str().unwrap()), good, "{what}: built again");
+    };
+    check("whole");
+    disk.remove(path).unwrap();
+    check("missing");
+    disk.create(path).unwrap();
+    check("empty");
+    for at in [3, 30, 100, 200] {
+        disk.flip(path, at).unwrap();
+        let log = large(&disk, &flusher);
+        for (index, position) in positions.iter().enumerate() {
+            assert_eq!(log.position_of(LogIndex(index as u64)).unwrap(), *position, "flipped at {at}");
+        }
+        drop(log);
+        store::replace_file(&disk, path, &[&good]).unwrap();
+    }
+    let file = disk.open(path).unwrap();
+    file.write_all_at(0, &vec![0xff; good.len()]).unwrap();
+    check("garbage");
+    disk.open(path).unwrap().set_len(good.len() as u64 - 5).unwrap();
+    let log = large(&disk, &flusher);
+    assert_eq!(log.position_of(LogIndex(5)).unwrap(), positions[5]);
+}
+
+#[test]
+fn a_start_behind_a_checkpoint_still_finds_earlier_entries() {
+    let disk = CrashDisk::new(1);
+    let flusher = Flusher::manual();
+    let log = large(&disk, &flusher);
+    append(&log, drafts(&log, 1, &[3000; 200]));
+    flusher.turn();
+    let positions: Vec<_> = entries(&log).iter().map(store::Frame::position).collect();
+    log.save_committed(Some(LogId::new(1, 199)));
+    log.save_tables(store::TablesKind::Checkpoint, &super::harness::meta(&frame_at(&log, 150)), b"t").unwrap();
+    flusher.turn();
+    drop(log);
+    for luck in 0..8 {
+        let disk = disk.fork();
+        disk.crash(luck);
+        let log = large(&disk, &flusher);
+        for (index, position) in positions.iter().enumerate() {
+            assert_eq!(log.position_of(LogIndex(index as u64)).unwrap(), *position);
+        }
+    }
+}
+
+#[test]
+fn the_index_of_a_segment_follows_its_truncation() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[3000; 12]);
+    assert_eq!(indexes(&machine).len(), 2);
+    machine.log.truncate_after(Some(LogId::new(1, 4))).unwrap();
+    machine.append_lens(2, &[500; 3]);
+    assert_eq!(indexes(&machine), ["00000000000000000000.index"]);
+    machine.append_lens(2, &[3000; 12]);
+    let expect = ids(&machine.log);
+    let machine = machine.crash(3);
+    assert_eq!(ids(&machine.log), expect);
+    for index in (0..expect.len() as u64).rev() {
+        assert_eq!(frame_at(&machine.log, index).id(), LogId::new(expect[index as usize].0, index));
+    }
+}
+
+#[test]
+fn a_reader_walks_everything_and_goes_on_when_there_is_more() {
+    for recent in [0, 20_000, usize::MAX] {
+        let disk = CrashDisk::new(1);
+        let flusher = Flusher::manual();
+        let options = Options { recent_bytes_max: recent, ..options() };
+        let log = Log::open_with(Arc::new(disk), Path::new(DIR), &identity(), &flusher, options).unwrap();
+        let mut reader = log.frames_from(LogPosition(0));
+        let mut seen = Vec::new();
+        let mut dice = Dice(recent as u64);
+        for _ in 0..40 {
+            let lens: Vec<usize> = (0..dice.roll(5)).map(|_| dice.roll(5000) as usize).collect();
+            append(&log, drafts(&log, 1, &lens));
+            if dice.roll(3) == 0 {
+                flusher.turn();
+            }
+            if dice.roll(3) > 0 {
+                while let Some(item) = reader.next_item().unwrap() {
+                    let LogItem::Frame(frame) = item else { panic!("{item:?}") };
+                    seen.push(frame.bytes().clone());
+                }
+                assert_eq!(seen, entries(&log).iter().map(|frame| frame.bytes().clone()).collect::<Vec<_>>());
+                assert_eq!(reader.position(), log.state().end);
+            }
+        }
+        // From the middle: a frame, its end, or the start of a segment.
+        let all = entries(&log);
+        for frame in &all {
+            let mut reader = log.frames_from(frame.position());
+            assert!(matches!(reader.next_item().unwrap(), Some(LogItem::Frame(found)) if found.id() == frame.id()));
+        }
+        for segment in log.segments() {
+            let mut reader = log.frames_from(segment.start);
+            assert!(matches!(reader.next_item().unwrap(), Some(LogItem::Frame(found)) if found.id().index == segment.first_index));
+        }
+    }
+}
+
+#[test]
+fn bytes_by_position_from_memory_files_and_both() {
+    let disk = CrashDisk::new(1);
+    let flusher = Flusher::manual();
+    let log = Log::open_with(Arc::new(disk), Path::new(DIR), &identity(), &flusher, options()).unwrap();
+    append(&log, drafts(&log, 1, &[1000; 5]));
+    flusher.turn();
+    append(&log, drafts(&log, 1, &[1000; 3]));
+    let frames = entries(&log);
+    let whole: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).collect();
+    let start = frames[0].position().0;
+    for (at, len) in [(0, 64), (100, 1000), (3000, 4000), (whole.len() - 10, 10), (0, whole.len()), (5400, 2)] {
+        let bytes = log.read_bytes(LogPosition(start + at as u64), len).unwrap();
+        assert_eq!(bytes, whole[at..at + len], "{at} {len}");
+    }
+    let end = log.state().end;
+    assert!(matches!(log.read_bytes(end, 1), Err(StoreError::OutOfRange { .. })));
+    assert!(matches!(log.read_bytes(LogPosition(end.0 - 5), 6), Err(StoreError::OutOfRange { .. })));
+    assert!(matches!(log.read_bytes(LogPosition(1 << 50), 6), Err(StoreError::OutOfRange { .. })));
+    assert!(log.read_bytes_resident(frames[7].position(), 64).unwrap().is_ok());
+    assert!(log.read_bytes_resident(frames[0].position(), 64).is_none(), "this disk has no map: go to a thread that may block");
+}
+
+#[test]
+fn rule_9_committed_bytes_come_from_the_map_and_stay_when_the_segment_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let flusher = Flusher::start(1);
+    let log = Log::open_with(Arc::new(OsDisk), dir.path(), &identity(), &flusher, options()).unwrap();
+    append(&log, drafts(&log, 1, &[3000; 12]));
+    log.sync_all().unwrap();
+    let frames = entries(&log);
+    let check = |index: usize, expect: bool| {
+        let frame = &frames[index];
+        let resident = log.read_bytes_resident(frame.position(), frame.bytes().len());
+        assert_eq!(resident.is_some(), expect, "{index}");
+        if let Some(bytes) = resident {
+            assert_eq!(bytes.unwrap(), frame.bytes());
+        }
+        assert_eq!(log.read_bytes(frame.position(), frame.bytes().len()).unwrap(), frame.bytes());
+    };
+    // Above the commit index the bytes may change under a reader: never from the map (rule 18).
+    check(2, false);
+    log.save_committed(Some(LogId::new(1, 11)));
+    // The pages were written a moment ago, so they are in memory.
+    check(2, true);
+    check(10, true);
+    let held = log.read_bytes(frames[0].position(), frames[0].bytes().len()).unwrap();
+    let sealed = log.segments()[0].sealed.unwrap();
+    let meta = store::TablesMeta { last: sealed.last.unwrap(), end: sealed.end, chain: sealed.chain, log_time_ms: sealed.log_time_ms };
+    log.save_tables(store::TablesKind::Boundary, &meta, b"t").unwrap();
+    log.set_current_snapshot(meta.last).unwrap();
+    log.purge(meta.last).unwrap();
+    log.close().unwrap();
+    drop(log);
+    flusher.stop();
+    assert_eq!(held, frames[0].bytes());
+}
+
+#[test]
+fn rule_18_a_reader_never_sees_a_mixture_while_the_tail_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let flusher = Flusher::start(2);
+    let log = Log::open_with(Arc::new(OsDisk), dir.path(), &identity(), &flusher, options()).unwrap();
+    append(&log, drafts(&log, 1, &[500; 20]));
+    log.sync_all().unwrap();
+    let writer = log.clone();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_stopped = Arc::clone(&stop);
+    let reader = std::thread::spawn(move || {
+        let mut reads = 0;
+        while !is_stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            let frames = log.read(LogIndex(8), LogIndex(40), 1 << 20).unwrap();
+            let mut before: Option<&store::Frame> = None;
+            for frame in &frames {
+                // Parsed with its checksum; and what was read together is one log.
+                assert!(before.is_none_or(|before| before.chain() == frame.prev()), "{before:?} {frame:?}");
+                before = Some(frame);
+            }
+            reads += 1;
+        }
+        reads
+    });
+    for term in 2..120 {
+        let last = frame_at(&writer, 9).id();
+        writer.truncate_after(Some(last)).unwrap();
+        append(&writer, (10..30).map(|index| draft(term, index, 300 + (term * 37 % 500) as usize)).collect());
+        if term % 3 == 0 {
+            writer.sync_all().unwrap();
+        }
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(reader.join().unwrap() > 0);
+    writer.check().unwrap();
+    writer.close().unwrap();
+    drop(writer);
+    flusher.stop();
+}
+
+#[test]
+fn rule_18_read_in_memory_never_touches_the_disk() {
+    let disk = CrashDisk::new(1);
+    let flusher = Flusher::manual();
+    let options = Options { recent_bytes_max: 5000, ..options() };
+    let log = Log::open_with(Arc::new(disk.clone()), Path::new(DIR), &identity(), &flusher, options).unwrap();
+    append(&log, drafts(&log, 1, &[1000; 10]));
+    flusher.turn();
+    disk.inject(store::Fault { op: store::FaultOp::Read, path: String::new(), after: 0, errno: 5, for_good: true });
+    assert!(log.read_in_memory(LogIndex(0), LogIndex(10), 1).is_none());
+    assert_eq!(log.read_in_memory(LogIndex(8), LogIndex(99), 1 << 20).unwrap().len(), 2);
+    assert_eq!(log.read_in_memory(LogIndex(10), LogIndex(99), 1 << 20).unwrap().len(), 0);
+    assert!(log.read(LogIndex(0), LogIndex(1), 1).is_err());
+    assert_eq!(next_index(&log), 10);
+    assert!(disk.list(Path::new(DIR)).is_ok());
+    assert_eq!(segment_file(0), "/data/g/log/00000000000000000000");
+}

@@ -1,0 +1,152 @@
+//! Rule 10: space is reserved before it is needed; a full disk refuses reservations and never fails an append.
+
+use std::io;
+
+use store::{CrashDisk, StoreError};
+
+use super::harness::{Machine, SEGMENT, append, draft, drafts, frame_at, ids, meta, next_index};
+
+const FILE: u64 = SEGMENT + 8192;
+
+/// A disk with room for `segments` segments and the small files.
+fn small_disk(segments: u64) -> CrashDisk {
+    let disk = CrashDisk::new(1);
+    disk.set_capacity(Some(segments * FILE + 12_000));
+    disk
+}
+
+#[test]
+fn rule_10_a_full_disk_refuses_reservations_and_keeps_a_spare() {
+    let machine = Machine::on(small_disk(3));
+    let mut appended = 0;
+    let refused = loop {
+        match machine.log.reserve(2100) {
+            Ok(reservation) => {
+                let ack = append(&machine.log, drafts(&machine.log, 1, &[2000]));
+                drop(reservation);
+                machine.flusher.turn();
+                ack.ok();
+                appended += 1;
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, StoreError::NoRoom { wanted: 2100 }), "{refused}");
+    assert!(machine.log.is_disk_full());
+    assert!((10..=12).contains(&appended), "two segments are filled, the third is the spare: {appended}");
+    // Blank, membership and retention entries still find room, and reads go on.
+    let ack = append(&machine.log, drafts(&machine.log, 2, &[100, 2000, 2000]));
+    machine.flusher.turn();
+    ack.ok();
+    assert_eq!(ids(&machine.log).len(), appended + 3);
+    // When even the spare is used up the append is refused whole, and nothing is poisoned.
+    let mut refused = None;
+    for _ in 0..20 {
+        let before = next_index(&machine.log);
+        match machine.log.append(drafts(&machine.log, 2, &[2000, 2000]), Box::new(|outcome| outcome.unwrap())) {
+            Ok(()) => assert!(machine.flusher.turn()),
+            Err(error) => {
+                assert_eq!(next_index(&machine.log), before);
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    assert!(matches!(refused, Some(StoreError::NoRoom { .. })), "{refused:?}");
+    machine.log.save_vote_now(store::Vote { term: store::Term(3), node: 1, committed: false }).unwrap();
+    // Room again: the log goes on by itself.
+    machine.disk.set_capacity(None);
+    machine.flusher.turn_idle();
+    assert!(!machine.log.is_disk_full());
+    let reservation = machine.log.reserve(5000).unwrap();
+    machine.append_lens(3, &[2000, 2000]);
+    drop(reservation);
+    let expect = next_index(&machine.log);
+    assert_eq!(next_index(&machine.crash(0).log), expect);
+}
+
+#[test]
+fn rule_10_purging_makes_room_again() {
+    let machine = Machine::on(small_disk(4));
+    while machine.log.reserve(3100).is_ok() {
+        machine.append_lens(1, &[3000]);
+    }
+    let last = next_index(&machine.log) - 1;
+    machine.log.save_committed(Some(frame_at(&machine.log, last).id()));
+    let sealed = machine.log.segments()[0].sealed.unwrap();
+    let boundary = frame_at(&machine.log, sealed.last.unwrap().index.0);
+    machine.log.save_tables(store::TablesKind::Boundary, &meta(&boundary), b"t").unwrap();
+    machine.log.set_current_snapshot(boundary.id()).unwrap();
+    machine.log.purge(boundary.id()).unwrap();
+    machine.flusher.turn();
+    assert!(machine.log.reserve(3100).is_ok(), "{}", machine.log.free_room());
+}
+
+#[test]
+fn reservations_add_up_and_are_given_back() {
+    let machine = Machine::new();
+    let free = machine.log.free_room();
+    assert!(free > 1000);
+    let first = machine.log.reserve(free - 100).unwrap();
+    assert_eq!(machine.log.free_room(), 100);
+    assert!(machine.log.reserve(101).is_err());
+    let second = machine.log.reserve(100).unwrap();
+    drop(first);
+    assert_eq!(machine.log.free_room(), free - 100);
+    drop(second);
+    assert_eq!(machine.log.free_room(), free);
+    assert!(machine.log.reserve(u64::MAX).is_err());
+}
+
+#[test]
+fn what_is_reserved_fits_whatever_the_lengths_of_the_frames() {
+    let mut dice = super::harness::Dice(9);
+    for _ in 0..60 {
+        let machine = Machine::on(small_disk(3));
+        loop {
+            let lens: Vec<usize> = (0..1 + dice.roll(6)).map(|_| dice.roll(3000) as usize).collect();
+            let next = next_index(&machine.log);
+            let new: Vec<_> = lens.iter().zip(next..).map(|(len, index)| draft(1, index, *len)).collect();
+            let bytes = new.iter().map(|entry| match entry {
+                store::NewEntry::Draft(draft) => (draft.buffer.len() as u64).next_multiple_of(8),
+                store::NewEntry::Frame(frame) => frame.len(),
+            });
+            let Ok(reservation) = machine.log.reserve(bytes.sum()) else { break };
+            let before = machine.log.segments().len();
+            let ack = append(&machine.log, new);
+            drop(reservation);
+            machine.flusher.turn();
+            ack.ok();
+            assert!(machine.log.segments().len() <= before + 1);
+        }
+        // The spare is still there.
+        append(&machine.log, drafts(&machine.log, 2, &[8000]));
+        machine.flusher.turn();
+        assert!(machine.log.segments().len() <= 3);
+    }
+}
+
+#[test]
+fn allocated_segments_are_used_again_after_a_restart() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[100]);
+    let before = machine.log.disk_free().unwrap();
+    let mut machine = machine;
+    for luck in 0..4 {
+        machine = machine.crash(luck);
+        assert_eq!(machine.log.disk_free().unwrap(), before);
+    }
+    machine.append_lens(1, &[7000; 3]);
+    assert_eq!(next_index(&machine.crash(7).log), 4);
+}
+
+#[test]
+fn a_disk_that_is_full_from_the_start_still_opens_what_it_holds() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[3000; 3]);
+    machine.disk.set_capacity(Some(0));
+    let machine = machine.restart();
+    assert_eq!(next_index(&machine.log), 3);
+    let full = io::Error::from(StoreError::NoRoom { wanted: 1 });
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+}

@@ -1,0 +1,28 @@
+//! The one integration binary. Each module lists its tests; runner.rs runs them one after another.
+
+mod bad_input;
+mod conf_files;
+mod failover;
+mod java_basic;
+mod java_failover;
+mod mqadmin;
+mod nameserver_mix;
+mod replicas_equal;
+mod virtual_address;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let tests = [
+        java_basic::tests(),
+        mqadmin::tests(),
+        bad_input::tests(),
+        replicas_equal::tests(),
+        failover::tests(),
+        virtual_address::tests(),
+        java_failover::tests(),
+        nameserver_mix::tests(),
+        conf_files::tests(),
+    ];
+    tests::runner::main(tests.into_iter().flatten().collect())
+}

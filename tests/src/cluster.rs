@@ -1,0 +1,468 @@
+//! Clusters of `raftmq server` processes on free loopback ports.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::process::{Process, tail};
+use crate::remoting::{self, Brokers, Connection};
+use crate::runner::Scratch;
+use crate::{paths, ports, runner, wait};
+
+/// Longer than any election, restart or registration that is not broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// One question to one node.
+const QUESTION: Duration = Duration::from_secs(2);
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub nodes: u64,
+    pub groups: Vec<String>,
+    /// The n-th group prefers to be led by the n-th node, in turn. Otherwise leaders stay where they are.
+    pub preferred_leaders: bool,
+    /// `None`: every node is a nameserver too. Otherwise the addresses of nameservers that run already.
+    pub nameservers: Option<Vec<String>>,
+    pub auto_create_topic: bool,
+    /// What the nodes tell clients instead of their own address, by group.
+    pub advertise: BTreeMap<String, String>,
+}
+
+impl Plan {
+    /// `nodes` nodes that are nameservers too, with `groups` groups named broker-a, broker-b …
+    pub fn new(nodes: u64, groups: u8) -> Plan {
+        let name = |n: u8| format!("broker-{}", (b'a' + n) as char);
+        Plan {
+            nodes,
+            groups: (0..groups).map(name).collect(),
+            preferred_leaders: true,
+            nameservers: None,
+            auto_create_topic: true,
+            advertise: BTreeMap::new(),
+        }
+    }
+}
+
+/// A node's addresses and files; the process when it runs.
+struct Node {
+    id: u64,
+    peer: String,
+    nameserver: Option<String>,
+    /// Group → listen address.
+    groups: BTreeMap<String, String>,
+    config: PathBuf,
+    data: PathBuf,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+/// Kills its nodes when dropped.
+pub struct Cluster {
+    plan: Plan,
+    nodes: Vec<Node>,
+    dir: PathBuf,
+}
+
+/// The configuration file of one node: the only place that knows its format (crates/cli/src/config).
+fn configuration(plan: &Plan, node: &Node, all: &[(u64, String)], nameservers: &[String]) -> String {
+    let mut text = format!("cluster = \"it\"\nnode = {}\ndata = \"{}\"\n", node.id, node.data.display());
+    let _ = writeln!(text, "nameservers = {nameservers:?}\n\n[peers]");
+    for (id, peer) in all {
+        let _ = writeln!(text, "{id} = {peer:?}");
+    }
+    if let Some(listen) = &node.nameserver {
+        let _ = write!(text, "\n[nameserver]\nlisten = {listen:?}\n");
+    }
+    let _ = write!(text, "\n[broker]\nauto_create_topic = {}\n", plan.auto_create_topic);
+    for (n, name) in (0..).zip(&plan.groups) {
+        let _ = write!(text, "\n[[group]]\nname = {name:?}\nlisten = {:?}\n", node.groups[name]);
+        if let Some(address) = plan.advertise.get(name) {
+            let _ = writeln!(text, "advertise = {address:?}");
+        }
+        if plan.preferred_leaders {
+            let _ = writeln!(text, "preferred_leader = {}", n % plan.nodes + 1);
+        }
+        // the smallest segment: it is allocated whole
+        let _ = writeln!(text, "segment_size = {}", 16 << 20);
+    }
+    text
+}
+
+impl Cluster {
+    /// Writes the configuration, starts every node and waits until every group can be used.
+    pub fn start(scratch: &Scratch, plan: Plan) -> Result<Cluster> {
+        let mut cluster = Cluster::prepare(scratch.dir(), plan)?;
+        for node in 1..=cluster.plan.nodes {
+            cluster.start_node(node)?;
+        }
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// Writes the configuration and starts nothing.
+    pub fn prepare(dir: &Path, plan: Plan) -> Result<Cluster> {
+        let mut nodes = Vec::new();
+        for id in 1..=plan.nodes {
+            let address = || Ok::<_, anyhow::Error>(format!("127.0.0.1:{}", ports::free()?));
+            let groups = plan.groups.iter().map(|name| Ok((name.clone(), address()?)));
+            nodes.push(Node {
+                id,
+                peer: address()?,
+                nameserver: if plan.nameservers.is_none() { Some(address()?) } else { None },
+                groups: groups.collect::<Result<_>>()?,
+                config: dir.join(format!("node-{id}.toml")),
+                data: dir.join(format!("node-{id}.data")),
+                log: dir.join(format!("node-{id}.log")),
+                process: None,
+            });
+        }
+        let peers: Vec<(u64, String)> = nodes.iter().map(|node| (node.id, node.peer.clone())).collect();
+        let cluster = Cluster { plan, nodes, dir: dir.to_owned() };
+        let nameservers = cluster.nameserver_list();
+        for node in &cluster.nodes {
+            std::fs::write(&node.config, configuration(&cluster.plan, node, &peers, &nameservers))?;
+        }
+        Ok(cluster)
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn nameserver_list(&self) -> Vec<String> {
+        let own = || self.nodes.iter().filter_map(|node| node.nameserver.clone()).collect();
+        self.plan.nameservers.clone().unwrap_or_else(own)
+    }
+
+    /// As clients want it: `a:1;b:2`.
+    pub fn namesrv(&self) -> String {
+        self.nameserver_list().join(";")
+    }
+
+    fn node(&self, id: u64) -> &Node {
+        &self.nodes[id as usize - 1]
+    }
+
+    fn node_mut(&mut self, id: u64) -> &mut Node {
+        &mut self.nodes[id as usize - 1]
+    }
+
+    /// Where a node serves a group's clients.
+    pub fn address(&self, node: u64, group: &str) -> &str {
+        &self.node(node).groups[group]
+    }
+
+    /// The directory of a node's replica of a group.
+    pub fn group_dir(&self, node: u64, group: &str) -> PathBuf {
+        self.node(node).data.join(group)
+    }
+
+    pub fn is_running(&self, node: u64) -> bool {
+        self.node(node).process.is_some()
+    }
+
+    /// The nodes that run.
+    pub fn running(&self) -> Vec<u64> {
+        (1..=self.plan.nodes).filter(|&node| self.is_running(node)).collect()
+    }
+
+    /// Starts a node that does not run; its listeners may open a moment later.
+    pub fn start_node(&mut self, id: u64) -> Result<()> {
+        let binary = paths::raftmq()?;
+        let dir = self.dir.clone();
+        let node = self.node_mut(id);
+        ensure!(node.process.is_none(), "node {id} runs");
+        let mut command = Command::new(binary);
+        command.arg("server").arg("--config").arg(&node.config).current_dir(dir);
+        node.process = Some(Process::start(&format!("node {id}"), &mut command, &node.log)?);
+        Ok(())
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, id: u64) -> Result<()> {
+        let process = self.node_mut(id).process.take();
+        process.with_context(|| format!("node {id} does not run"))?.kill()
+    }
+
+    /// kill -9 of all running nodes, so close together that no election is won in between.
+    pub fn kill_all(&mut self) -> Result<()> {
+        for id in self.running() {
+            self.signal(id, Signal::KILL)?;
+        }
+        self.running().into_iter().try_for_each(|id| self.kill(id))
+    }
+
+    /// SIGSTOP, SIGCONT, SIGTERM …
+    pub fn signal(&mut self, id: u64, signal: Signal) -> Result<()> {
+        let process = self.node_mut(id).process.as_mut();
+        process.with_context(|| format!("node {id} does not run"))?.signal(signal)
+    }
+
+    /// SIGTERM, and waits for the end. A planned stop goes on forwarding for clients that still use the node, so this
+    /// can take a minute.
+    pub fn stop(&mut self, id: u64) -> Result<()> {
+        self.signal(id, Signal::TERM)?;
+        let mut process = self.node_mut(id).process.take().context("it got a signal just now")?;
+        let status = process.wait(Duration::from_secs(90))?;
+        ensure!(status.success(), "node {id} ended with {status}");
+        Ok(())
+    }
+
+    /// An error when a node that should run has ended.
+    pub fn check_alive(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process
+                && let Some(status) = process.exited()?
+            {
+                node.process = None;
+                bail!("node {} ended by itself, {status}:\n{}", node.id, tail(&node.log, 15));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the nameservers say that can be asked; an error when they differ or none answers. Nameservers do not talk
+    /// to each other, so one that has just started may know less for a moment.
+    pub fn brokers(&self) -> Result<Brokers> {
+        let mut known: Option<Brokers> = None;
+        for address in self.live_nameservers() {
+            let brokers = remoting::brokers(&address)?;
+            if let Some(known) = &known {
+                ensure!(*known == brokers, "nameservers differ: {known:?} and {brokers:?}");
+            }
+            known = Some(brokers);
+        }
+        known.context("no nameserver runs")
+    }
+
+    fn live_nameservers(&self) -> Vec<String> {
+        let own = self.nodes.iter().filter(|node| node.process.is_some());
+        let own = || own.filter_map(|node| node.nameserver.clone()).collect();
+        self.plan.nameservers.clone().unwrap_or_else(own)
+    }
+
+    /// Waits until every group has a leader, the preferred one if there are such, and every running node is registered.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        if !self.plan.preferred_leaders {
+            return self.wait_members("every group has a leader", |_| true);
+        }
+        let preferred = |n: u64| n % self.plan.nodes + 1;
+        let wanted: BTreeMap<String, u64> =
+            (0..).zip(&self.plan.groups).map(|(n, group)| (group.clone(), preferred(n))).collect();
+        self.wait_members("every group has its preferred leader", |leaders| *leaders == wanted)
+    }
+
+    /// Waits until every group has a leader, whoever it is, and every running node is registered and has the whole
+    /// log.
+    pub fn wait_whole(&mut self) -> Result<()> {
+        self.wait_members("every group has a leader", |_| true)?;
+        for group in self.plan.groups.clone() {
+            let end = self.log_end(self.leader(&group)?, &group)?;
+            for id in self.running() {
+                wait::until_true(&format!("node {id} has {group} up to {end}"), PATIENCE, || {
+                    Ok(self.log_end(id, &group)? >= end)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_members(&mut self, what: &str, good: impl Fn(&BTreeMap<String, u64>) -> bool) -> Result<()> {
+        wait::until_true(what, PATIENCE, || {
+            self.check_alive()?;
+            let brokers = self.brokers()?;
+            let count = self.running().len();
+            for group in &self.plan.groups {
+                let members = brokers.get(group).with_context(|| format!("{group} is not registered"))?;
+                let virtual_address = self.plan.advertise.contains_key(group);
+                ensure!(virtual_address || members.len() == count, "{group} is {members:?}");
+            }
+            let leaders = self.plan.groups.iter().map(|group| Ok((group.clone(), self.leader(group)?)));
+            let leaders = leaders.collect::<Result<BTreeMap<String, u64>>>()?;
+            ensure!(leaders.values().all(|&id| self.is_running(id)), "led by the dead: {leaders:?}");
+            ensure!(good(&leaders), "leaders: {leaders:?}");
+            Ok(true)
+        })
+        .with_context(|| self.ended())
+    }
+
+    fn ended(&self) -> String {
+        let running = self.running();
+        format!("nodes that run: {running:?}; logs in {}", self.dir.display())
+    }
+
+    /// The node that leads a group: the owner of brokerId 0's address, or, where that address moves, what
+    /// `raftmq admin group status` says.
+    pub fn leader(&self, group: &str) -> Result<u64> {
+        if self.plan.advertise.contains_key(group) {
+            return self.leader_by_admin(group);
+        }
+        let brokers = self.brokers()?;
+        let address = brokers.get(group).and_then(|members| members.get(&0));
+        let address = address.with_context(|| format!("{group} has no brokerId 0: {brokers:?}"))?;
+        let node = self.nodes.iter().find(|node| node.groups.get(group) == Some(address));
+        Ok(node.with_context(|| format!("nobody is {address}"))?.id)
+    }
+
+    /// `raftmq admin group status --json` names the leader of each group; the only place that knows its form.
+    fn leader_by_admin(&self, group: &str) -> Result<u64> {
+        let namesrv = self.namesrv();
+        let mut command = Command::new(paths::raftmq()?);
+        command.args(["admin", "group", "status", "--group", group, "--json", "--namesrv", &namesrv]);
+        let output = command.output()?;
+        let status: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+        let of_group =
+            status.as_array().and_then(|all| all.iter().find(|g| g["group"] == group)).unwrap_or(&status);
+        of_group["leader"].as_u64().with_context(|| format!("no leader in {status}"))
+    }
+
+    /// The end of a node's own log (code 28 is never forwarded).
+    fn log_end(&self, node: u64, group: &str) -> Result<i64> {
+        let runtime = Connection::open(self.address(node, group), QUESTION)?.runtime()?;
+        Ok(runtime.get("commitLogMaxOffset").context("no commitLogMaxOffset")?.parse()?)
+    }
+
+    /// Creates a topic in every group and waits until every nameserver routes to all of them.
+    pub fn create_topic(&self, topic: &str, queues: u32) -> Result<()> {
+        create_topic(&self.live_nameservers(), &self.plan.groups, topic, queues)
+    }
+}
+
+fn create_topic(nameservers: &[String], groups: &[String], topic: &str, queues: u32) -> Result<()> {
+    let namesrv = nameservers.first().context("no nameserver")?;
+    let brokers = remoting::brokers(namesrv)?;
+    for group in groups {
+        let address = brokers.get(group).and_then(|members| members.get(&0));
+        let address = address.with_context(|| format!("{group} has no brokerId 0: {brokers:?}"))?;
+        remoting::create_topic(address, topic, queues)?;
+    }
+    wait::until_true(&format!("{topic} is routed to {groups:?}"), PATIENCE, || {
+        for namesrv in nameservers {
+            let route = remoting::route(namesrv, topic)?;
+            let missing =
+                groups.iter().find(|group| !route.get(*group).is_some_and(|ids| ids.contains_key(&0)));
+            if let Some(missing) = missing {
+                bail!("{namesrv} does not route to {missing}: {route:?}");
+            }
+        }
+        Ok(true)
+    })
+}
+
+/// `RAFTMQ_TEST_NAMESRV`.
+pub fn external() -> Option<String> {
+    std::env::var("RAFTMQ_TEST_NAMESRV").ok().filter(|address| !address.is_empty())
+}
+
+/// A running cluster for tests that break nothing: `RAFTMQ_TEST_NAMESRV`, or one of three nodes and three groups that
+/// all such tests of a run share.
+pub struct Running {
+    namesrv: String,
+    nameservers: Vec<String>,
+    groups: Vec<String>,
+    own: bool,
+}
+
+static SHARED: Mutex<Option<Cluster>> = Mutex::new(None);
+
+fn shared() -> MutexGuard<'static, Option<Cluster>> {
+    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Running {
+    pub fn get() -> Result<Running> {
+        if let Some(namesrv) = external() {
+            let nameservers: Vec<String> = namesrv.split(';').map(str::to_owned).collect();
+            let groups = remoting::brokers(&nameservers[0])?.into_keys().collect();
+            return Ok(Running { namesrv, nameservers, groups, own: false });
+        }
+        let mut shared = shared();
+        if shared.is_none() {
+            *shared = Some(Cluster::start(&Scratch::create("shared")?, Plan::new(3, 3))?);
+        }
+        let cluster = shared.as_ref().context("started above")?;
+        let groups = cluster.plan.groups.clone();
+        Ok(Running { namesrv: cluster.namesrv(), nameservers: cluster.nameserver_list(), groups, own: true })
+    }
+
+    pub fn namesrv(&self) -> &str {
+        &self.namesrv
+    }
+
+    /// One nameserver.
+    pub fn nameserver(&self) -> &str {
+        &self.nameservers[0]
+    }
+
+    pub fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
+    /// Whether it is RaftMQ; otherwise it is whatever `RAFTMQ_TEST_NAMESRV` names.
+    pub fn is_raftmq(&self) -> bool {
+        self.own
+    }
+
+    /// The address of a group's brokerId 0.
+    pub fn master(&self, group: &str) -> Result<String> {
+        let brokers = remoting::brokers(self.nameserver())?;
+        let master = brokers.get(group).and_then(|members| members.get(&0)).cloned();
+        master.with_context(|| format!("{group} has no brokerId 0: {brokers:?}"))
+    }
+
+    /// Creates a topic in every group; returns its total number of queues.
+    pub fn create_topic(&self, topic: &str, queues: u32) -> Result<usize> {
+        create_topic(&self.nameservers, &self.groups, topic, queues)?;
+        Ok(self.groups.len() * queues as usize)
+    }
+}
+
+/// After each test: a node of the shared cluster that has ended fails the test, and the next one gets a new cluster.
+pub(crate) fn check_shared() -> Result<()> {
+    let mut shared = shared();
+    let result = shared.as_mut().map_or(Ok(()), Cluster::check_alive);
+    if result.is_err() {
+        *shared = None;
+    }
+    result.context("the shared cluster")
+}
+
+pub(crate) fn stop_shared() {
+    *shared() = None;
+}
+
+pub(crate) fn shared_logs() -> String {
+    shared().as_ref().map_or(String::new(), |cluster| runner::logs_of(&cluster.dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_node_gets_a_file_that_names_all_peers() {
+        let dir = std::env::temp_dir().join(format!("raftmq-plan-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut plan = Plan::new(3, 3);
+        plan.advertise.insert("broker-b".to_owned(), "127.0.0.9:999".to_owned());
+        let cluster = Cluster::prepare(&dir, plan).unwrap();
+        let text = std::fs::read_to_string(dir.join("node-2.toml")).unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+        let file: toml::Table = text.parse().unwrap();
+        assert_eq!(file["node"].as_integer(), Some(2));
+        assert_eq!(file["peers"].as_table().unwrap().len(), 3);
+        assert_eq!(file["nameservers"].as_array().unwrap().len(), 3);
+        let groups = file["group"].as_array().unwrap();
+        assert_eq!(groups[0]["listen"].as_str(), Some(cluster.address(2, "broker-a")));
+        assert_eq!(groups[1]["advertise"].as_str(), Some("127.0.0.9:999"));
+        assert_eq!(groups[2]["preferred_leader"].as_integer(), Some(3));
+        assert_eq!(cluster.namesrv().split(';').count(), 3);
+    }
+}

@@ -1,0 +1,371 @@
+//! Stock Java clients: jars from Maven Central, tests/java compiled against them, and running scenarios.
+//!
+//! ```text
+//! target/java-clients/4.9.8/lib/*.jar          one directory per client version, resolved once
+//! target/java-clients/4.9.8/classes-HASH/      tests/java compiled against it, once per state of the sources
+//! target/java-clients/apache-5.3.3/lib/*.jar   nameserver and broker; mqadmin-5.3.3 beside it
+//! target/java-clients/newest                   the version that Maven Central's metadata called the newest
+//! ```
+
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
+
+use crate::history::{Delivery, Send};
+use crate::process::Process;
+use crate::runner::{Requirement, skip};
+use crate::{paths, wait};
+
+/// Used when Maven Central's list of versions cannot be read.
+const NEWEST_WHEN_UNKNOWN: &str = "5.5.0";
+
+/// The Apache servers and mqadmin that we are compared and mixed with.
+pub const APACHE: &str = "5.3.3";
+
+/// The clients that tests run with: `RAFTMQ_JAVA_VERSIONS`, or the three that clients.md rule 14 names. `newest` is
+/// resolved by [`kit`].
+pub fn versions() -> Vec<String> {
+    let chosen = std::env::var("RAFTMQ_JAVA_VERSIONS").unwrap_or_else(|_| "4.9.8,5.3.3,newest".to_owned());
+    chosen.split(',').map(|version| version.trim().to_owned()).filter(|version| !version.is_empty()).collect()
+}
+
+/// Which program of the three is not installed.
+pub(crate) fn missing() -> Option<String> {
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    let runs = |program: &str| {
+        let mut command = Command::new(program);
+        command.arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    MISSING
+        .get_or_init(|| {
+            let absent: Vec<&str> = ["java", "javac", "mvn"].into_iter().filter(|p| !runs(p)).collect();
+            (!absent.is_empty()).then(|| format!("{} not installed", absent.join(", ")))
+        })
+        .clone()
+}
+
+/// A client version, ready to run scenarios.
+#[derive(Debug, Clone)]
+pub struct Kit {
+    /// The resolved version, as 5.5.0.
+    pub version: String,
+    lib: PathBuf,
+    classes: PathBuf,
+}
+
+/// Resolves and compiles a client; `version` may be `newest`. Skips the test when Maven cannot resolve it.
+pub fn kit(version: &str) -> Result<Kit> {
+    let version = if version == "newest" { newest()? } else { version.to_owned() };
+    let lib = jars(&version, &[("rocketmq-client", &version)])?;
+    let classes = compile(&version, &lib)?;
+    Ok(Kit { version, lib, classes })
+}
+
+/// Classpath of Apache's nameserver and broker.
+pub(crate) fn apache_classpath() -> Result<String> {
+    let artifacts = ["rocketmq-namesrv", "rocketmq-broker"].map(|name| (name, APACHE));
+    Ok(format!("{}/*", jars(&format!("apache-{APACHE}"), &artifacts)?.display()))
+}
+
+/// Classpath of mqadmin, apart from the servers: their logging configuration prints to standard output.
+pub(crate) fn mqadmin_classpath() -> Result<String> {
+    Ok(format!("{}/*", jars(&format!("mqadmin-{APACHE}"), &[("rocketmq-tools", APACHE)])?.display()))
+}
+
+/// `java` with few resources: a test runs several. Logs and offset files go below `home`.
+pub fn command(home: &Path) -> Command {
+    let mut command = Command::new("java");
+    command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]);
+    command.arg(format!("-Duser.home={}", home.display())).env_remove("NAMESRV_ADDR");
+    command
+}
+
+/// The newest 5.x: Maven resolves the range from Maven Central's metadata, once per target directory.
+fn newest() -> Result<String> {
+    let home = home()?;
+    let _lock = lock(&home, "newest")?;
+    let known = home.join("newest");
+    if let Ok(version) = fs::read_to_string(&known) {
+        return Ok(version.trim().to_owned());
+    }
+    let found = resolve(&home.join("newest.part"), &[("rocketmq-client", "[5.3.3,6)")]).and_then(|lib| {
+        let names = fs::read_dir(&lib)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let versions = names
+            .filter_map(|name| Some(name.strip_prefix("rocketmq-client-")?.strip_suffix(".jar")?.to_owned()));
+        let version = versions.last().context("no rocketmq-client jar")?;
+        let place = home.join(&version);
+        if !place.join("lib").exists() {
+            fs::create_dir_all(&place)?;
+            fs::rename(&lib, place.join("lib"))?;
+        }
+        fs::remove_dir_all(home.join("newest.part"))?;
+        fs::write(&known, &version)?;
+        Ok(version)
+    });
+    Ok(found.unwrap_or_else(|error| {
+        eprintln!("newest client taken to be {NEWEST_WHEN_UNKNOWN}: {error:#}");
+        NEWEST_WHEN_UNKNOWN.to_owned()
+    }))
+}
+
+fn home() -> Result<PathBuf> {
+    let home = paths::target().join("java-clients");
+    fs::create_dir_all(&home)?;
+    Ok(home)
+}
+
+/// Held while a directory is filled; test processes may run side by side.
+fn lock(home: &Path, name: &str) -> Result<File> {
+    let file = File::create(home.join(format!("{name}.lock")))?;
+    file.lock()?;
+    Ok(file)
+}
+
+/// The directory with the jars of some artifacts and all that they depend on.
+fn jars(name: &str, artifacts: &[(&str, &str)]) -> Result<PathBuf> {
+    let home = home()?;
+    let _lock = lock(&home, name)?;
+    let lib = home.join(name).join("lib");
+    if !lib.exists() {
+        let part = home.join(format!("{name}.part"));
+        let resolved = resolve(&part, artifacts)
+            .map_err(|error| skip(Requirement::Java, format!("{name} from Maven: {error:#}")))?;
+        fs::create_dir_all(home.join(name))?;
+        fs::rename(resolved, &lib)?;
+        fs::remove_dir_all(part)?;
+    }
+    Ok(lib)
+}
+
+fn resolve(dir: &Path, artifacts: &[(&str, &str)]) -> Result<PathBuf> {
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
+    }
+    fs::create_dir_all(dir)?;
+    let mut dependencies = String::new();
+    for (artifact, version) in artifacts {
+        dependencies += &format!(
+            "<dependency><groupId>org.apache.rocketmq</groupId><artifactId>{artifact}</artifactId>\
+             <version>{version}</version></dependency>"
+        );
+    }
+    fs::write(
+        dir.join("pom.xml"),
+        format!(
+            "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
+             <groupId>raftmq</groupId><artifactId>java-clients</artifactId><version>1</version>\
+             <dependencies>{dependencies}</dependencies></project>"
+        ),
+    )?;
+    let mut mvn = Command::new("mvn");
+    mvn.args(["-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]).current_dir(dir);
+    let output = mvn.stdin(Stdio::null()).output().context("run mvn")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let first_error = said.lines().find(|line| line.contains("ERROR")).unwrap_or("").trim();
+    ensure!(output.status.success(), "mvn {}: {first_error}", output.status);
+    Ok(dir.join("lib"))
+}
+
+fn compile(version: &str, lib: &Path) -> Result<PathBuf> {
+    let sources = paths::workspace().join("tests/java/raftmq");
+    let mut files: Vec<PathBuf> = fs::read_dir(&sources)?.flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|e| e == "java"));
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in &files {
+        fs::read(file)?.hash(&mut hasher);
+    }
+    let home = home()?;
+    let _lock = lock(&home, version)?;
+    let classes = home.join(version).join(format!("classes-{:016x}", hasher.finish()));
+    if !classes.exists() {
+        let part = home.join(version).join("classes.part");
+        let mut javac = Command::new("javac");
+        javac.args(["-nowarn", "-Xlint:-options", "--release", "8", "-encoding", "UTF-8", "-cp"]);
+        javac.arg(format!("{}/*", lib.display())).arg("-d").arg(&part).args(&files);
+        let output = javac.stdin(Stdio::null()).output().context("run javac")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "tests/java does not compile against {version}:\n{said}");
+        fs::rename(&part, &classes)?;
+    }
+    Ok(classes)
+}
+
+/// A line of a scenario's output.
+#[derive(Debug, Clone)]
+pub enum Event {
+    Send(Send),
+    Delivery(Delivery),
+    /// The queues of the topic that the consumer holds now, as `broker/queue`.
+    Assigned(Vec<String>),
+    /// `started`, `done`, and the results of `latency` and `throughput`.
+    Other(Value),
+}
+
+impl Event {
+    fn parse(line: &str) -> Result<Event> {
+        let value: Value = serde_json::from_str(line)?;
+        Ok(match value["event"].as_str() {
+            Some("send") => Event::Send(serde_json::from_value(value)?),
+            Some("deliver") => Event::Delivery(serde_json::from_value(value)?),
+            Some("assigned") => Event::Assigned(serde_json::from_value(value["queues"].clone())?),
+            Some(_) => Event::Other(value),
+            None => bail!("no event"),
+        })
+    }
+}
+
+/// A running scenario of tests/java. Its lines are also kept in NAME.jsonl beside its log.
+pub struct Scenario {
+    process: Process,
+    stdin: Option<ChildStdin>,
+    events: Arc<Mutex<Vec<Event>>>,
+    reader: Option<thread::JoinHandle<Result<()>>>,
+}
+
+impl Kit {
+    /// Starts `Scenario ARGUMENTS`, with its files in `dir` under `name`.
+    pub fn scenario(&self, dir: &Path, name: &str, namesrv: &str, arguments: &[&str]) -> Result<Scenario> {
+        self.start(command(&dir.join(format!("{name}.home"))), dir, name, namesrv, arguments)
+    }
+
+    /// As [`Kit::scenario`], with the JVM as it comes: for measurements of speed.
+    pub fn benchmark(&self, dir: &Path, name: &str, namesrv: &str, arguments: &[&str]) -> Result<Scenario> {
+        let mut command = Command::new("java");
+        command.arg(format!("-Duser.home={}", dir.join(format!("{name}.home")).display()));
+        self.start(command, dir, name, namesrv, arguments)
+    }
+
+    fn start(
+        &self,
+        mut command: Command,
+        dir: &Path,
+        name: &str,
+        namesrv: &str,
+        arguments: &[&str],
+    ) -> Result<Scenario> {
+        command.arg("-cp").arg(format!("{}:{}/*", self.classes.display(), self.lib.display()));
+        command.arg("raftmq.Scenario").args(arguments).args(["--namesrv", namesrv]);
+        let title = format!("{name} ({} {})", self.version, arguments.join(" "));
+        let (process, stdin, stdout) =
+            Process::start_piped(&title, &mut command, &dir.join(format!("{name}.log")))?;
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let mut copy = File::create(dir.join(format!("{name}.jsonl")))?;
+        let sink = events.clone();
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                let line = line?;
+                writeln!(copy, "{line}")?;
+                // Client libraries print lines of their own.
+                if line.starts_with('{') {
+                    let event = Event::parse(&line).with_context(|| format!("not an event: {line}"))?;
+                    sink.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+                }
+            }
+            Ok(())
+        });
+        Ok(Scenario { process, stdin: Some(stdin), events, reader: Some(reader) })
+    }
+}
+
+impl Scenario {
+    /// What it has printed so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn sends(&self) -> Vec<Send> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events
+            .iter()
+            .filter_map(|e| if let Event::Send(send) = e { Some(send.clone()) } else { None })
+            .collect()
+    }
+
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let delivery = |e: &Event| if let Event::Delivery(d) = e { Some(d.clone()) } else { None };
+        events.iter().filter_map(delivery).collect()
+    }
+
+    /// The queues that a consumer holds now.
+    pub fn assigned(&self) -> Vec<String> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest =
+            events.iter().rev().find_map(|e| if let Event::Assigned(q) = e { Some(q) } else { None });
+        newest.cloned().unwrap_or_default()
+    }
+
+    /// Polls `probe` until it holds; fails at once when the program has ended with an error.
+    pub fn wait_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut probe: impl FnMut(&Scenario) -> bool,
+    ) -> Result<()> {
+        let title = format!("{what} ({})", self.process.name());
+        let mut failed = None;
+        wait::until_true(&title, limit, || {
+            failed = self.process.exited()?.filter(|status| !status.success());
+            Ok(failed.is_some() || probe(self))
+        })?;
+        match failed {
+            Some(status) => bail!("{}: {status} while waiting for: {what}", self.process.name()),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the program says that its clients have started.
+    pub fn wait_started(&mut self) -> Result<()> {
+        self.wait_until("its start", Duration::from_secs(30), |scenario| {
+            scenario.events().iter().any(|e| matches!(e, Event::Other(v) if v["event"] == "started"))
+        })
+    }
+
+    /// Waits until a consumer holds `count` queues.
+    pub fn wait_assigned(&mut self, count: usize) -> Result<()> {
+        let what = format!("{count} assigned queues");
+        // Clients rebalance every 20 s when nothing tells them to.
+        self.wait_until(&what, Duration::from_secs(45), |scenario| scenario.assigned().len() == count)
+    }
+
+    /// Ends scenarios that go on until their standard input closes.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits for the end of the program, which must be a success; returns its last `done`, `latency` or `throughput`
+    /// line.
+    pub fn join(&mut self, limit: Duration) -> Result<Value> {
+        let status = self.process.wait(limit)?;
+        let reader = self.reader.take().context("joined twice")?;
+        reader.join().map_err(|_| anyhow!("the reader of {} panicked", self.process.name()))??;
+        ensure!(status.success(), "{}: {status}", self.process.name());
+        let last = self
+            .events()
+            .into_iter()
+            .rev()
+            .find_map(|e| if let Event::Other(v) = e { Some(v) } else { None });
+        last.with_context(|| format!("{} printed no result", self.process.name()))
+    }
+
+    /// [`Scenario::close_stdin`], then [`Scenario::join`].
+    pub fn finish(&mut self) -> Result<Value> {
+        self.close_stdin();
+        self.join(Duration::from_secs(40))
+    }
+
+    /// kill -9 of the client.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+}

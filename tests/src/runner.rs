@@ -1,0 +1,239 @@
+//! Runs the tests of the one integration binary, one after another (they measure time on machines with few cores).
+//!
+//! A test that cannot run here is *ignored with its reason*: it shows in its own line, in the count, and in a summary
+//! at the end. `RAFTMQ_REQUIRE` turns that into a failure.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::{cluster, java, paths, process};
+
+/// Something that a test cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// java, javac and mvn, and the jars from Maven Central or a local repository.
+    Java,
+    /// The test starts and breaks its own cluster: not with `RAFTMQ_TEST_NAMESRV`.
+    OwnCluster,
+    Root,
+    /// The test takes minutes: only with `RAFTMQ_LONG=1`.
+    Long,
+    /// Fixed ports that somebody may hold.
+    Ports,
+}
+
+impl Requirement {
+    /// The name in `RAFTMQ_REQUIRE`.
+    fn name(self) -> &'static str {
+        match self {
+            Requirement::Java => "java",
+            Requirement::OwnCluster => "own-cluster",
+            Requirement::Root => "root",
+            Requirement::Long => "long",
+            Requirement::Ports => "ports",
+        }
+    }
+
+    /// Why it is not met here; `None` when it is.
+    fn missing(self) -> Option<String> {
+        match self {
+            Requirement::Java => java::missing(),
+            Requirement::OwnCluster => cluster::external()
+                .map(|address| format!("a cluster of its own; RAFTMQ_TEST_NAMESRV={address} is set")),
+            Requirement::Root => (!rustix::process::geteuid().is_root()).then(|| "root".to_owned()),
+            Requirement::Long => {
+                (std::env::var_os("RAFTMQ_LONG").is_none()).then(|| "minutes: set RAFTMQ_LONG=1".to_owned())
+            }
+            Requirement::Ports => None,
+        }
+    }
+
+    fn is_required(self) -> bool {
+        let required = std::env::var("RAFTMQ_REQUIRE").unwrap_or_default();
+        required.split(',').any(|name| name.trim() == self.name())
+    }
+}
+
+/// An error that says: this test cannot run here. Return it through [`skip`].
+#[derive(Debug)]
+struct Skip {
+    requirement: Requirement,
+    reason: String,
+}
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "needs {}: {}", self.requirement.name(), self.reason)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// The error for a requirement that turns out not to be met in the middle of a test.
+pub fn skip(requirement: Requirement, reason: impl Into<String>) -> anyhow::Error {
+    Skip { requirement, reason: reason.into() }.into()
+}
+
+/// The directory of one test: logs, data, histories. Kept when the test fails.
+pub struct Scratch {
+    name: String,
+    dir: PathBuf,
+}
+
+impl Scratch {
+    /// An empty directory under target/it.
+    pub fn create(name: &str) -> Result<Scratch> {
+        let legal = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+        let dir =
+            paths::target().join("it").join(name.replace("::", ".").chars().map(legal).collect::<String>());
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+        }
+        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        Ok(Scratch { name: name.to_owned(), dir })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A name for a topic or consumer group that no other test and no earlier run has used.
+    pub fn unique(&self, kind: &str) -> String {
+        let legal = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        let test = self.name.chars().map(legal).collect::<String>();
+        let since = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() % 100_000_000);
+        format!("{test}_{kind}_{since}")
+    }
+
+    /// Prints a measurement, so that it is seen also when the test passes.
+    pub fn report(&self, text: &str) {
+        eprintln!("MEASURED {}: {text}", self.name);
+    }
+
+    /// The ends of all logs.
+    fn logs(&self) -> String {
+        let mut text = String::new();
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "log")) {
+            text += &format!("--- the end of {}\n{}\n", file.display(), process::tail(file, 25));
+        }
+        text
+    }
+}
+
+type Run = dyn Fn(&Scratch) -> Result<()> + Send;
+
+/// A test, what it needs, and its name in the output.
+pub struct Test {
+    name: String,
+    needs: Vec<Requirement>,
+    run: Box<Run>,
+}
+
+pub fn test(
+    name: impl Into<String>,
+    needs: &[Requirement],
+    run: impl Fn(&Scratch) -> Result<()> + Send + 'static,
+) -> Test {
+    Test { name: name.into(), needs: needs.to_vec(), run: Box::new(run) }
+}
+
+/// The `main` of the integration binary.
+pub fn main(tests: Vec<Test>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let skipped = Arc::new(Mutex::new(Vec::new()));
+    let trials = tests.into_iter().map(|test| {
+        let skipped = skipped.clone();
+        Trial::ignorable_test(test.name.clone(), move || run_one(&test, &skipped))
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    cluster::stop_shared();
+    let skipped = skipped.lock().expect("no test panics while it holds the list");
+    if !skipped.is_empty() {
+        eprintln!("SKIPPED {} tests:", skipped.len());
+        for line in skipped.iter() {
+            eprintln!("SKIPPED: {line}");
+        }
+    }
+    conclusion.exit_code()
+}
+
+fn run_one(test: &Test, skipped: &Mutex<Vec<String>>) -> Result<Completion, Failed> {
+    let unmet = test
+        .needs
+        .iter()
+        .find_map(|&requirement| requirement.missing().map(|reason| Skip { requirement, reason }));
+    let result = match unmet {
+        Some(skip) => Err(skip.into()),
+        None => Scratch::create(&test.name).and_then(|scratch| {
+            let result = unpanicked(|| (test.run)(&scratch)).and_then(|()| cluster::check_shared());
+            match &result {
+                Ok(()) if std::env::var_os("RAFTMQ_KEEP").is_none() => {
+                    let _ = std::fs::remove_dir_all(scratch.dir());
+                }
+                Ok(()) => {}
+                Err(error) if error.is::<Skip>() => {}
+                Err(_) => eprintln!("{}{}", scratch.logs(), cluster::shared_logs()),
+            }
+            result
+        }),
+    };
+    match result {
+        Ok(()) => Ok(Completion::Completed),
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(skip) if !skip.requirement.is_required() => {
+                let mut skipped = skipped.lock().expect("no test panics while it holds the list");
+                skipped.push(format!("{} {skip}", test.name));
+                Ok(Completion::ignored_with(skip))
+            }
+            Some(skip) => Err(format!("{skip}, which RAFTMQ_REQUIRE asks for").into()),
+            None => Err(format!("{error:#}").into()),
+        },
+    }
+}
+
+/// A panic as an error, so that it too is reported with the logs.
+fn unpanicked(run: impl FnOnce() -> Result<()>) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        bail!("panicked: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("not with a text"))
+    })
+}
+
+/// The ends of the logs in a directory; for directories that are not a test's own.
+pub(crate) fn logs_of(dir: &Path) -> String {
+    Scratch { name: String::new(), dir: dir.to_owned() }.logs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(run: impl Fn(&Scratch) -> Result<()> + Send + 'static) -> (Result<Completion, Failed>, usize) {
+        let skipped = Mutex::new(Vec::new());
+        let result = run_one(&test("runner::unit", &[], run), &skipped);
+        let count = skipped.lock().unwrap().len();
+        (result, count)
+    }
+
+    #[test]
+    fn a_skip_is_counted_and_an_error_fails() {
+        assert!(matches!(outcome(|_| Ok(())), (Ok(Completion::Completed), 0)));
+        let (skipped, count) = outcome(|_| Err(skip(Requirement::Ports, "9876 is taken")));
+        assert!(matches!(skipped, Ok(Completion::Ignored { reason: Some(r) }) if r.contains("9876")));
+        assert_eq!(count, 1);
+        let (failed, count) = outcome(|_| anyhow::bail!("broken"));
+        assert_eq!(failed.err().unwrap().message(), Some("broken"));
+        assert_eq!(count, 0);
+        let (failed, _) = outcome(|_| panic!("at {}", 1));
+        assert_eq!(failed.err().unwrap().message(), Some("panicked: at 1"));
+    }
+}
