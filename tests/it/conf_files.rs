@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::process::Process;
 use tests::remoting::{self, Connection};
 use tests::runner::{Requirement, Scratch, Test, skip, test};
@@ -117,7 +117,7 @@ fn starts_and_is_used(scratch: &Scratch, files: &[PathBuf]) -> Result<()> {
     let alive = |nodes: &mut [Process]| {
         for (node, file) in nodes.iter_mut().zip(&files) {
             if let Some(status) = node.exited()? {
-                bail!("{} ended: {status}", file.path.display());
+                return Err(wait::final_error(format!("{} ended: {status}", file.path.display())));
             }
         }
         Ok(())
@@ -153,6 +153,5 @@ fn starts_and_is_used(scratch: &Scratch, files: &[PathBuf]) -> Result<()> {
             ensure!(read.body == group.as_bytes() && read.topic == topic, "{group}: {read:?}");
         }
     }
-    // a planned stop is clean; one-node deployments need not wait for clients to move
     alive(&mut nodes)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tests::cluster::{Cluster, Plan};
 use tests::history::quantile;
-use tests::remoting::{Connection, Stored};
+use tests::remoting::{self, Connection, Stored};
 use tests::runner::{Requirement, Scratch, Test, test};
 use tests::wait;
 
@@ -32,6 +32,11 @@ pub(crate) fn tests() -> Vec<Test> {
                 // it holds its connections and answers nothing
                 rounds(scratch, "SIGSTOP", |cluster, leader| cluster.signal(leader, Signal::STOP))
             },
+        ),
+        test(
+            "failover::a_restarted_nameserver_knows_all",
+            &[Requirement::OwnCluster],
+            a_restarted_nameserver_knows_all,
         ),
     ]
 }
@@ -82,6 +87,31 @@ fn rounds(scratch: &Scratch, what: &str, fault: fn(&mut Cluster, u64) -> Result<
     ensure!(ms(0.5) <= P50, "p50 {:?}, allowed {P50:?}", ms(0.5));
     ensure!(ms(0.95) <= P95, "p95 {:?}, allowed {P95:?}", ms(0.95));
     ensure!(ms(1.0) <= MAX, "max {:?}, allowed {MAX:?}", ms(1.0));
+    Ok(())
+}
+
+/// A nameserver comes back empty: a client that polls it then must not lose queues for long (reliability.md F20: 5 s).
+fn a_restarted_nameserver_knows_all(scratch: &Scratch) -> Result<()> {
+    const REBUILT: Duration = Duration::from_secs(5);
+    let mut cluster = Cluster::start(scratch, Plan { preferred_leaders: false, ..Plan::new(3, 1) })?;
+    let topic = scratch.unique("t");
+    cluster.create_topic(&topic, 1)?;
+    let leader = cluster.leader(GROUP)?;
+    let follower = cluster.running().into_iter().find(|&node| node != leader).context("no follower")?;
+    cluster.kill(follower)?;
+    cluster.start_node(follower)?;
+    let namesrv = cluster.nameserver(follower).context("every node is a nameserver")?.to_owned();
+    let answers = || remoting::route(&namesrv, &topic);
+    wait::until("the nameserver answers", Duration::from_secs(10), || answers().map(Some))?;
+    let started = Instant::now();
+    wait::until_true("the route of the topic, with all members", REBUILT, || {
+        let route = answers()?;
+        let members = route.get(GROUP).map_or(0, |members| members.len());
+        ensure!(members == 3, "{route:?}");
+        Ok(true)
+    })?;
+    scratch
+        .report(&format!("the route is whole {:?} after the nameserver's first answer", started.elapsed()));
     Ok(())
 }
 

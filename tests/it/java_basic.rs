@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use tests::cluster::Running;
 use tests::history::{self, Delivery, Duplicates, Send};
 use tests::java::{self, Scenario};
-use tests::runner::{Requirement, Scratch, Test, test};
+use tests::remoting::{Connection, LOCK_BATCH_MQ, REQUEST_CODE_NOT_SUPPORTED};
+use tests::runner::{Requirement, Scratch, Test, skip, test};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -234,6 +235,11 @@ fn orderly(scratch: &Scratch, version: &str) -> Result<()> {
     let kit = java::kit(version)?;
     let cluster = Running::get()?;
     let (topic, group) = (scratch.unique("t"), scratch.unique("g"));
+    let master = cluster.master(&cluster.groups()[0])?;
+    if Connection::open(&master, PATIENCE)?.ask(LOCK_BATCH_MQ, &[], b"{}")?.code == REQUEST_CODE_NOT_SUPPORTED
+    {
+        return Err(skip(Requirement::Feature, format!("request {LOCK_BATCH_MQ}, order locks")));
+    }
     let queues = cluster.create_topic(&topic, 2)?;
     let arguments = ["consume", "--topic", &topic, "--group", &group, "--orderly", "--until", "60"];
     let mut consumer = kit.scenario(scratch.dir(), "consumer", cluster.namesrv(), &arguments)?;

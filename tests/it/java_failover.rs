@@ -4,7 +4,7 @@
 //! successes, nothing acknowledged is lost, a consumer passes over nothing. Measured and reported: pinned and one-way
 //! sends, the consumers' longest wait, duplicates.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use tests::cluster::{Cluster, Plan};
@@ -17,6 +17,8 @@ const KILLS: usize = 5;
 const GAP: Duration = Duration::from_millis(1500);
 const PROMISED: [&str; 3] = ["sync", "async", "batch"];
 const MEASURED: [&str; 3] = ["pinned", "explicit", "oneway"];
+/// How long a killed node stays away.
+const DEAD: Duration = Duration::from_secs(3);
 /// Longer than a client's route poll, 30 s.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -106,12 +108,13 @@ fn kills(scratch: &Scratch, versions: &[String], pace: Pace) -> Result<()> {
     for kill in 0..KILLS {
         let leader = cluster.leader(&groups[kill % groups.len()])?;
         cluster.kill(leader)?;
-        // Half a second later than a supervisor would: the stale address is really dead for a while.
-        let sent: Vec<usize> = clients.iter().map(|c| c.producer.sends().len()).collect();
-        for (client, before) in clients.iter_mut().zip(sent) {
-            client
-                .producer
-                .wait_until("sends while the node is dead", PATIENCE, |p| p.sends().len() > before + 60)?;
+        // Later than a supervisor would start it again: no send is saved by the stale address coming back.
+        let until = UNIX_EPOCH.elapsed()?.as_nanos() as i64 + DEAD.as_nanos() as i64;
+        for client in &mut clients {
+            client.producer.wait_until("sends while the node is dead", PATIENCE, |p| {
+                let sends = p.sends();
+                PROMISED.iter().all(|mode| sends.iter().any(|s| s.ok && s.mode == *mode && s.start > until))
+            })?;
         }
         cluster.start_node(leader)?;
         match pace {

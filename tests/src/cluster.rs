@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::remoting::{self, Brokers, Connection};
 use crate::runner::Scratch;
 use crate::{paths, ports, runner, wait};
 
-/// Longer than any election, restart or registration that is not broken.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than the interval of registrations, 30 s; failover.rs asks for less where less is promised.
+const PATIENCE: Duration = Duration::from_secs(45);
 /// One question to one node.
 const QUESTION: Duration = Duration::from_secs(2);
 
@@ -159,6 +159,11 @@ impl Cluster {
         &self.node(node).groups[group]
     }
 
+    /// Where a node plays a nameserver.
+    pub fn nameserver(&self, node: u64) -> Option<&str> {
+        self.node(node).nameserver.as_deref()
+    }
+
     /// The directory of a node's replica of a group.
     pub fn group_dir(&self, node: u64, group: &str) -> PathBuf {
         self.node(node).data.join(group)
@@ -222,7 +227,11 @@ impl Cluster {
                 && let Some(status) = process.exited()?
             {
                 node.process = None;
-                bail!("node {} ended by itself, {status}:\n{}", node.id, tail(&node.log, 15));
+                let last = tail(&node.log, 15);
+                return Err(wait::final_error(format!(
+                    "node {} ended by itself, {status}:\n{last}",
+                    node.id
+                )));
             }
         }
         Ok(())
@@ -311,16 +320,19 @@ impl Cluster {
         Ok(node.with_context(|| format!("nobody is {address}"))?.id)
     }
 
-    /// `raftmq admin group status --json` names the leader of each group; the only place that knows its form.
+    /// `raftmq admin group status --json`: one row for each node that answers, with `term` and `leader` (0: unknown)
+    /// as that node sees them.
     fn leader_by_admin(&self, group: &str) -> Result<u64> {
-        let namesrv = self.namesrv();
         let mut command = Command::new(paths::raftmq()?);
-        command.args(["admin", "group", "status", "--group", group, "--json", "--namesrv", &namesrv]);
+        command
+            .args(["admin", "-n", &self.namesrv(), "--json", "group", "status", group])
+            .stdin(Stdio::null());
         let output = command.output()?;
-        let status: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
-        let of_group =
-            status.as_array().and_then(|all| all.iter().find(|g| g["group"] == group)).unwrap_or(&status);
-        of_group["leader"].as_u64().with_context(|| format!("no leader in {status}"))
+        let rows: Vec<Value> =
+            serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+        let newest = rows.iter().max_by_key(|row| row["term"].as_u64());
+        let leader = newest.and_then(|row| row["leader"].as_u64()).filter(|&leader| leader > 0);
+        leader.with_context(|| format!("no leader of {group} in {rows:?}"))
     }
 
     /// The end of a node's own log (code 28 is never forwarded).

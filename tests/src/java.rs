@@ -233,28 +233,17 @@ pub struct Scenario {
 }
 
 impl Kit {
+    /// `java` (see [`command`]) made to run `Scenario ARGUMENTS`.
+    pub fn program(&self, mut java: Command, arguments: &[&str]) -> Command {
+        java.arg("-cp").arg(format!("{}:{}/*", self.classes.display(), self.lib.display()));
+        java.arg("raftmq.Scenario").args(arguments);
+        java
+    }
+
     /// Starts `Scenario ARGUMENTS`, with its files in `dir` under `name`.
     pub fn scenario(&self, dir: &Path, name: &str, namesrv: &str, arguments: &[&str]) -> Result<Scenario> {
-        self.start(command(&dir.join(format!("{name}.home"))), dir, name, namesrv, arguments)
-    }
-
-    /// As [`Kit::scenario`], with the JVM as it comes: for measurements of speed.
-    pub fn benchmark(&self, dir: &Path, name: &str, namesrv: &str, arguments: &[&str]) -> Result<Scenario> {
-        let mut command = Command::new("java");
-        command.arg(format!("-Duser.home={}", dir.join(format!("{name}.home")).display()));
-        self.start(command, dir, name, namesrv, arguments)
-    }
-
-    fn start(
-        &self,
-        mut command: Command,
-        dir: &Path,
-        name: &str,
-        namesrv: &str,
-        arguments: &[&str],
-    ) -> Result<Scenario> {
-        command.arg("-cp").arg(format!("{}:{}/*", self.classes.display(), self.lib.display()));
-        command.arg("raftmq.Scenario").args(arguments).args(["--namesrv", namesrv]);
+        let arguments = [arguments, &["--namesrv", namesrv]].concat();
+        let mut command = self.program(command(&dir.join(format!("{name}.home"))), &arguments);
         let title = format!("{name} ({} {})", self.version, arguments.join(" "));
         let (process, stdin, stdout) =
             Process::start_piped(&title, &mut command, &dir.join(format!("{name}.log")))?;
@@ -313,15 +302,10 @@ impl Scenario {
         mut probe: impl FnMut(&Scenario) -> bool,
     ) -> Result<()> {
         let title = format!("{what} ({})", self.process.name());
-        let mut failed = None;
-        wait::until_true(&title, limit, || {
-            failed = self.process.exited()?.filter(|status| !status.success());
-            Ok(failed.is_some() || probe(self))
-        })?;
-        match failed {
-            Some(status) => bail!("{}: {status} while waiting for: {what}", self.process.name()),
-            None => Ok(()),
-        }
+        wait::until_true(&title, limit, || match self.process.exited()? {
+            Some(status) if !status.success() => Err(wait::final_error(status.to_string())),
+            _ => Ok(probe(self)),
+        })
     }
 
     /// Waits until the program says that its clients have started.

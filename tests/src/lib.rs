@@ -18,8 +18,8 @@
 //! - `RAFTMQ_REQUIRE=java,root`: what must be there; a test that misses it fails instead of being skipped.
 //! - `RAFTMQ_LONG=1`: also the tests that take minutes.
 //! - `RAFTMQ_BIN=PATH`: the binary under test; otherwise `cargo build -p cli` builds it.
-//! - `RAFTMQ_TEST_NAMESRV=HOST:PORT`: run the tests that need no faults against a cluster that runs already,
-//!   for example Apache's.
+//! - `RAFTMQ_TEST_NAMESRV=HOST:PORT`: run the tests that need no faults against a cluster that runs already, for
+//!   example Apache's, which shows that a test asks for what RocketMQ does.
 //! - `RAFTMQ_JAVA_VERSIONS=4.9.8,5.3.3,newest`: which clients.
 //! - `RAFTMQ_KEEP=1`: keep the directories (target/it/TEST) of tests that passed.
 

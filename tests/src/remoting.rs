@@ -23,9 +23,13 @@ pub const UPDATE_AND_CREATE_TOPIC: i32 = 17;
 pub const GET_BROKER_RUNTIME_INFO: i32 = 28;
 pub const GET_MAX_OFFSET: i32 = 30;
 pub const HEART_BEAT: i32 = 34;
+pub const LOCK_BATCH_MQ: i32 = 41;
 pub const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
 pub const GET_BROKER_CLUSTER_INFO: i32 = 106;
 pub const SEND_MESSAGE_V2: i32 = 310;
+
+/// A response code.
+pub const REQUEST_CODE_NOT_SUPPORTED: i32 = 3;
 
 /// V5_3_3: what we claim to be.
 const VERSION: i32 = 479;

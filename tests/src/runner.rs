@@ -25,6 +25,8 @@ pub enum Requirement {
     Long,
     /// Fixed ports that somebody may hold.
     Ports,
+    /// Something that the broker does not claim to have yet: it answers code 3 to the request.
+    Feature,
 }
 
 impl Requirement {
@@ -36,6 +38,7 @@ impl Requirement {
             Requirement::Root => "root",
             Requirement::Long => "long",
             Requirement::Ports => "ports",
+            Requirement::Feature => "feature",
         }
     }
 
@@ -49,7 +52,7 @@ impl Requirement {
             Requirement::Long => {
                 (std::env::var_os("RAFTMQ_LONG").is_none()).then(|| "minutes: set RAFTMQ_LONG=1".to_owned())
             }
-            Requirement::Ports => None,
+            Requirement::Ports | Requirement::Feature => None,
         }
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Call {
     /// After that nobody waits for the answer any more.
     pub(crate) deadline: Instant,
     pub(crate) ticket: Ticket,
+    /// Somebody was asked to do it and refused: it is tried again, but not in a hurry.
+    pub(crate) tried: bool,
     /// This node was found to lead after the request came (log.md 11).
     pub(crate) confirmed: bool,
     reply: Reply,
@@ -69,6 +71,7 @@ impl Call {
             from: Sender { address, listener, client_id: String::new(), node: None },
             deadline: Instant::now() + PARK,
             ticket,
+            tried: false,
             confirmed: false,
             reply: Reply::Connection(replier),
         }
@@ -76,7 +79,15 @@ impl Call {
 
     /// A one-way request that this node makes of one of a client's.
     pub(crate) fn from_self(request: RemotingCommand, from: Sender, ticket: Ticket) -> Call {
-        Call { request, from, deadline: Instant::now() + PARK, ticket, confirmed: false, reply: Reply::None }
+        Call {
+            request,
+            from,
+            deadline: Instant::now() + PARK,
+            ticket,
+            tried: false,
+            confirmed: false,
+            reply: Reply::None,
+        }
     }
 
     /// A request that another node passed on.
@@ -87,7 +98,7 @@ impl Call {
         ticket: Ticket,
         reply: oneshot::Sender<Forwarded>,
     ) -> Call {
-        Call { request, from, deadline, ticket, confirmed: false, reply: Reply::Node(reply) }
+        Call { request, from, deadline, ticket, tried: false, confirmed: false, reply: Reply::Node(reply) }
     }
 
     pub(crate) fn code(&self) -> RequestCode {

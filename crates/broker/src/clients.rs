@@ -379,11 +379,6 @@ impl Clients {
         (version, self.review(&inner, touched))
     }
 
-    /// Forgets what another node told, so that it is asked for everything.
-    pub(crate) fn held_version(&self, of: NodeId) -> u64 {
-        self.lock().remote.get(&of).map_or(0, |remote| remote.version)
-    }
-
     pub(crate) fn consumer_group(&self, group: &str) -> Option<Arc<ConsumerGroup>> {
         self.views.read().unwrap_or_else(PoisonError::into_inner).get(group).cloned()
     }
@@ -554,5 +549,158 @@ impl Inner {
             }
         }
         view
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn client(id: &str, groups: &[&str], sub_version: i64) -> Client {
+        let consumer = |group: &&str| {
+            let subscription = SubscriptionData::from_tags("T", "*", sub_version).unwrap();
+            let consumer = Consumer {
+                consume_type: ConsumeType::Passively,
+                message_model: MessageModel::Clustering,
+                consume_from_where: ConsumeFromWhere::LastOffset,
+                subscriptions: BTreeMap::from([("T".to_owned(), subscription)]),
+            };
+            ((*group).to_owned(), consumer)
+        };
+        Client {
+            id: id.into(),
+            address: "127.0.0.1:1".into(),
+            language: Language::Java,
+            version: 479,
+            producers: BTreeSet::from(["p".to_owned()]),
+            consumers: groups.iter().map(consumer).collect(),
+        }
+    }
+
+    fn heard(clients: &Clients, connection: ConnectionId, client: Client) -> Vec<String> {
+        clients.heard(connection, client, 0, false, Instant::now()).unwrap().changed.into_iter().collect()
+    }
+
+    fn members(clients: &Clients, group: &str) -> Vec<String> {
+        clients.consumer_group(group).map(|g| g.members.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Tells `to` what `from` has, as two nodes do; returns the groups that changed.
+    fn tell(from: &Clients, to: &Clients, node: u64, has: &mut u64) -> Vec<String> {
+        let (version, changed) = to.take_news(NodeId(node), from.news_since(*has), Instant::now());
+        *has = version;
+        changed.into_iter().collect()
+    }
+
+    #[test]
+    fn a_client_has_as_many_connections_as_it_likes_and_leaves_with_the_last() {
+        let clients = Clients::new(1, 10);
+        assert_eq!(heard(&clients, 1, client("a", &["g"], 1)), ["g"]);
+        assert!(heard(&clients, 2, client("a", &["g"], 1)).is_empty(), "the same on another connection");
+        assert_eq!(heard(&clients, 3, client("b", &["g"], 1)), ["g"]);
+        assert_eq!(clients.local_members("g").len(), 2, "one connection of each");
+        assert!(clients.disconnected(1).is_empty());
+        assert_eq!(members(&clients, "g"), ["a", "b"]);
+        assert_eq!(clients.disconnected(2).into_iter().collect::<Vec<_>>(), ["g"]);
+        assert_eq!(members(&clients, "g"), ["b"]);
+        assert!(clients.disconnected(2).is_empty());
+        assert_eq!(clients.client_on(3).as_deref(), Some("b"));
+        assert_eq!(clients.producers("p").len(), 1);
+    }
+
+    #[test]
+    fn silence_ends_a_client() {
+        let clients = Clients::new(1, 10);
+        heard(&clients, 1, client("a", &["g"], 1));
+        let now = Instant::now();
+        assert!(clients.forget_quiet(now).is_empty());
+        assert!(!clients.forget_quiet(now + CLIENT_SILENT + Duration::from_secs(1)).is_empty());
+        assert!(members(&clients, "g").is_empty());
+    }
+
+    #[test]
+    fn the_newest_subscription_counts() {
+        let clients = Clients::new(1, 10);
+        heard(&clients, 1, client("a", &["g"], 5));
+        heard(&clients, 2, client("b", &["g"], 4));
+        let version = || clients.consumer_group("g").unwrap().subscriptions["T"].sub_version;
+        assert_eq!(version(), 5);
+        assert_eq!(heard(&clients, 2, client("b", &["g"], 6)), ["g"], "a changed subscription is told");
+        assert_eq!(version(), 6);
+    }
+
+    #[test]
+    fn the_registry_is_bounded() {
+        let clients = Clients::new(1, 1);
+        heard(&clients, 1, client("a", &[], 1));
+        assert_eq!(clients.heard(2, client("b", &[], 1), 0, false, Instant::now()), Err(TooManyClients));
+        heard(&clients, 2, client("a", &["g"], 1));
+    }
+
+    #[test]
+    fn nodes_tell_each_other_what_changed() {
+        let (one, two) = (Clients::new(11, 10), Clients::new(22, 10));
+        let (mut has, mut back) = (0, 0);
+        heard(&one, 1, client("a", &["g"], 1));
+        heard(&one, 2, client("b", &["g", "h"], 1));
+        assert_eq!(tell(&one, &two, 1, &mut has), ["g", "h"]);
+        assert_eq!(members(&two, "g"), ["a", "b"]);
+        assert_eq!(two.node_of("a"), Some(NodeId(1)));
+        let nothing = one.news_since(has);
+        assert!(nothing.present.is_empty() && nothing.gone.is_empty(), "only what changed travels");
+
+        // The same client at both nodes is one member, until it has left both.
+        heard(&two, 7, client("a", &["g"], 1));
+        assert!(tell(&two, &one, 2, &mut back).is_empty());
+        one.disconnected(1);
+        assert!(tell(&one, &two, 1, &mut has).is_empty());
+        assert_eq!(members(&one, "g"), ["a", "b"]);
+        assert_eq!(two.disconnected(7).len(), 1);
+        assert_eq!(tell(&two, &one, 2, &mut back), ["g"]);
+        assert_eq!((members(&one, "g"), members(&two, "g")), (vec!["b".to_owned()], vec!["b".to_owned()]));
+
+        // 35 anywhere is 35 everywhere.
+        two.leave("b", ["g".to_owned()].into_iter());
+        assert_eq!(tell(&two, &one, 2, &mut back), ["g"]);
+        assert!(members(&one, "g").is_empty());
+        assert_eq!(members(&one, "h"), ["b"]);
+        tell(&one, &two, 1, &mut has);
+        assert!(members(&two, "g").is_empty(), "it does not come back");
+    }
+
+    #[test]
+    fn a_node_that_restarts_or_falls_silent() {
+        let (one, two) = (Clients::new(11, 10), Clients::new(22, 10));
+        let mut has = 0;
+        heard(&one, 1, client("a", &["g"], 1));
+        tell(&one, &two, 1, &mut has);
+        // Restarted: it knows others, and what it says replaces what was known.
+        let one = Clients::new(12, 10);
+        heard(&one, 1, client("b", &["g"], 1));
+        let (version, _) = two.take_news(NodeId(1), one.news_since(1), Instant::now());
+        assert_eq!(version, 0, "a difference to what another life said does not fit");
+        has = 0;
+        assert_eq!(tell(&one, &two, 1, &mut has), ["g"]);
+        assert_eq!(members(&two, "g"), ["b"]);
+        let later = Instant::now() + REGISTRY_SILENT + Duration::from_millis(1);
+        assert_eq!(two.forget_silent(later).len(), 1);
+        assert!(members(&two, "g").is_empty());
+        let (version, _) = two.take_news(NodeId(1), one.news_since(has), Instant::now());
+        assert_eq!(version, 0, "everything is wanted again");
+    }
+
+    #[test]
+    fn who_was_behind_too_far_gets_everything() {
+        let one = Clients::new(11, 10);
+        heard(&one, 1, client("stays", &["g"], 1));
+        let old = one.version();
+        for n in 0..=REGISTRY_REMOVALS as u64 {
+            heard(&one, 100 + n, client("passes", &["g"], 1));
+            one.disconnected(100 + n);
+        }
+        assert_eq!(one.news_since(old).since, 0);
+        assert!(one.news_since(one.version()).since > 0);
     }
 }

@@ -79,7 +79,6 @@ impl Creations {
             };
             hosted.creations.release(&hosted, &name, &result);
             if created {
-                hosted.note_registration();
                 tracing::info!(group = hosted.name(), topic = name, "topic created by a first send");
                 everywhere(&hosted, config).await;
             }
@@ -120,9 +119,7 @@ async fn everywhere(hosted: &Arc<Hosted>, config: TopicConfig) {
     for other in here.iter().filter(|other| other.name() != hosted.name() && other.config.auto_create_topic) {
         let command = Command::create_topic(config.clone());
         match other.propose_anywhere(&command, Instant::now() + PARK * 2).await {
-            Ok(reply) if reply.code == 0 => {
-                other.note_registration();
-            }
+            Ok(reply) if reply.code == 0 => {}
             Ok(reply) => {
                 tracing::warn!(
                     group = other.name(),

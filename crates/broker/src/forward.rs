@@ -1,8 +1,8 @@
 //! Passing requests on to the node that leads, and what nodes ask each other.
 //!
 //! ```text
-//! Log class      lane: one batch of a group under way at a time, so that order is kept
-//! the others     one call each
+//! Log            one batch of a group under way at a time, taken from the park, so that order is kept
+//! questions      one call each, asked again when no answer comes
 //! ```
 //!
 //! One hop at most: a forwarded request that meets a node that does not lead comes back (`NotHere`), and only its first
@@ -10,7 +10,6 @@
 //! refused. What was sent and not answered is of unknown outcome.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,14 +18,12 @@ use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 use prost::Message;
 use replica::{CallError, NodeId, PeerHandler, Service};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use wire::{FRAME_BYTES_MAX, RemotingCommand, ResponseCode, decode_frame};
 
 use crate::call::{Call, Forwarded, Sender};
 use crate::errors::Error;
-use crate::hosted::{Hosted, Toward};
-use crate::limits::{FORWARD_BATCH, FORWARD_BATCH_BYTES};
-use crate::park::Waits;
+use crate::hosted::Hosted;
 use crate::registry;
 use crate::service::Node;
 use crate::state::{Command, Reply};
@@ -143,62 +140,20 @@ pub(crate) struct Lag {
     pub(crate) entries: u64,
 }
 
-/// The requests of one group whose order counts, on their way to the leader.
-pub(crate) struct Lane {
-    queue: mpsc::UnboundedSender<Call>,
-    bytes: Arc<AtomicUsize>,
-    max_bytes: usize,
-}
-
-impl Lane {
-    /// Starts the lane's task, which ends with `hosted`.
-    pub(crate) fn start(hosted: Weak<Hosted>, max_bytes: usize) -> Lane {
-        let (queue, waiting) = mpsc::unbounded_channel();
-        let bytes = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(drive(hosted, waiting, bytes.clone()));
-        Lane { queue, bytes, max_bytes }
-    }
-
-    /// Gives the call back when too much is under way.
-    pub(crate) fn push(&self, call: Call) -> Result<(), Call> {
-        let bytes = call.bytes();
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.max_bytes {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(call);
-        }
-        self.queue.send(call).map_err(|mpsc::error::SendError(call)| call)
-    }
-}
-
-async fn drive(hosted: Weak<Hosted>, mut waiting: mpsc::UnboundedReceiver<Call>, bytes: Arc<AtomicUsize>) {
-    let mut batch = Vec::new();
-    while let Some(first) = waiting.recv().await {
-        let mut size = first.bytes();
-        batch.push(first);
-        while batch.len() < FORWARD_BATCH && size < FORWARD_BATCH_BYTES {
-            let Ok(next) = waiting.try_recv() else { break };
-            size += next.bytes();
-            batch.push(next);
-        }
-        let Some(hosted) = hosted.upgrade() else { return };
-        let calls = std::mem::take(&mut batch);
-        match hosted.toward() {
-            Toward::Node(leader) => send(&hosted, leader, calls).await,
-            // Also when this node leads by now: the park keeps the order.
-            Toward::Here | Toward::Nobody => calls.into_iter().for_each(|call| hosted.again(call, None)),
-        }
-        bytes.fetch_sub(size, Ordering::Relaxed);
-    }
-}
-
-/// Passes one call on, whose order does not count.
+/// Passes one question on, whose order does not count and which may be asked twice.
 pub(crate) fn alone(hosted: &Arc<Hosted>, leader: NodeId, call: Call) {
     let hosted = hosted.clone();
-    tokio::spawn(async move { send(&hosted, leader, vec![call]).await });
+    tokio::spawn(async move {
+        match ask_leader(&hosted, leader, &call.request, &call.from, call.deadline).await {
+            Ok(answer) => call.answer(answer),
+            Err(Error::Unknown(_)) => hosted.again(call, None),
+            Err(error) => hosted.fail(call, error),
+        }
+    });
 }
 
 /// Passes calls on and answers them.
-async fn send(hosted: &Arc<Hosted>, leader: NodeId, calls: Vec<Call>) {
+pub(crate) async fn batch(hosted: &Arc<Hosted>, leader: NodeId, calls: Vec<Call>) {
     let sent: Vec<_> = calls.iter().map(|call| (&call.request, &call.from, call.deadline)).collect();
     match ask(hosted, leader, &sent).await {
         Ok(outcomes) => {
@@ -211,7 +166,9 @@ async fn send(hosted: &Arc<Hosted>, leader: NodeId, calls: Vec<Call>) {
         }
         Err(NotDone(hint)) => {
             hosted.take_hint(hint);
-            calls.into_iter().for_each(|call| hosted.again(call, hint));
+            for call in calls {
+                hosted.again(call, hint);
+            }
         }
     }
 }

@@ -3,9 +3,12 @@
 //! ```text
 //! take ─▶ table ─┬─ Node, Clients, Read ─────────────────▶ run the handler here
 //!                └─ Log, Current ─▶ who leads? ─┬─ this node ─▶ run
-//!                        ▲                      ├─ another ──▶ forward (lane keeps the order of Log)
+//!                        ▲                      ├─ another ──▶ forward: Log from the park in batches, Current alone
 //!                        └── park ◀─────────────┴─ nobody, or it was definitely not done
 //! ```
+//!
+//! The park keeps what belongs to Log in the order of its arrival, whether it waits for a leader or for its turn to be
+//! passed on.
 //!
 //! A group takes requests from the moment its listener is open; `serving` is empty until its log is recovered, and
 //! until then other nodes are asked who leads.
@@ -20,20 +23,21 @@ use replica::{Group, NodeId};
 use store::Log;
 use store::index::QueueIndex;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
 use wire::{QueueId, RemotingCommand, ResponseCode};
 
 use crate::call::Call;
 use crate::config::GroupConfig;
 use crate::creation::Creations;
 use crate::errors::Error;
-use crate::forward::{self, Lane};
+use crate::forward;
 use crate::handlers::pull::{HeldPull, Served};
 use crate::handlers::step::{self, Step};
 use crate::hold::HoldList;
-use crate::limits::{PARK, PARK_RETRY};
+use crate::limits::{FORWARD_BATCH, FORWARD_BATCH_BYTES, PARK, PARK_RETRY};
 use crate::park::{Admission, Park};
 use crate::requests::{self, Action, Class, Row};
-use crate::service::Node;
+use crate::service::{Node, wall_clock_ms};
 use crate::state::{Command, CommitMerger, Names, Reply, State};
 use crate::stats::Stats;
 
@@ -53,12 +57,13 @@ pub(crate) struct Hosted {
     /// Changes whenever `toward` may answer otherwise.
     standing: watch::Sender<()>,
     park: Park<Call>,
-    lane: Lane,
     pub(crate) holds: HoldList<HeldPull>,
     pub(crate) arrivals: Arrivals,
     pub(crate) served: Served,
     pub(crate) commits: Mutex<CommitMerger>,
     pub(crate) commit_added: Notify,
+    /// Held while merged commits are proposed.
+    pub(crate) commit_turn: tokio::sync::Mutex<()>,
     pub(crate) creations: Creations,
     /// Consumer groups whose creation is under way.
     creating_groups: Mutex<HashSet<String>>,
@@ -115,22 +120,22 @@ impl Arrivals {
 impl Hosted {
     pub(crate) fn new(config: GroupConfig, node: Arc<Node>, store_host: SocketAddr) -> Arc<Hosted> {
         let limits = node.config.limits.clone();
-        Arc::new_cyclic(|hosted| Hosted {
+        Arc::new(Hosted {
             names: Names { cluster: node.config.cluster.clone(), broker: config.name.clone() },
             state: Arc::new(State::new()),
-            stats: Stats::new(node.now_ms()),
+            stats: Stats::new(wall_clock_ms()),
             store_host,
             serving: OnceLock::new(),
             prepared: AtomicBool::new(false),
             hint: Mutex::new(None),
             standing: watch::Sender::new(()),
             park: Park::new(limits.parked_requests, limits.parked_bytes),
-            lane: Lane::start(hosted.clone(), limits.parked_bytes),
             holds: HoldList::new(limits.held_pulls),
             arrivals: Arrivals::default(),
             served: Served::default(),
             commits: Mutex::new(CommitMerger::new()),
             commit_added: Notify::new(),
+            commit_turn: tokio::sync::Mutex::default(),
             creations: Creations::new(limits.waiting_for_topic),
             creating_groups: Mutex::default(),
             cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
@@ -223,20 +228,26 @@ impl Hosted {
             let remark = format!(" request type {} not supported", call.request.code);
             return call.refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark);
         };
-        match row.class {
-            Class::Node | Class::Clients => self.run(row, call),
-            Class::Read if self.serving().is_some() => self.run(row, call),
-            Class::Read | Class::Current => self.route(row, call),
-            Class::Log => match self.park.admit(call) {
-                Admission::Free(call) => self.route(row, call),
-                Admission::Parked => {}
-                Admission::Full(call) => self.refuse_parking(call),
-            },
+        if row.class != Class::Log {
+            return self.route(row, call);
+        }
+        match self.park.admit(call) {
+            Admission::Free(call) => self.route(row, call),
+            Admission::Parked => {}
+            Admission::Full(call) => self.refuse_parking(call),
         }
     }
 
-    /// Runs the handler where this node leads, or finds the one that does.
+    /// Runs the handler here if this node may, or finds the one that leads.
     fn route(self: &Arc<Self>, row: &'static Row, call: Call) {
+        let here = match row.class {
+            Class::Node | Class::Clients => true,
+            Class::Read => self.serving().is_some(),
+            Class::Log | Class::Current => false,
+        };
+        if here {
+            return self.run(row, call);
+        }
         match self.toward() {
             Toward::Here => self.run(row, call),
             Toward::Nobody => self.again(call, None),
@@ -247,12 +258,10 @@ impl Hosted {
                 if let Some(connection) = call.connection() {
                     call.from.client_id = self.node.clients.client_on(connection.id()).unwrap_or_default();
                 }
-                if row.class == Class::Log {
-                    if let Err(call) = self.lane.push(call) {
-                        self.refuse_parking(call);
-                    }
-                } else {
+                if row.class != Class::Log {
                     forward::alone(self, leader, call);
+                } else if let Err(call) = self.park.park(call) {
+                    self.refuse_parking(call);
                 }
             }
         }
@@ -271,10 +280,7 @@ impl Hosted {
             Action::Work(work) => {
                 let hosted = self.clone();
                 tokio::spawn(async move {
-                    let result = match hosted.barrier(row.class).await {
-                        Ok(()) => work(&hosted, &call).await,
-                        Err(error) => Err(error),
-                    };
+                    let result = hosted.in_time(row.class, &call, work(&hosted, &call)).await;
                     hosted.finish(call, result);
                 });
             }
@@ -285,8 +291,7 @@ impl Hosted {
         let Action::Step(decide) = row.action else { return };
         let hosted = self.clone();
         tokio::spawn(async move {
-            let result = async {
-                hosted.barrier(row.class).await?;
+            let work = async {
                 match decide(&hosted, &call.request)? {
                     Step::Answer(answer) => Ok(answer),
                     Step::Propose(command) => {
@@ -298,17 +303,28 @@ impl Hosted {
                     }
                 }
             };
-            let result = result.await;
+            let result = hosted.in_time(row.class, &call, work).await;
             hosted.finish(call, result);
         });
     }
 
-    /// What is read after this is current (log.md 11).
-    async fn barrier(&self, class: Class) -> Result<(), Error> {
-        if class == Class::Current {
-            self.served_here()?.group.read_barrier().await?;
+    /// Works an answer out. What has to be current is read after a barrier, and not waited for longer than its client
+    /// does: a leader without a majority cannot know.
+    async fn in_time<T>(
+        &self,
+        class: Class,
+        call: &Call,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        if class != Class::Current {
+            return work.await;
         }
-        Ok(())
+        let current = async {
+            self.served_here()?.group.read_barrier().await?;
+            work.await
+        };
+        let late = tokio::time::timeout_at(call.deadline.into(), current).await;
+        late.unwrap_or(Err(Error::NotLeader { leader: None }))
     }
 
     fn finish(self: &Arc<Self>, call: Call, result: Result<RemotingCommand, Error>) {
@@ -324,20 +340,21 @@ impl Hosted {
             Error::NotLeader { leader } => self.again(call, leader),
             error if error.may_retry() => self.again(call, None),
             error => {
-                let (code, remark) = error.answer();
-                if code == ResponseCode::SYSTEM_ERROR {
-                    tracing::warn!(group = self.name(), code = %call.code(), remark, "a request failed");
+                if let Error::Unknown(_) | Error::Store(_) = &error {
+                    tracing::warn!(group = self.name(), code = %call.code(), %error, "a request failed");
                 }
+                let (code, remark) = error.answer();
                 call.refuse(code, remark);
             }
         }
     }
 
     /// A call that is definitely not done: it waits for a leader, until its time is over.
-    pub(crate) fn again(self: &Arc<Self>, call: Call, leader: Option<NodeId>) {
+    pub(crate) fn again(self: &Arc<Self>, mut call: Call, leader: Option<NodeId>) {
         if call.is_forwarded() {
             return call.not_here(leader);
         }
+        call.tried = true;
         if Instant::now() >= call.deadline || self.node.stopping.is_cancelled() {
             return call.give_up();
         }
@@ -352,30 +369,40 @@ impl Hosted {
         call.refuse(code, remark);
     }
 
-    /// Tries what waits again, when a leader is known; gives up what has waited too long.
+    /// Does what waits as soon as somebody leads, in order; gives up what has waited too long. What belongs to Log is
+    /// passed on in batches, one under way at a time.
     pub(crate) async fn keep_park(self: Arc<Self>) {
+        let mut standing = self.standing.subscribe();
+        let mut under_way: Option<JoinHandle<()>> = None;
+        // What a leader refused is not thrown at it again at once.
+        let mut pause_until = Instant::now();
         loop {
-            self.park.filled().await;
-            if self.toward() == Toward::Nobody {
-                tokio::select! {
-                    () = self.standing_is(|toward| toward != Toward::Nobody) => {}
-                    () = self.scout() => {}
-                    () = tokio::time::sleep(PARK_RETRY) => {}
-                }
-            }
-            for call in self.park.expired(Instant::now()) {
-                expire(call);
-            }
-            if self.toward() != Toward::Nobody {
-                let before = self.park.len();
-                self.park.dispatch(|call| match requests::row_of(call.code()) {
+            self.park.take_expired(Instant::now()).into_iter().for_each(expire);
+            let refused = self.park.first(|call| call.tried) == Some(true);
+            match self.toward() {
+                Toward::Nobody => {}
+                Toward::Here => self.park.dispatch(|call| match requests::row_of(call.code()) {
                     Some(row) => self.route(row, call),
                     None => call.give_up(),
-                });
-                if self.park.len() >= before {
-                    // They came straight back: whoever leads does not know it yet.
-                    tokio::time::sleep(PARK_RETRY).await;
+                }),
+                Toward::Node(_) if under_way.is_some() || (refused && Instant::now() < pause_until) => {}
+                Toward::Node(leader) => {
+                    let batch = self.park.take_front(FORWARD_BATCH, FORWARD_BATCH_BYTES);
+                    if !batch.is_empty() {
+                        let hosted = self.clone();
+                        under_way =
+                            Some(tokio::spawn(async move { forward::batch(&hosted, leader, batch).await }));
+                        pause_until = Instant::now() + PARK_RETRY;
+                    }
                 }
+            }
+            let waits = self.park.first(|_| ()).is_some();
+            tokio::select! {
+                _ = standing.changed() => pause_until = Instant::now(),
+                () = finished(&mut under_way) => under_way = None,
+                () = self.park.arrived(), if !waits => {}
+                () = self.scout(), if waits => {}
+                () = tokio::time::sleep(PARK_RETRY), if waits => {}
             }
         }
     }
@@ -426,7 +453,7 @@ impl Hosted {
 
     /// Creates a consumer group and its retry topic, unless they exist or that is under way.
     pub(crate) async fn create_group(self: Arc<Self>, group: String) {
-        if self.state.group(&group).is_some() || !lock(&self.creating_groups).insert(group.clone()) {
+        if !self.state.lacks_group(&group) || !lock(&self.creating_groups).insert(group.clone()) {
             return;
         }
         let command = Command::create_group(crate::state::rules::default_group(&group));
@@ -435,7 +462,7 @@ impl Hosted {
         match result {
             Ok(reply) if reply.code == 0 => {}
             Ok(reply) => {
-                tracing::warn!(broker = self.name(), group, remark = reply.remark, "group not created")
+                tracing::warn!(broker = self.name(), group, remark = reply.remark, "group not created");
             }
             Err(error) => tracing::warn!(broker = self.name(), group, %error, "group not created"),
         }
@@ -487,11 +514,14 @@ impl Hosted {
         let last = self.misdirected_ms.load(Ordering::Relaxed);
         Duration::from_millis(self.node.uptime_ms().saturating_sub(last))
     }
+}
 
-    /// Passes a request of this node's own on to the leader, one-way, in order with those of clients.
-    pub(crate) fn pass_on(&self, call: Call) {
-        // A full lane drops it, as one-way requests may be.
-        drop(self.lane.push(call));
+/// Waits for the batch that is under way; for ever when there is none.
+async fn finished(under_way: &mut Option<JoinHandle<()>>) {
+    match under_way {
+        // A batch that panicked has dropped its calls, which tells their clients.
+        Some(batch) => drop(batch.await),
+        None => std::future::pending().await,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use replica::{GroupConfig, Host, NodeId, OpenError, Outcome, StateMachine, TransferError};
 use store::index::{Frames, IndexedLog, QueueIndex};
-use store::{Frame, Log, LogItem, StoreError, TablesMeta};
+use store::{Frame, Log, LogIndex, LogItem, StoreError, TablesMeta};
 use wire::{LogPosition, QueueId, QueueOffset};
 
 use crate::forward;
@@ -17,18 +17,35 @@ use crate::limits::{
     INDEX_PACE_BYTES, INDEX_TICK, PARK_RETRY, PREFERRED_LAG_ENTRIES, PREFERRED_STEADY, PREFERRED_TICK,
     STATS_TICK,
 };
+use crate::service::wall_clock_ms;
 use crate::state::{Advance, BootstrapOptions, Hooks, State};
 
 /// What the log is applied to: the tables, and the index that is derived from the same entries.
 struct Applied {
     state: Arc<State>,
     index: QueueIndex,
+    log: Log,
+    /// Index of the next entry that the queue index wants.
+    next: AtomicU64,
     checkpoint: Arc<AtomicU64>,
+}
+
+impl Applied {
+    /// The queue index wants every entry in order; blank and membership entries end in `replica`. They have just been
+    /// appended or read, so they are in memory.
+    fn pass_others(&self, before: LogIndex) {
+        let next = self.next.swap(before.0 + 1, Ordering::Relaxed);
+        if next < before.0 {
+            let others = self.log.read_in_memory(LogIndex(next), before, usize::MAX);
+            others.iter().flatten().for_each(|frame| self.index.skip(frame));
+        }
+    }
 }
 
 impl StateMachine for Applied {
     fn apply(&self, frame: &Frame) -> Outcome {
         let outcome = self.state.apply(frame);
+        self.pass_others(frame.id().index);
         match outcome {
             // No index points to it (log.md 4).
             Outcome::Void => self.index.skip(frame),
@@ -68,6 +85,7 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
     let directory = hosted.node.config.data.join(hosted.name());
     let config = GroupConfig {
         segment_size: hosted.config.segment_bytes,
+        first_leader: hosted.config.preferred_leader.map(NodeId),
         heartbeat_ms: hosted.config.heartbeat_ms,
         election_ms: hosted.config.election_ms,
         ..GroupConfig::new(
@@ -81,10 +99,12 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
         let opened = opener.open_group(config)?;
         let state = &recovering.state;
         let mut checkpoint = LogPosition(0);
+        let mut next = opened.log().state().first_index;
         if let Some((at, tables)) = opened.checkpoint() {
             let unreadable = |reason| OpenError::Group { group: recovering.name().to_owned(), reason };
             state.restore(tables, at).map_err(unreadable)?;
             checkpoint = at.end;
+            next = LogIndex(at.last.index.0 + 1);
         }
         let log = opened.log();
         let indexed = IndexedLog {
@@ -99,16 +119,21 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
             &|from| Ok(frames(log, from)),
             &|index| state.is_void(index),
         )?;
-        Ok::<_, OpenError>((opened, index, checkpoint))
+        Ok::<_, OpenError>((opened, index, next, checkpoint))
     });
-    let (opened, index, checkpoint) = recovered.await.map_err(|error| OpenError::Group {
+    let (opened, index, next, checkpoint) = recovered.await.map_err(|error| OpenError::Group {
         group: hosted.name().to_owned(),
         reason: format!("recovery was interrupted: {error}"),
     })??;
     hosted.state.set_hooks(hooks(hosted));
     let checkpoint = Arc::new(AtomicU64::new(checkpoint.0));
-    let tables =
-        Applied { state: hosted.state.clone(), index: index.clone(), checkpoint: checkpoint.clone() };
+    let tables = Applied {
+        state: hosted.state.clone(),
+        index: index.clone(),
+        log: opened.log().clone(),
+        next: AtomicU64::new(next.0),
+        checkpoint: checkpoint.clone(),
+    };
     let group = host.start_group(opened, Arc::new(tables)).await?;
     let log = group.log().clone();
     hosted.serve(Serving { group, log, index, checkpoint });
@@ -198,23 +223,18 @@ async fn prepare(hosted: &Hosted, leads: bool) -> bool {
         auto_create_topic: hosted.config.auto_create_topic,
     };
     while let Some(command) = hosted.state.bootstrap(&options) {
-        if !leads {
+        // A proposer may learn of its leadership a moment later than this task does.
+        if !leads || !hosted.serving().is_some_and(|serving| serving.group.role().ready) {
             return false;
         }
-        match hosted.propose_here(command).await {
-            Ok(_) => {}
-            Err(error) if error.may_retry() => {
-                // Not this term; the next role comes.
-                return false;
-            }
-            Err(error) => {
-                tracing::warn!(group = hosted.name(), %error, "the system topics are not there yet");
-                tokio::time::sleep(PARK_RETRY).await;
-                if !hosted.serving().is_some_and(|serving| serving.group.role().ready) {
-                    return false;
-                }
-            }
-        }
+        let result = hosted.propose_here(command).await;
+        let refused = match result {
+            Ok(reply) if reply.code == 0 => continue,
+            Ok(reply) => reply.remark,
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(group = hosted.name(), refused, "the system topics are not there yet");
+        tokio::time::sleep(PARK_RETRY).await;
     }
     true
 }
@@ -245,7 +265,7 @@ async fn prefer(hosted: Arc<Hosted>) {
         match forward::take_over(&hosted, leader).await {
             Ok(()) => tracing::info!(group = hosted.name(), from = leader.0, "leadership is back"),
             Err(reason) => {
-                tracing::warn!(group = hosted.name(), from = leader.0, reason, "leadership not handed over")
+                tracing::warn!(group = hosted.name(), from = leader.0, reason, "leadership not handed over");
             }
         }
     }
@@ -255,11 +275,10 @@ impl Hosted {
     /// Hands leadership to another voter; what waits unproposed is proposed first.
     pub(crate) async fn hand_over(&self, serving: &Serving, to: NodeId) -> Result<(), TransferError> {
         offset::flush_commits(self).await;
-        // XXX until replica's future is Send
-        let (group, handle) = (serving.group.clone(), tokio::runtime::Handle::current());
-        tokio::task::spawn_blocking(move || handle.block_on(group.transfer_leadership(to)))
-            .await
-            .unwrap_or(Err(TransferError::Stopped))
+        // Its future holds a lock guard and so cannot move between threads.
+        let (group, runtime) = (serving.group.clone(), tokio::runtime::Handle::current());
+        let transfer = tokio::task::spawn_blocking(move || runtime.block_on(group.transfer_leadership(to)));
+        transfer.await.unwrap_or(Err(TransferError::Stopped))
     }
 }
 
@@ -275,7 +294,7 @@ pub(crate) async fn give_leadership_away(hosted: &Arc<Hosted>) {
         match hosted.hand_over(serving, follower.node).await {
             Ok(()) => return,
             Err(error) => {
-                tracing::warn!(group = hosted.name(), to = follower.node.0, %error, "leadership not handed over")
+                tracing::warn!(group = hosted.name(), to = follower.node.0, %error, "leadership not handed over");
             }
         }
     }
@@ -332,6 +351,6 @@ async fn keep_stats(hosted: Arc<Hosted>) {
     let mut tick = tokio::time::interval(STATS_TICK);
     loop {
         tick.tick().await;
-        hosted.stats.tick(hosted.node.now_ms());
+        hosted.stats.tick(wall_clock_ms());
     }
 }

@@ -116,7 +116,7 @@ pub(crate) const BATCH_MESSAGES_MAX: usize = 32_768;
 /// Queue units that one pull looks at: 16,000 bytes of 20 each, or 20 bytes per message asked for, if that is more.
 pub(crate) const PULL_UNITS: usize = 800;
 /// The longest time for which a pull is held, whatever the client asks for.
-pub(crate) const HOLD_MAX: Duration = Duration::from_secs(60);
+pub(crate) const HOLD_MAX: Duration = Duration::from_mins(1);
 /// How late a held pull whose time is over may be answered.
 pub(crate) const HOLD_TICK: Duration = Duration::from_millis(250);
 
@@ -127,7 +127,7 @@ pub(crate) const QUERY_UNIQUE_MESSAGES_MAX: usize = 32;
 pub(crate) const QUERY_BYTES_MAX: usize = 4 << 20;
 
 /// A client that sent no heartbeat for so long is gone (protocol.md 3.4).
-pub(crate) const CLIENT_SILENT: Duration = Duration::from_secs(120);
+pub(crate) const CLIENT_SILENT: Duration = Duration::from_mins(2);
 pub(crate) const CLIENT_SCAN: Duration = Duration::from_secs(10);
 /// How often a node tells the others that its part of the registry is current, and when they stop believing it.
 pub(crate) const REGISTRY_PULSE: Duration = Duration::from_secs(1);
@@ -165,7 +165,7 @@ pub(crate) const STATS_TICK: Duration = Duration::from_secs(1);
 pub(crate) const DRAIN_MIN: Duration = Duration::from_secs(35);
 pub(crate) const DRAIN_QUIET: Duration = Duration::from_secs(5);
 /// It ends after so long whatever clients do: one that never polls must not keep a node from stopping.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(120);
+pub(crate) const DRAIN_MAX: Duration = Duration::from_mins(2);
 /// Requests in flight get so long to be answered when the listeners close.
 pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(3);
 

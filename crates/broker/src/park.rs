@@ -87,18 +87,45 @@ impl<T: Waits> Park<T> {
         Ok(())
     }
 
-    /// Returns when something waits.
-    pub(crate) async fn filled(&self) {
-        while self.lock().waiting.is_empty() {
-            self.arrived.notified().await;
-        }
+    /// Returns when something was parked since the last call.
+    pub(crate) async fn arrived(&self) {
+        self.arrived.notified().await;
     }
 
-    /// Takes out what has waited until its deadline.
-    pub(crate) fn expired(&self, now: Instant) -> Vec<T> {
+    /// What `look` says of the first that waits; `None`: nothing waits.
+    pub(crate) fn first<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.lock().waiting.values().next().map(look)
+    }
+
+    /// Takes out the first, in order, at most so many and of so many bytes, but one in any case.
+    pub(crate) fn take_front(&self, max_count: usize, max_bytes: usize) -> Vec<T> {
         let mut inner = self.lock();
-        let out: Vec<T> =
-            inner.waiting.extract_if(.., |_, item| item.deadline() <= now).map(|(_, item)| item).collect();
+        let mut bytes = 0;
+        let mut out = Vec::new();
+        while out.len() < max_count
+            && let Some(first) = inner.waiting.first_entry()
+        {
+            bytes += first.get().bytes();
+            if bytes > max_bytes && !out.is_empty() {
+                break;
+            }
+            out.push(first.remove());
+        }
+        inner.bytes -= out.iter().map(Waits::bytes).sum::<usize>();
+        self.settle(&inner);
+        out
+    }
+
+    /// Takes out what has waited until its deadline. Those that wait longer behind others go when these have gone:
+    /// deadlines rise with tickets, but for requests of other nodes.
+    pub(crate) fn take_expired(&self, now: Instant) -> Vec<T> {
+        let mut inner = self.lock();
+        let mut out = Vec::new();
+        while let Some(first) = inner.waiting.first_entry()
+            && first.get().deadline() <= now
+        {
+            out.push(first.remove());
+        }
         inner.bytes -= out.iter().map(Waits::bytes).sum::<usize>();
         self.settle(&inner);
         out
@@ -136,10 +163,6 @@ impl<T: Waits> Park<T> {
             last = Some(next.ticket());
             dispatch(next);
         }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.lock().waiting.len()
     }
 
     fn settle(&self, inner: &Inner<T>) {
@@ -188,27 +211,27 @@ mod tests {
     #[test]
     fn order_is_kept_when_requests_come_back() {
         let park = Park::new(10, 100);
-        let items: Vec<_> = (0..4).map(|_| item(&park, 1)).collect();
+        let items: Vec<_> = (0..5).map(|_| item(&park, 1)).collect();
         let tickets: Vec<_> = items.iter().map(|i| i.0).collect();
-        let mut items = items.into_iter();
-        let (a, b, c, d) =
-            (items.next().unwrap(), items.next().unwrap(), items.next().unwrap(), items.next().unwrap());
-        let Admission::Free(a) = park.admit(a) else { panic!("an empty park lets requests through") };
-        // b and then a come back from a leader that refused them; c arrives and must queue behind.
-        park.park(b).unwrap();
-        park.park(a).unwrap();
-        assert!(matches!(park.admit(c), Admission::Parked));
+        let Ok([first, second, third, late, last]) = <[Item; 5]>::try_from(items) else { unreachable!() };
+        let Admission::Free(first) = park.admit(first) else { panic!("an empty park lets requests through") };
+        // The second and then the first come back from a leader that refused them; the third must queue behind.
+        park.park(second).unwrap();
+        park.park(first).unwrap();
+        assert!(matches!(park.admit(third), Admission::Parked));
         let mut order = Vec::new();
-        let mut late = Some(d);
+        let mut late = Some(late);
         park.dispatch(|i| {
             order.push(i.0);
-            if let Some(d) = late.take() {
-                assert!(matches!(park.admit(d), Admission::Parked), "arrivals during dispatch join the end");
+            if let Some(late) = late.take() {
+                assert!(
+                    matches!(park.admit(late), Admission::Parked),
+                    "arrivals during dispatch join the end"
+                );
             }
         });
-        assert_eq!(order, tickets);
-        let e = item(&park, 1);
-        assert!(matches!(park.admit(e), Admission::Free(_)));
+        assert_eq!(order, tickets[..4]);
+        assert!(matches!(park.admit(last), Admission::Free(_)));
     }
 
     #[test]
@@ -220,7 +243,7 @@ mod tests {
             rounds += 1;
             park.park(i).unwrap();
         });
-        assert_eq!((rounds, park.len()), (1, 1));
+        assert_eq!((rounds, park.first(|_| ())), (1, Some(())));
         let late = item(&park, 1);
         assert!(matches!(park.admit(late), Admission::Parked));
     }
@@ -232,8 +255,24 @@ mod tests {
         assert!(park.park(item(&park, 3)).is_err());
         park.park(item(&park, 2)).unwrap();
         assert!(matches!(park.admit(item(&park, 0)), Admission::Full(_)));
-        assert!(park.expired(Instant::now()).is_empty());
-        assert_eq!(park.expired(Instant::now() + Duration::from_secs(2)).len(), 2);
+        assert!(park.take_expired(Instant::now()).is_empty());
+        assert_eq!(park.take_expired(Instant::now() + Duration::from_secs(2)).len(), 2);
         park.park(item(&park, 10)).unwrap();
+    }
+
+    #[test]
+    fn batches_are_taken_from_the_front() {
+        let park = Park::new(10, 100);
+        let items: Vec<_> = [5, 5, 20, 1].into_iter().map(|bytes| item(&park, bytes)).collect();
+        let tickets: Vec<_> = items.iter().map(|i| i.0).collect();
+        for item in items.into_iter().rev() {
+            park.park(item).unwrap();
+        }
+        let taken = |count, bytes| park.take_front(count, bytes).iter().map(|i| i.0).collect::<Vec<_>>();
+        assert_eq!(taken(9, 12), tickets[..2]);
+        assert_eq!(taken(9, 12), tickets[2..3], "one in any case");
+        assert!(taken(0, 12).is_empty());
+        assert_eq!(taken(9, 12), tickets[3..]);
+        assert!(matches!(park.admit(item(&park, 1)), Admission::Free(_)));
     }
 }

@@ -13,6 +13,7 @@ use crate::handlers::step::Step;
 use crate::handlers::{consumer_admin, group, topic};
 use crate::handlers::{heartbeat, node, offset, pull, query, raft, send};
 use crate::hosted::Hosted;
+use crate::service::wall_clock_ms;
 
 /// Who answers a request (design.md, "Who answers what").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +38,11 @@ pub(crate) enum Action {
     /// Decides by the tables alone: an answer, or a command for the log.
     Step(fn(&Hosted, &RemotingCommand) -> Result<Step, Error>),
     /// Works the answer out on a task of its own.
-    Work(for<'a> fn(&'a Arc<Hosted>, &'a Call) -> BoxFuture<'a, Result<RemotingCommand, Error>>),
+    Work(for<'a> fn(&'a Arc<Hosted>, &'a Call) -> Answer<'a>),
 }
+
+/// An answer that is being worked out.
+pub(crate) type Answer<'a> = BoxFuture<'a, Result<RemotingCommand, Error>>;
 
 pub(crate) struct Row {
     pub(crate) code: RequestCode,
@@ -163,7 +167,7 @@ const TABLE: &[Row] = &[
     row(
         RequestCode::GET_ALL_PRODUCER_INFO,
         Clients,
-        Tables(|h, r| Ok(Step::Answer(consumer_admin::all_producers(&h.node.clients, h.node.now_ms(), r)))),
+        Tables(|h, r| Ok(Step::Answer(consumer_admin::all_producers(&h.node.clients, wall_clock_ms(), r)))),
         "all producers",
     ),
     row(

@@ -100,11 +100,6 @@ impl Node {
         self.config.peers.get(&node.0).cloned().unwrap_or_else(|| format!("node {node}"))
     }
 
-    /// Wall clock, ms since 1970: for what people read, never for what the log decides.
-    pub(crate) fn now_ms(&self) -> u64 {
-        wall_clock_ms()
-    }
-
     /// A clock that does not go back, ms.
     pub(crate) fn uptime_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
@@ -119,7 +114,8 @@ impl Node {
     }
 }
 
-fn wall_clock_ms() -> u64 {
+/// Wall clock, ms since 1970: for what people read, never for what the log decides.
+pub(crate) fn wall_clock_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64)
 }
 

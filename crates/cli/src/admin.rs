@@ -149,12 +149,15 @@ async fn cluster_list(client: &Client) -> anyhow::Result<Answer> {
     for (name, (cluster, addresses)) in brokers(client).await? {
         for (id, address) in addresses {
             let info = client.admin().broker_runtime_info(&address).await;
-            let info = info.unwrap_or_else(|error| BTreeMap::from([("brokerVersionDesc".into(), error.to_string())]));
+            let info = info
+                .unwrap_or_else(|error| BTreeMap::from([("brokerVersionDesc".into(), error.to_string())]));
             let get = |key: &str| info.get(key).cloned().unwrap_or_default();
             let tps = |key: &str| get(key).split(' ').next().unwrap_or("").to_owned();
             let (version, put, out) = (get("brokerVersionDesc"), tps("putTps"), tps("getTransferredTps"));
-            rows.push(json!({"cluster": cluster, "broker": name, "id": id, "address": address, "version": version,
-                             "in_tps": put, "out_tps": out}));
+            rows.push(
+                json!({"cluster": cluster, "broker": name, "id": id, "address": address, "version": version,
+                             "in_tps": put, "out_tps": out}),
+            );
             table.row([&cluster, &name, &id.to_string(), &address, &version, &put, &out]);
         }
     }
@@ -176,7 +179,9 @@ async fn topic_create(
             match (names.next(), names.next()) {
                 (Some(only), None) => only,
                 (None, _) => anyhow::bail!("the nameserver knows no cluster"),
-                (Some(a), Some(b)) => anyhow::bail!("there are several clusters ({a}, {b}, …): say --cluster"),
+                (Some(a), Some(b)) => {
+                    anyhow::bail!("there are several clusters ({a}, {b}, …): say --cluster")
+                }
             }
         }
     };
@@ -260,7 +265,11 @@ async fn progress(client: &Client, group: &str) -> anyhow::Result<Answer> {
 }
 
 /// Asks one broker for what RocketMQ has no code for.
-async fn ask(outside: &net::Client, address: &str, request: RemotingCommand) -> anyhow::Result<RemotingCommand> {
+async fn ask(
+    outside: &net::Client,
+    address: &str,
+    request: RemotingCommand,
+) -> anyhow::Result<RemotingCommand> {
     let answer = outside.call(address, request, TIMEOUT).await.with_context(|| address.to_owned())?;
     if answer.response_code() != ResponseCode::SUCCESS {
         anyhow::bail!("{address} answered {}: {}", answer.response_code(), answer.remark.unwrap_or_default());
@@ -271,7 +280,17 @@ async fn ask(outside: &net::Client, address: &str, request: RemotingCommand) -> 
 async fn group_status(client: &Client, name: Option<&str>) -> anyhow::Result<Answer> {
     let outside = net::Client::new(net::ClientConfig::default());
     let mut table = Table::new(&[
-        "GROUP", "NODE", "STATE", "TERM", "LEADER", "LAST", "COMMITTED", "APPLIED", "FSYNCED", "LAG", "DURABILITY",
+        "GROUP",
+        "NODE",
+        "STATE",
+        "TERM",
+        "LEADER",
+        "LAST",
+        "COMMITTED",
+        "APPLIED",
+        "FSYNCED",
+        "LAG",
+        "DURABILITY",
     ]);
     let mut rows = Vec::new();
     let all = brokers(client).await?;
@@ -318,7 +337,8 @@ async fn group_status(client: &Client, name: Option<&str>) -> anyhow::Result<Ans
 async fn transfer(client: &Client, name: &str, to: u64) -> anyhow::Result<Answer> {
     let outside = net::Client::new(net::ClientConfig::default());
     let all = brokers(client).await?;
-    let (_, addresses) = all.get(name).with_context(|| format!("the nameserver knows no broker name {name}"))?;
+    let (_, addresses) =
+        all.get(name).with_context(|| format!("the nameserver knows no broker name {name}"))?;
     let leader = addresses.get(&wire::MASTER_ID).with_context(|| format!("{name} has no leader now"))?;
     let request = RemotingCommand::request(RequestCode(TRANSFER_LEADER)).with_ext("node", &to.to_string());
     ask(&outside, leader, request).await?;
@@ -344,7 +364,9 @@ impl Table {
 
     fn print(&self) {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |c: usize| self.rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
+        let width = |c: usize| {
+            self.rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0)
+        };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for row in &self.rows {
             let line: Vec<String> = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();

@@ -109,7 +109,8 @@ fn usage(pids: &[u32]) -> anyhow::Result<Vec<Usage>> {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
                 .with_context(|| format!("process {pid}"))?;
             let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-            let field = |n: usize| rest.split_whitespace().nth(n).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+            let field =
+                |n: usize| rest.split_whitespace().nth(n).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
             let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
             let kib = |name: &str| {
                 status
@@ -118,7 +119,11 @@ fn usage(pids: &[u32]) -> anyhow::Result<Vec<Usage>> {
                     .and_then(|v| v.split_whitespace().next()?.parse().ok())
                     .unwrap_or(0)
             };
-            Ok(Usage { cpu_s: (field(11) + field(12)) / ticks, rss_kib: kib("VmRSS:"), anonymous_kib: kib("RssAnon:") })
+            Ok(Usage {
+                cpu_s: (field(11) + field(12)) / ticks,
+                rss_kib: kib("VmRSS:"),
+                anonymous_kib: kib("RssAnon:"),
+            })
         })
         .collect()
 }
@@ -377,8 +382,14 @@ async fn consume(drain: Drain) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let elapsed = start.elapsed();
     let messages = seen.load(Ordering::Relaxed) - first;
-    let figures =
-        Figures { messages, failed: 0, elapsed, latency: histogram()?, before, after: usage(&drain.common.pids)? };
+    let figures = Figures {
+        messages,
+        failed: 0,
+        elapsed,
+        latency: histogram()?,
+        before,
+        after: usage(&drain.common.pids)?,
+    };
     figures.print(
         &format!("consume, {} consumer(s), {} MiB", drain.consumers, bytes.load(Ordering::Relaxed) >> 20),
         &drain.common,
@@ -406,7 +417,10 @@ async fn end_to_end(load: Load) -> anyhow::Result<()> {
     let recorder = latency.clone();
     let measure_from = wall_clock() + Duration::from_secs_f64(load.common.warm_up + 2.0);
     let consumer = client
-        .push_consumer("raftmq-bench-e2e", ConsumerConfig { from: ConsumeFrom::Last, ..ConsumerConfig::default() })?
+        .push_consumer(
+            "raftmq-bench-e2e",
+            ConsumerConfig { from: ConsumeFrom::Last, ..ConsumerConfig::default() },
+        )?
         .subscribe(&load.common.topic, Filter::all())
         .listen(move |messages| {
             let now = wall_clock();
@@ -454,6 +468,9 @@ async fn end_to_end(load: Load) -> anyhow::Result<()> {
     let latency = latency.lock().map_err(|_| anyhow::anyhow!("a listener panicked"))?.clone();
     let elapsed = Duration::from_secs_f64(load.common.seconds);
     let figures = Figures { messages: latency.len(), failed, elapsed, latency, before, after };
-    figures.print(&format!("end to end, {} B at {} messages/s", load.size, load.rate.unwrap_or(0)), &load.common);
+    figures.print(
+        &format!("end to end, {} B at {} messages/s", load.size, load.rate.unwrap_or(0)),
+        &load.common,
+    );
     Ok(())
 }

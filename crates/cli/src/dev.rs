@@ -38,7 +38,8 @@ pub(crate) fn run(args: DevArgs) -> anyhow::Result<()> {
 
 async fn serve(args: DevArgs, started: Instant) -> anyhow::Result<()> {
     let port = |base: u16| {
-        base.checked_add(args.port_offset).with_context(|| format!("port {base} + {} is too large", args.port_offset))
+        base.checked_add(args.port_offset)
+            .with_context(|| format!("port {base} + {} is too large", args.port_offset))
     };
     let loopback = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let nameserver_address = loopback(port(NAMESERVER_PORT)?);
@@ -107,11 +108,8 @@ async fn serve(args: DevArgs, started: Instant) -> anyhow::Result<()> {
 }
 
 fn say(nameserver: SocketAddr, first_port: u16, data: &std::path::Path, temporary: bool, took: Duration) {
-    let offset = if nameserver.port() == NAMESERVER_PORT {
-        String::new()
-    } else {
-        format!(" -n {nameserver}")
-    };
+    let offset =
+        if nameserver.port() == NAMESERVER_PORT { String::new() } else { format!(" -n {nameserver}") };
     println!("RaftMQ is ready after {} ms: a nameserver and a group of three nodes.", took.as_millis());
     println!("  nameserver  {nameserver}");
     for n in 0..NODES {
@@ -133,7 +131,8 @@ struct Temporary(PathBuf);
 
 impl Temporary {
     fn new() -> anyhow::Result<Temporary> {
-        let name = format!("raftmq-dev-{}-{}", std::process::id(), std::time::UNIX_EPOCH.elapsed()?.as_nanos());
+        let name =
+            format!("raftmq-dev-{}-{}", std::process::id(), std::time::UNIX_EPOCH.elapsed()?.as_nanos());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         Ok(Temporary(path))

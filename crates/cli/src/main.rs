@@ -64,7 +64,13 @@ enum ConfigCommand {
 #[derive(Args, Clone)]
 struct ClusterArgs {
     /// Nameservers, host:port, separated by ';'
-    #[arg(short = 'n', long, env = "NAMESRV_ADDR", default_value = "127.0.0.1:9876", value_name = "ADDRESSES")]
+    #[arg(
+        short = 'n',
+        long,
+        env = "NAMESRV_ADDR",
+        default_value = "127.0.0.1:9876",
+        value_name = "ADDRESSES"
+    )]
     nameserver: String,
 }
 
@@ -120,12 +126,8 @@ fn import(file: &std::path::Path, output: Option<&std::path::Path>) -> anyhow::R
     // What became of the keys goes to standard error, so that the file can be redirected.
     for (key, value, fate) in &imported.keys {
         match fate {
-            config::Fate::Kept(as_key) | config::Fate::Renamed(as_key) if as_key == key => {
-                eprintln!("kept         {key} = {value}");
-            }
-            config::Fate::Kept(as_key) | config::Fate::Renamed(as_key) => {
-                eprintln!("renamed      {key} = {value}  →  {as_key}");
-            }
+            config::Fate::Kept(as_key) => eprintln!("kept         {key} = {value}  →  {as_key}"),
+            config::Fate::Renamed(as_key) => eprintln!("renamed      {key} = {value}  →  {as_key}"),
             config::Fate::Meaningless(why) => eprintln!("meaningless  {key} = {value}  ({why})"),
         }
     }

@@ -47,21 +47,23 @@ async fn produce(args: ProduceArgs) -> anyhow::Result<()> {
     let producer = client.producer(&args.group, ProducerConfig::default()).await?;
     let mut window = producer.window(args.in_flight);
     let bar = crate::progress::bar(args.count, "sent");
-    let report = |outcome: Option<(u64, Result<client::SendReceipt, client::ClientError>)>| -> anyhow::Result<()> {
-        if let Some((number, outcome)) = outcome {
-            let receipt = outcome.with_context(|| format!("message {number} was not stored for certain"))?;
-            bar.inc(1);
-            if !args.quiet {
-                bar.suspend(|| {
-                    println!(
-                        "{} queue {} of {} offset {}",
-                        receipt.message_id, receipt.queue_id, receipt.broker, receipt.queue_offset
-                    );
-                });
+    let report =
+        |outcome: Option<(u64, Result<client::SendReceipt, client::ClientError>)>| -> anyhow::Result<()> {
+            if let Some((number, outcome)) = outcome {
+                let receipt =
+                    outcome.with_context(|| format!("message {number} was not stored for certain"))?;
+                bar.inc(1);
+                if !args.quiet {
+                    bar.suspend(|| {
+                        println!(
+                            "{} queue {} of {} offset {}",
+                            receipt.message_id, receipt.queue_id, receipt.broker, receipt.queue_offset
+                        );
+                    });
+                }
             }
-        }
-        Ok(())
-    };
+            Ok(())
+        };
     let mut lines = std::io::stdin().lock().lines();
     let mut number = 0u64;
     while args.count.is_none_or(|count| number < count) {

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use client::{
     Assignment, Boundary, Client, ClientConfig, ClientError, ConsumeFrom, ConsumeModel, ConsumerConfig,
-    Filter, Message, MessageQueue, Producer, ProducerConfig, PullStatus, QueueOffset, SendStatus, Verdict,
+    Filter, Message, MessageQueue, Producer, ProducerConfig, PullStatus, QueueOffset, ReceivedMessage,
+    SendStatus, Verdict,
 };
 use wire::{SubscriptionGroupConfig, TopicConfig, perm};
 
@@ -47,7 +48,7 @@ async fn main() {
         if let Some(cluster) = info.cluster_addr_table.keys().next().cloned() {
             break (cluster, info);
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "no broker has registered");
+        assert!(started.elapsed() < Duration::from_mins(1), "no broker has registered");
         tokio::time::sleep(Duration::from_millis(500)).await;
     };
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
@@ -136,8 +137,11 @@ async fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> 
 struct Seen(Arc<Mutex<HashMap<String, usize>>>);
 
 impl Seen {
-    fn add(&self, body: &[u8]) {
-        *self.0.lock().expect("no panic").entry(String::from_utf8_lossy(body).into_owned()).or_default() += 1;
+    fn add(&self, messages: &[ReceivedMessage]) {
+        let mut seen = self.0.lock().expect("no panic");
+        for message in messages {
+            *seen.entry(String::from_utf8_lossy(message.body()).into_owned()).or_default() += 1;
+        }
     }
 
     fn distinct(&self) -> usize {
@@ -392,7 +396,7 @@ async fn tags(stage: &Stage) -> Outcome {
         .push_consumer(&stage.name("tags_group"), from_first())?
         .subscribe(&topic, Filter::tags("Aa || C")?)
         .listen(move |messages| {
-            messages.iter().for_each(|message| listener_seen.add(message.body()));
+            listener_seen.add(&messages);
             async { Verdict::Success }
         })
         .await?;
@@ -421,7 +425,9 @@ async fn retry(stage: &Stage) -> Outcome {
         )
         .await?;
     let receipt = stage.producer.send(&Message::new(topic.as_str(), "again").key("k")).await?;
-    let attempts: Arc<Mutex<Vec<(i32, String, String, Instant)>>> = Arc::default();
+    /// Times consumed before, topic, id, and when it came.
+    type Attempt = (i32, String, String, Instant);
+    let attempts: Arc<Mutex<Vec<Attempt>>> = Arc::default();
     let listener = Arc::clone(&attempts);
     let consumer = stage
         .client
@@ -437,7 +443,7 @@ async fn retry(stage: &Stage) -> Outcome {
             async move { if first { Verdict::LaterAtLevel(1) } else { Verdict::Success } }
         })
         .await?;
-    until("a second attempt", Duration::from_secs(60), || attempts.lock().expect("no panic").len() >= 2)
+    until("a second attempt", Duration::from_mins(1), || attempts.lock().expect("no panic").len() >= 2)
         .await?;
     consumer.shutdown().await;
     let attempts = attempts.lock().expect("no panic").clone();
@@ -455,7 +461,7 @@ async fn two_consumers(stage: &Stage, what: &str, assignment: Assignment) -> Out
             .push_consumer(&group, ConsumerConfig { assignment, ..from_first() })?
             .subscribe(&topic, Filter::all())
             .listen(move |messages| {
-                messages.iter().for_each(|message| seen.add(message.body()));
+                seen.add(&messages);
                 async { Verdict::Success }
             })
             .await
@@ -544,7 +550,7 @@ async fn broadcast(stage: &Stage) -> Outcome {
                 .push_consumer(&group, config())?
                 .subscribe(&topic, Filter::all())
                 .listen(move |messages| {
-                    messages.iter().for_each(|message| listener_seen.add(message.body()));
+                    listener_seen.add(&messages);
                     async { Verdict::Success }
                 })
                 .await?;
@@ -593,7 +599,7 @@ async fn from_when(stage: &Stage) -> Outcome {
             )?
             .subscribe(&topic, Filter::all())
             .listen(move |messages| {
-                messages.iter().for_each(|message| listener_seen.add(message.body()));
+                listener_seen.add(&messages);
                 async { Verdict::Success }
             })
             .await?;
@@ -690,7 +696,7 @@ async fn reset(stage: &Stage) -> Outcome {
         .push_consumer(&group, from_first())?
         .subscribe(&topic, Filter::all())
         .listen(move |messages| {
-            messages.iter().for_each(|message| listener_seen.add(message.body()));
+            listener_seen.add(&messages);
             async { Verdict::Success }
         })
         .await?;

@@ -65,6 +65,21 @@ pub(crate) enum Member {
 }
 
 impl Member {
+    fn is_alive(&self) -> bool {
+        match self {
+            Member::Push(member) => member.strong_count() > 0,
+            Member::Pull(member) => member.strong_count() > 0,
+        }
+    }
+
+    fn is(&self, other: &Member) -> bool {
+        match (self, other) {
+            (Member::Push(left), Member::Push(right)) => left.ptr_eq(right),
+            (Member::Pull(left), Member::Pull(right)) => left.ptr_eq(right),
+            (Member::Push(_), Member::Pull(_)) | (Member::Pull(_), Member::Push(_)) => false,
+        }
+    }
+
     fn heartbeat(&self) -> Option<ConsumerData> {
         match self {
             Member::Push(member) => member.upgrade().map(|member| member.heartbeat()),
@@ -221,6 +236,7 @@ impl Client {
             tracing::warn!("some tasks of the client did not end in time");
         }
         self.shared.caller.net().close();
+        self.shared.routes.nameservers().close();
         tracing::info!(id = &*self.shared.id, "client stopped");
     }
 }
@@ -303,7 +319,7 @@ impl Shared {
 
     pub(crate) fn add_consumer(&self, group: &Arc<str>, member: Member) -> Result<(), ClientError> {
         let mut groups = self.groups();
-        groups.consumers.retain(|_, member| member.heartbeat().is_some());
+        groups.consumers.retain(|_, member| member.is_alive());
         if groups.consumers.contains_key(group) {
             return Err(ClientError::Refused(format!(
                 "this client has a consumer of group {group} already; two need two clients, or brokers cannot tell them apart"
@@ -316,8 +332,12 @@ impl Shared {
         Ok(())
     }
 
-    pub(crate) fn remove_consumer(&self, group: &str) {
-        self.groups().consumers.remove(group);
+    /// Takes this consumer out; another of the same group that came meanwhile stays.
+    pub(crate) fn remove_consumer(&self, group: &str, member: &Member) {
+        let mut groups = self.groups();
+        if groups.consumers.get(group).is_some_and(|own| own.is(member)) {
+            groups.consumers.remove(group);
+        }
     }
 
     /// The push consumer of a group.
@@ -389,11 +409,23 @@ impl Shared {
 
     /// One heartbeat to every broker in use, all at a time.
     pub(crate) async fn beat(&self) {
+        self.beat_at_all(self.heartbeat_targets()).await;
+    }
+
+    /// One to those that we are connected to; others get theirs with the connection.
+    pub(crate) async fn beat_at_connected(&self) {
+        let connected = self.caller.net().connected();
+        let mut targets = self.heartbeat_targets();
+        targets.retain(|(_, address)| connected.iter().any(|other| **other == **address));
+        self.beat_at_all(targets).await;
+    }
+
+    async fn beat_at_all(&self, targets: Vec<(i64, Arc<str>)>) {
         let (Some(to_masters), to_others) = (self.heartbeat_body(true), self.heartbeat_body(false)) else {
             return;
         };
         let mut beats = FuturesUnordered::new();
-        for (id, address) in self.heartbeat_targets() {
+        for (id, address) in targets {
             let body = if id == MASTER_ID { Some(to_masters.clone()) } else { to_others.clone() };
             let Some(body) = body else { continue };
             beats.push(async move {

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! PushConsumer ── rebalance.rs ──▶ Assigned, one per queue ── its pull task ──▶ window of messages
-//!                 (assignment.rs)  (assigned.rs)              (fetch.rs)        (process_queue.rs)
+//!                 (assignment.rs)  (assigned.rs)              (pulling.rs)      (process_queue.rs)
 //!                                                                                   │
 //!                 offsets.rs ◀── what may be committed ◀── verdicts ◀── listener ◀──┘
-//!                                                  (concurrent.rs, orderly.rs)
+//!                                                  (concurrent.rs, orderly.rs, send_back.rs)
 //! PullConsumer    the same requests, when the caller says so (pull.rs)
 //! ```
 
@@ -18,9 +18,11 @@ mod offsets;
 mod orderly;
 mod process_queue;
 mod pull;
+mod pulling;
 mod push;
 mod rebalance;
 mod received;
+mod send_back;
 
 pub use assignment::Assignment;
 pub use fetch::{PullStatus, Pulled};

@@ -19,7 +19,7 @@ pub const REBALANCE: Duration = Duration::from_secs(20);
 /// (`rebalanceService.minInterval`).
 pub const REBALANCE_MIN: Duration = Duration::from_secs(1);
 /// How long a new consumer looks for its retry topic each second; later, with each rebalance.
-pub const RETRY_TOPIC_AWAITED: Duration = Duration::from_secs(60);
+pub const RETRY_TOPIC_AWAITED: Duration = Duration::from_mins(1);
 /// Time for one request that is neither a send nor a pull (`mqClientApiTimeout`).
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for a TCP connection.
@@ -35,6 +35,8 @@ pub const TOPICS_MAX: usize = 10_000;
 pub const GROUPS_MAX: usize = 1_000;
 /// Requests from servers that wait for their turn; more are dropped (brokers repeat them).
 pub const NOTICES_MAX: usize = 256;
+/// Messages that administrators have consumed directly (309) at a time.
+pub const DIRECT_CALLS_MAX: usize = 16;
 
 /// Budget of one send, shared by all its attempts (`sendMsgTimeout`).
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(3);
@@ -112,7 +114,7 @@ pub const CONSUME_BATCH: usize = 1;
 /// Listener calls that wait for a free worker.
 pub const CONSUME_QUEUE: usize = 1024;
 /// A message whose listener call takes longer goes back to the broker (`consumeTimeout`).
-pub const CONSUME_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+pub const CONSUME_TIMEOUT: Duration = Duration::from_mins(15);
 /// Delay level at which it does (ProcessQueue.cleanExpiredMsg).
 pub const CONSUME_TIMEOUT_DELAY_LEVEL: i32 = 3;
 /// Retries before the dead-letter queue when the consumer sets none (`maxReconsumeTimes` = -1).

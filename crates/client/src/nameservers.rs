@@ -23,6 +23,10 @@ impl Nameservers {
         Nameservers { caller, addresses, current, timeout }
     }
 
+    pub(crate) fn close(&self) {
+        self.caller.net().close();
+    }
+
     /// The answer, whatever its code, of the nameserver in use or the first that follows it and does
     /// answer. Everything asked of nameservers here may be asked twice.
     pub(crate) async fn call(

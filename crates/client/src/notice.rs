@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use net::Replier;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use wire::{
     Body, ConsumeMessageDirectlyRequest, ConsumeMessageDirectlyResult, GetConsumerRunningInfoRequest,
@@ -19,6 +19,7 @@ use wire::{
 
 use crate::client::Shared;
 use crate::consumer::{PushMember, ReceivedMessage, Verdict};
+use crate::limits;
 
 /// One after the other; what may take long gets a task of its own.
 pub(crate) async fn serve(
@@ -26,6 +27,7 @@ pub(crate) async fn serve(
     mut notices: mpsc::Receiver<(RemotingCommand, Replier)>,
     stop: CancellationToken,
 ) {
+    let direct_calls = Arc::new(Semaphore::new(limits::DIRECT_CALLS_MAX));
     while let Some(Some((request, replier))) = stop.run_until_cancelled(notices.recv()).await {
         let Some(shared) = shared.upgrade() else { break };
         let peer = replier.connection().peer();
@@ -33,12 +35,22 @@ pub(crate) async fn serve(
         match request.request_code() {
             RequestCode::RESET_CONSUMER_CLIENT_OFFSET => reset_offset(&shared, peer, &request, replier).await,
             RequestCode::GET_CONSUMER_STATUS_FROM_CLIENT => {
-                answer(replier, consumer_status(&shared, &request))
+                answer(replier, consumer_status(&shared, &request));
             }
             RequestCode::GET_CONSUMER_RUNNING_INFO => answer(replier, running_info(&shared, &request)),
             RequestCode::CONSUME_MESSAGE_DIRECTLY => {
+                let Ok(place) = Arc::clone(&direct_calls).try_acquire_owned() else {
+                    replier
+                        .refuse(ResponseCode::SYSTEM_BUSY, "the client consumes too many messages directly");
+                    continue;
+                };
                 let task_shared = Arc::clone(&shared);
-                shared.spawn(async move { answer(replier, consume_directly(&task_shared, &request).await) });
+                shared.spawn(async move {
+                    let result =
+                        task_shared.stop.run_until_cancelled(consume_directly(&task_shared, &request)).await;
+                    answer(replier, result.unwrap_or_else(|| Err("the client was shut down".into())));
+                    drop(place);
+                });
             }
             _ => {
                 let remark = format!(" request type {} not supported", request.code);
@@ -86,11 +98,8 @@ fn consumer_status(shared: &Shared, request: &RemotingCommand) -> Result<Bytes, 
     let header = GetConsumerStatusRequest::decode(&request.ext).map_err(|error| error.to_string())?;
     let member = member(shared, &header.group)?;
     let assigned = member.assigned();
-    let offset = |queue: &MessageQueue, offset: Option<wire::QueueOffset>| {
-        (queue.topic == header.topic).then(|| Some((queue.clone(), offset?.to_wire()))).flatten()
-    };
-    let message_queue_table =
-        assigned.iter().filter_map(|(queue, it)| offset(queue, it.consumed())).collect();
+    let named = assigned.iter().filter(|(queue, _)| queue.topic == header.topic);
+    let message_queue_table = named.map(|(queue, it)| (queue.clone(), it.consumed().to_wire())).collect();
     Ok(GetConsumerStatusBody { message_queue_table, ..GetConsumerStatusBody::default() }.encode())
 }
 
@@ -136,7 +145,7 @@ fn running_info(shared: &Shared, request: &RemotingCommand) -> Result<Bytes, Str
             "cachedMsgMaxOffset": window.highest().map_or(0, wire::QueueOffset::to_wire),
             "cachedMsgMinOffset": window.lowest().map_or(0, wire::QueueOffset::to_wire),
             "cachedMsgSizeInMiB": window.bytes() / (1024 * 1024),
-            "commitOffset": assigned.consumed().map_or(-1, wire::QueueOffset::to_wire),
+            "commitOffset": assigned.consumed().to_wire(),
             "droped": assigned.is_dropped(),
             "lastConsumeTimestamp": 0,
             "lastLockTimestamp": 0,

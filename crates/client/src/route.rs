@@ -82,7 +82,7 @@ pub(crate) struct Route {
     pub(crate) version: u64,
     pub(crate) data: TopicRouteData,
     /// Brokers with their number of queues to write, in the order of their names; those without a
-    /// master are left out.
+    /// master or without queues are left out.
     pub(crate) writable: Vec<(Arc<Broker>, usize)>,
     /// Queues to read, sorted.
     pub(crate) readable: Vec<MessageQueue>,
@@ -321,6 +321,7 @@ impl Routes {
             version: topic.version() + 1,
             writable: writable(&data)
                 .into_iter()
+                .filter(|(_, count)| *count > 0)
                 .filter_map(|(name, count)| Some((named(name)?, count)))
                 .collect(),
             readable: if is_borrowed { Vec::new() } else { readable(&topic.name, &data) },
@@ -363,8 +364,16 @@ impl Routes {
             if only_borrowed && !is_borrowed {
                 continue;
             }
-            if let Err(error) = self.refresh(&topic).await {
-                tracing::warn!(topic = &*topic.name, %error, "route poll failed");
+            match self.refresh(&topic).await {
+                Ok(_) => {}
+                // No nameserver answers: the other topics would only wait as long.
+                Err(
+                    error @ (ClientError::NotSent { .. } | ClientError::Unknown { .. } | ClientError::Closed),
+                ) => {
+                    tracing::warn!(%error, "route poll failed");
+                    return;
+                }
+                Err(error) => tracing::warn!(topic = &*topic.name, %error, "route poll failed"),
             }
         }
     }
@@ -375,7 +384,8 @@ impl Routes {
         if let Some(route) = usable(topic.route()) {
             return Ok(route);
         }
-        usable(self.refresh(topic).await?).ok_or_else(|| ClientError::NoRoute {
+        // However fresh the last answer is: a send may have made the topic since.
+        usable(self.refresh_if_older(topic, Duration::ZERO).await?).ok_or_else(|| ClientError::NoRoute {
             topic: topic.name.to_string(),
             why: "the nameserver does not know it".into(),
         })

@@ -233,7 +233,7 @@ impl Connection {
         is_numbered: bool,
         wait: Option<(oneshot::Sender<Result<RemotingCommand, CallError>>, &mut i32)>,
     ) -> Result<(), CallError> {
-        if command.body.len() > self.config.frame_bytes_max - limits::HEADER_ROOM_BYTES {
+        if command.body.len() > self.config.frame_bytes_max.saturating_sub(limits::HEADER_ROOM_BYTES) {
             let failure = Failure::TooLarge { bytes: command.body.len(), max: self.config.frame_bytes_max };
             return Err(self.not_sent(failure));
         }

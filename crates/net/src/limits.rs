@@ -75,10 +75,8 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// A Java client's connect timeout.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// After a planned close we wait this long for the peer to close too.
-pub const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
-/// Before a reset that refuses late requests: time for the replies before it to reach the peer.
-pub const PARTING_RESET_DELAY: Duration = Duration::from_millis(100);
+/// After a planned close we wait this long for the peer to close too; stock clients do so at once.
+pub const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Pause of the accept loop when the process is out of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -198,8 +198,8 @@ impl Server {
 
     /// A planned stop. Accepts no more; each connection is closed, with FIN, at the first moment when
     /// all its requests are answered and nothing is unread. After half of `grace` nothing more is
-    /// read, so that a busy connection comes to that moment too; what it sends after that is refused
-    /// with a reset behind its last reply. When `grace` is over the rest is reset.
+    /// read, so that a busy connection comes to that moment too; what it sends after that gets no
+    /// answer. When `grace` is over the rest is reset.
     pub async fn shutdown(self, grace: Duration) {
         let shared = &self.shared;
         let start = Instant::now();

@@ -14,7 +14,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::limits::{PARTING_RESET_DELAY, PARTING_TIMEOUT};
+use crate::limits::PARTING_TIMEOUT;
 
 pub(crate) struct Transport {
     stream: TcpStream,
@@ -42,28 +42,18 @@ impl Transport {
         self.peer
     }
 
-    /// Ends a connection whose replies have all been written, so that the peer gets them all. A peer
-    /// that has sent more meanwhile gets RST after them, for its requests will not be answered.
+    /// Ends a connection whose replies have all been handed to the kernel, so that the peer gets every
+    /// one of them: FIN behind the last, then no close before the peer's own, for a close with bytes
+    /// unread would be a reset, which discards what the peer has not taken yet.
     pub(crate) async fn part(mut self) {
-        let mut late = [0; 1024];
-        match self.stream.try_read(&mut late) {
-            Ok(0) => return self.fin(),
-            Ok(_) => {
-                tokio::time::sleep(PARTING_RESET_DELAY).await;
-                return;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
         if self.stream.shutdown().await.is_err() {
             return;
         }
-        match tokio::time::timeout(PARTING_TIMEOUT, self.stream.read(&mut late)).await {
-            Ok(Ok(0)) | Err(_) => self.fin(),
-            // Sent before our FIN was seen. Its sender waits for an answer, so keep the reset.
-            Ok(Ok(_)) => tokio::time::sleep(PARTING_RESET_DELAY).await,
-            Ok(Err(_)) => {}
-        }
+        let mut late = [0; 4096];
+        let peer_closes = async { while let Ok(1..) = self.stream.read(&mut late).await {} };
+        // Too late for whoever has not closed by then; the kernel goes on sending all the same.
+        let _ = tokio::time::timeout(PARTING_TIMEOUT, peer_closes).await;
+        self.fin();
     }
 
     /// Ends a connection with FIN rather than RST.

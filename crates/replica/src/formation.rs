@@ -72,7 +72,11 @@ pub(crate) async fn form(slot: &GroupSlot, peers: &Peers) -> Result<bool, Format
 async fn ask(slot: &GroupSlot, peers: &Peers, peer: NodeId) -> Result<Option<String>, FormationError> {
     let group = slot.group.clone();
     let Some(mut client) = peers.consensus_client(peer) else {
-        return Err(FormationError::Refused { group, peer, reason: "no address is configured for it".into() });
+        return Err(FormationError::Refused {
+            group,
+            peer,
+            reason: "no address is configured for it".into(),
+        });
     };
     let request = proto::HelloRequest {
         origin: Some(slot.origin(peer)),

@@ -126,8 +126,15 @@ pub(crate) fn start_tasks(
     consensus.spawn(follow_role(raft.clone(), applied.clone(), role_tx, stop.clone()));
     let (paused, paused_rx) = watch::channel(false);
     let (outstanding_tx, outstanding) = watch::channel(0);
-    let (intake, proposer) =
-        Proposer::new(raft.clone(), slot.log.clone(), tables, role.clone(), applied.clone(), paused_rx, outstanding_tx);
+    let (intake, proposer) = Proposer::new(
+        raft.clone(),
+        slot.log.clone(),
+        tables,
+        role.clone(),
+        applied.clone(),
+        paused_rx,
+        outstanding_tx,
+    );
     consensus.spawn(proposer.run());
     let (barriers, waiting) = mpsc::unbounded_channel();
     consensus.spawn(answer_barriers(raft.clone(), waiting));
@@ -388,7 +395,10 @@ async fn follow_role(
 }
 
 /// One ReadIndex round for all who wait.
-async fn answer_barriers(raft: Raft, mut waiting: mpsc::UnboundedReceiver<oneshot::Sender<Result<(), ReadError>>>) {
+async fn answer_barriers(
+    raft: Raft,
+    mut waiting: mpsc::UnboundedReceiver<oneshot::Sender<Result<(), ReadError>>>,
+) {
     while let Some(first) = waiting.recv().await {
         let mut round = vec![first];
         while let Ok(next) = waiting.try_recv() {
@@ -422,10 +432,14 @@ async fn watch_disk(slot: Arc<GroupSlot>, raft: Raft, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let stuck = slot.log.oldest_pending_flush().is_some_and(|since: Instant| since.elapsed() >= FLUSH_STUCK);
+        let stuck =
+            slot.log.oldest_pending_flush().is_some_and(|since: Instant| since.elapsed() >= FLUSH_STUCK);
         if stuck != slot.is_muted() {
             if stuck {
-                tracing::error!(group = slot.group, "the disk has completed no flush for 2 s: giving up leadership");
+                tracing::error!(
+                    group = slot.group,
+                    "the disk has completed no flush for 2 s: giving up leadership"
+                );
             } else {
                 tracing::info!(group = slot.group, "the disk answers again");
             }

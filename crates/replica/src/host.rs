@@ -197,14 +197,17 @@ impl Host {
         let mut voters = config.voters.clone();
         voters.sort_unstable();
         voters.dedup();
-        let slot =
-            Arc::new(GroupSlot::new(&self.inner.cluster, &config.name, self.inner.node, voters, log));
+        let slot = Arc::new(GroupSlot::new(&self.inner.cluster, &config.name, self.inner.node, voters, log));
         self.inner.registry.insert(slot.clone());
         Ok(OpenedGroup { slot, config, checkpoint })
     }
 
     /// Forms the group if it is new (waiting for every voter), then takes part in it.
-    pub async fn start_group(&self, opened: OpenedGroup, tables: Arc<dyn StateMachine>) -> Result<Group, OpenError> {
+    pub async fn start_group(
+        &self,
+        opened: OpenedGroup,
+        tables: Arc<dyn StateMachine>,
+    ) -> Result<Group, OpenError> {
         let this = self.clone();
         let task = self.inner.consensus.spawn(async move { this.start_inside(opened, tables).await });
         task.await.unwrap_or_else(|e| {
@@ -212,7 +215,11 @@ impl Host {
         })
     }
 
-    async fn start_inside(&self, opened: OpenedGroup, tables: Arc<dyn StateMachine>) -> Result<Group, OpenError> {
+    async fn start_inside(
+        &self,
+        opened: OpenedGroup,
+        tables: Arc<dyn StateMachine>,
+    ) -> Result<Group, OpenError> {
         let OpenedGroup { slot, config, checkpoint } = opened;
         let name = config.name.clone();
         let failed = |reason: String| OpenError::Group { group: name.clone(), reason };
@@ -222,10 +229,15 @@ impl Host {
         let applied = machine.watch_applied();
         let raft_config = raft_config(&config).map_err(|e| failed(e.to_string()))?;
         let network = Network { peers: self.inner.peers.clone(), slot: slot.clone() };
-        let raft =
-            Raft::new(self.inner.node.0, Arc::new(raft_config), network, LogStorage::new(slot.log.clone()), machine)
-                .await
-                .map_err(|e| failed(e.to_string()))?;
+        let raft = Raft::new(
+            self.inner.node.0,
+            Arc::new(raft_config),
+            network,
+            LogStorage::new(slot.log.clone()),
+            machine,
+        )
+        .await
+        .map_err(|e| failed(e.to_string()))?;
         if slot.raft.set(raft.clone()).is_err() {
             return Err(failed("the group is running already".into()));
         }
@@ -263,6 +275,7 @@ impl Host {
 }
 
 /// Writes the first entry, unless another voter has and it is here already.
+#[allow(clippy::zero_sized_map_values)] // openraft's parameter: our nodes are known by their ids alone
 async fn initialize(raft: &Raft, slot: &GroupSlot) -> Result<(), String> {
     use openraft::errors::{InitializeError, RaftError};
     let members: BTreeMap<u64, openraft::EmptyNode> =

@@ -34,10 +34,10 @@ use store::Frame;
 use wire::{LogPosition, QueueId, QueueOffset};
 
 pub use formation::FormationError;
-pub use proposer::Done;
 pub use group::{Group, GroupStatus, PeerProgress, ReadError, Role, TransferError};
 pub use host::{GroupConfig, Host, HostConfig, OpenError, OpenedGroup};
 pub use peers::{CallError, PeerHandler, Peers, Service};
+pub use proposer::Done;
 
 /// The id of a node: given in its configuration, unique in the cluster, never used again for another data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -90,7 +90,11 @@ impl RaftLogReader<TypeConfig> for LogStorage {
 
     async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {
         Ok(self.log.vote().map(|v| {
-            if v.committed { RaftVote::new_committed(v.term.0, v.node) } else { RaftVote::new(v.term.0, v.node) }
+            if v.committed {
+                RaftVote::new_committed(v.term.0, v.node)
+            } else {
+                RaftVote::new(v.term.0, v.node)
+            }
         }))
     }
 }
@@ -140,7 +144,9 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         I::IntoIter: Send,
     {
         let entries = entries.into_iter().map(LogEntry::into_new_entry).collect();
-        self.log.append(entries, Box::new(move |result| callback.io_completed(result))).map_err(io::Error::other)
+        self.log
+            .append(entries, Box::new(move |result| callback.io_completed(result)))
+            .map_err(io::Error::other)
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<RaftLogId>) -> Result<(), io::Error> {

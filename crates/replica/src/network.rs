@@ -23,8 +23,8 @@ use crate::limits::SNAPSHOT_CHUNK_BYTES;
 use crate::server::GroupSlot;
 use crate::state_machine::SnapshotTables;
 use crate::types::{
-    CommittedTerm, LogEntry, RaftVote, TypeConfig, log_id_from_proto, log_id_to_proto, membership_to_proto, vote_from_proto,
-    vote_to_proto,
+    CommittedTerm, LogEntry, RaftVote, TypeConfig, log_id_from_proto, log_id_to_proto, membership_to_proto,
+    vote_from_proto, vote_to_proto,
 };
 use crate::{NodeId, Peers, proto};
 
@@ -40,11 +40,21 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
-        PeerNetwork { peers: self.peers.clone(), slot: self.slot.clone(), target: NodeId(target), heartbeats: false }
+        PeerNetwork {
+            peers: self.peers.clone(),
+            slot: self.slot.clone(),
+            target: NodeId(target),
+            heartbeats: false,
+        }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
-        PeerNetwork { peers: self.peers.clone(), slot: self.slot.clone(), target: NodeId(target), heartbeats: true }
+        PeerNetwork {
+            peers: self.peers.clone(),
+            slot: self.slot.clone(),
+            target: NodeId(target),
+            heartbeats: true,
+        }
     }
 }
 
@@ -112,7 +122,9 @@ fn append_request(
             .iter()
             .map(|entry| match entry {
                 LogEntry::Frame { frame, .. } => frame.bytes().clone(),
-                LogEntry::Draft { id, .. } => unreachable!("entry {id} was replicated without having been appended"),
+                LogEntry::Draft { id, .. } => {
+                    unreachable!("entry {id} was replicated without having been appended")
+                }
             })
             .collect(),
     }
@@ -161,11 +173,11 @@ async fn within<T>(
 }
 
 impl NetStreamAppend<TypeConfig> for PeerNetwork {
-    fn stream_append<'s, S>(
-        &'s mut self,
+    fn stream_append<S>(
+        &mut self,
         input: S,
         option: RPCOption,
-    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    ) -> BoxFuture<'_, Rpc<BoxStream<'_, Rpc<StreamAppendResult<TypeConfig>>>>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
@@ -197,18 +209,27 @@ fn vote_request(rpc: &VoteRequest<TypeConfig>, origin: proto::Origin) -> proto::
 }
 
 fn vote_response(reply: proto::VoteReply) -> Rpc<VoteResponse<TypeConfig>> {
-    let vote = reply.vote.as_ref().map(vote_from_proto).ok_or_else(|| malformed("a vote reply without vote"))?;
+    let vote =
+        reply.vote.as_ref().map(vote_from_proto).ok_or_else(|| malformed("a vote reply without vote"))?;
     Ok(VoteResponse::new(vote, reply.last.as_ref().map(log_id_from_proto), reply.granted))
 }
 
 impl NetVote<TypeConfig> for PeerNetwork {
-    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
         let mut client = self.consensus()?;
         let request = vote_request(&rpc, self.origin());
         vote_response(within(option.hard_ttl(), client.vote(request)).await?)
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
         let mut client = self.consensus()?;
         let request = vote_request(&rpc, self.origin());
         vote_response(within(option.hard_ttl(), client.pre_vote(request)).await?)

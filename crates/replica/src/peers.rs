@@ -20,7 +20,12 @@ pub struct Service(pub u32);
 /// Answers calls of other nodes. It must not call back to the node that asks (one hop at most).
 pub trait PeerHandler: Send + Sync + 'static {
     /// `Err` is told to the caller as [`CallError::Refused`].
-    fn handle(&self, from: NodeId, service: Service, payload: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
+    fn handle(
+        &self,
+        from: NodeId,
+        service: Service,
+        payload: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>>;
 }
 
 /// Why a call got no answer.
@@ -67,7 +72,7 @@ impl Peers {
             let endpoint = Endpoint::from_shared(format!("http://{address}"))?
                 .connect_timeout(Duration::from_millis(500))
                 .tcp_nodelay(true)
-                .http2_keep_alive_interval(Duration::from_millis(1000))
+                .http2_keep_alive_interval(Duration::from_secs(1))
                 .keep_alive_timeout(Duration::from_millis(1500))
                 .keep_alive_while_idle(true)
                 .initial_connection_window_size(PEER_WINDOW_BYTES)
@@ -126,7 +131,9 @@ impl Peers {
             payload,
         };
         match tokio::time::timeout(left, client(&link.calls).call(request)).await {
-            Err(_) => Err(CallError::Unknown { node, reason: format!("no answer in {} ms", left.as_millis()) }),
+            Err(_) => {
+                Err(CallError::Unknown { node, reason: format!("no answer in {} ms", left.as_millis()) })
+            }
             Ok(Err(status)) if never_sent(&status) => {
                 Err(CallError::NotSent { node, reason: status.message().to_owned() })
             }

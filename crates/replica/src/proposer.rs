@@ -20,7 +20,8 @@ use wire::{LogPosition, QueueId, QueueOffset};
 
 use crate::group::{Raft, Role};
 use crate::limits::{
-    BYTES_IN_FLIGHT_MAX, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES, PENDING_BYTES_MAX, PROPOSAL_BYTES_MAX, PROPOSAL_TIMEOUT,
+    BYTES_IN_FLIGHT_MAX, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES, PENDING_BYTES_MAX, PROPOSAL_BYTES_MAX,
+    PROPOSAL_TIMEOUT,
 };
 use crate::state_machine::AppliedUpTo;
 use crate::types::{Applied, Completion, Data, TypeConfig, command_data};
@@ -134,7 +135,11 @@ enum Parts {
 impl Parts {
     fn refuse(self, error: &ProposeError) {
         match self {
-            Parts::Messages { parts, .. } => parts.into_iter().for_each(|part| (part.done)(Err(error.clone()))),
+            Parts::Messages { parts, .. } => {
+                for part in parts {
+                    (part.done)(Err(error.clone()));
+                }
+            }
             Parts::Command(done) => done(Err(error.clone())),
         }
     }
@@ -291,7 +296,9 @@ impl Proposer {
         loop {
             let role = self.role.borrow_and_update().clone();
             if role.ready {
+                tracing::debug!(term = role.term, "proposing");
                 self.lead(role.term).await;
+                tracing::debug!(term = role.term, "stopped proposing");
                 continue;
             }
             if let Some(proposal) = self.carried.take() {
@@ -340,7 +347,8 @@ impl Proposer {
             let paused = *self.paused.borrow_and_update();
             self.fill(&mut open, &mut counters, &mut log_time_ms);
             let full = self.carried.is_some() || open.as_ref().is_some_and(|o| o.buffer.len() >= ENTRY_BYTES);
-            let may_send = !paused && (entries < ENTRIES_IN_FLIGHT_EAGER || (full && bytes < BYTES_IN_FLIGHT_MAX));
+            let may_send =
+                !paused && (entries < ENTRIES_IN_FLIGHT_EAGER || (full && bytes < BYTES_IN_FLIGHT_MAX));
             if may_send {
                 if let Some(entry) = open.take() {
                     self.propose_messages(term, &window, entry).await;
@@ -352,6 +360,7 @@ impl Proposer {
                         if barrier {
                             self.wait_decided(&window, term).await;
                         }
+                        tracing::debug!(term, barrier, "a command is next");
                         if window.get().2 || !self.leads(term) {
                             self.carried = Some(Proposal::Command { body, barrier, done });
                             break;

@@ -131,11 +131,10 @@ impl Registry {
 
     fn find(&self, origin: Option<&proto::Origin>) -> Result<Arc<GroupSlot>, Status> {
         let origin = origin.ok_or_else(|| Status::invalid_argument("the request names no origin"))?;
-        let slot = self
-            .lock()
-            .get(&origin.group)
-            .cloned()
-            .ok_or_else(|| Status::unavailable(format!("group {} is not open on this node", origin.group)))?;
+        let slot =
+            self.lock().get(&origin.group).cloned().ok_or_else(|| {
+                Status::unavailable(format!("group {} is not open on this node", origin.group))
+            })?;
         slot.check(origin)?;
         Ok(slot)
     }
@@ -159,11 +158,10 @@ impl PeerServer {
 
     fn running(&self, origin: Option<&proto::Origin>) -> Result<(Arc<GroupSlot>, Raft), Status> {
         let slot = self.registry.find(origin)?;
-        let raft = slot
-            .raft
-            .get()
-            .cloned()
-            .ok_or_else(|| Status::unavailable(format!("group {} is starting on this node", slot.group)))?;
+        let raft =
+            slot.raft.get().cloned().ok_or_else(|| {
+                Status::unavailable(format!("group {} is starting on this node", slot.group))
+            })?;
         Ok((slot, raft))
     }
 }
@@ -233,13 +231,16 @@ fn vote_reply(response: &openraft::raft::VoteResponse<TypeConfig>) -> proto::Vot
 
 #[tonic::async_trait]
 impl peer_server::Peer for PeerServer {
-    async fn hello(&self, request: Request<proto::HelloRequest>) -> Result<Response<proto::HelloReply>, Status> {
+    async fn hello(
+        &self,
+        request: Request<proto::HelloRequest>,
+    ) -> Result<Response<proto::HelloReply>, Status> {
         let request = request.into_inner();
         // Not `find`: a node that we know under another incarnation must learn why it is refused.
         let origin = request.origin.as_ref().ok_or_else(|| missing("origin"))?;
         let slot = self.registry.lock().get(&origin.group).cloned();
-        let slot =
-            slot.ok_or_else(|| Status::unavailable(format!("group {} is not open on this node", origin.group)))?;
+        let slot = slot
+            .ok_or_else(|| Status::unavailable(format!("group {} is not open on this node", origin.group)))?;
         if let Err(status) = slot.check(origin) {
             // The caller decides by `known` where only the incarnation differs.
             let known_otherwise = slot.formed().is_some_and(|m| m.contains_key(&origin.from));
@@ -296,10 +297,8 @@ impl peer_server::Peer for PeerServer {
             result.map(append_reply).map_err(fatal)
         });
         // What ended the requests is told last, after the answers to those before it.
-        let last = stream::once(future::lazy(move |_| {
-            lock(&broken).take().map(Err)
-        }))
-        .filter_map(future::ready);
+        let last =
+            stream::once(future::lazy(move |_| lock(&broken).take().map(Err))).filter_map(future::ready);
         Ok(Response::new(replies.chain(last).boxed()))
     }
 
@@ -323,7 +322,10 @@ impl peer_server::Peer for PeerServer {
         Ok(Response::new(vote_reply(&response)))
     }
 
-    async fn pre_vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteReply>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<proto::VoteRequest>,
+    ) -> Result<Response<proto::VoteReply>, Status> {
         let request = request.into_inner();
         let (_, raft) = self.running(request.origin.as_ref())?;
         let response = raft.pre_vote(vote_of(&request)?).await.map_err(fatal)?;

@@ -15,8 +15,8 @@ use wire::LogPosition;
 
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL};
 use crate::types::{
-    Applied, CommittedTerm, LogEntry, RaftLogId, RaftMembership, RaftStoredMembership, TypeConfig, log_id_from_proto, log_id_to_proto,
-    membership_from_proto, membership_to_proto, raft_log_id,
+    Applied, CommittedTerm, LogEntry, RaftLogId, RaftMembership, RaftStoredMembership, TypeConfig,
+    log_id_from_proto, log_id_to_proto, membership_from_proto, membership_to_proto, raft_log_id,
 };
 use crate::{Outcome, StateMachine, proto};
 
@@ -57,7 +57,7 @@ impl Machine {
     ) -> io::Result<Self> {
         let (applied, membership) = match checkpoint {
             None => (None, RaftStoredMembership::default()),
-            Some((at, saved)) => (Some(at), stored_membership(&saved)?),
+            Some((at, saved)) => (Some(at), stored_membership(&saved)),
         };
         let last_checkpoint = (applied.map_or(LogPosition(0), |at| at.end), Instant::now());
         let (applied_tx, _) = watch::channel(applied.map(|at| up_to(&at)));
@@ -148,12 +148,12 @@ pub(crate) fn encode_tables(membership: &RaftStoredMembership, state: Vec<u8>) -
     .encode_to_vec()
 }
 
-fn stored_membership(saved: &proto::Tables) -> io::Result<RaftStoredMembership> {
+fn stored_membership(saved: &proto::Tables) -> RaftStoredMembership {
     let membership = match saved.membership.as_ref() {
         None => RaftMembership::default(),
         Some(body) => membership_from_proto(body).unwrap_or_default(),
     };
-    Ok(RaftStoredMembership::new(saved.membership_id.as_ref().map(log_id_from_proto), membership))
+    RaftStoredMembership::new(saved.membership_id.as_ref().map(log_id_from_proto), membership)
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {
@@ -183,7 +183,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
         CurrentSnapshot { log: self.log.clone() }
     }
 
-    async fn install_snapshot(&mut self, meta: &RaftSnapshotMeta, snapshot: SnapshotTables) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &RaftSnapshotMeta,
+        snapshot: SnapshotTables,
+    ) -> Result<(), io::Error> {
         let saved = proto::Tables::decode(snapshot.bytes.clone()).map_err(io::Error::other)?;
         let id = meta.last_log_id.map(|id| crate::types::store_log_id(&id));
         if id != Some(snapshot.at.last) {
@@ -197,7 +201,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             .map_err(io::Error::other)?
             .map_err(io::Error::other)?;
         self.tables.restore(&saved.state, &snapshot.at).map_err(io::Error::other)?;
-        self.membership = stored_membership(&saved)?;
+        self.membership = stored_membership(&saved);
         self.applied = Some(snapshot.at);
         self.last_checkpoint = (snapshot.at.end, Instant::now());
         self.batch_applied();
@@ -227,7 +231,7 @@ impl CurrentSnapshot {
         Ok(Some(Snapshot {
             meta: SnapshotMeta {
                 last_log_id: Some(raft_log_id(at.last)),
-                last_membership: stored_membership(&saved)?,
+                last_membership: stored_membership(&saved),
             },
             snapshot: SnapshotTables { at, bytes },
         }))
@@ -238,7 +242,9 @@ impl RaftSnapshotBuilder<TypeConfig> for CurrentSnapshot {
     type SnapshotData = SnapshotTables;
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
-        self.read().await?.ok_or_else(|| io::Error::other("this log has never been purged: it has no snapshot"))
+        self.read()
+            .await?
+            .ok_or_else(|| io::Error::other("this log has never been purged: it has no snapshot"))
     }
 }
 

@@ -126,7 +126,9 @@ impl fmt::Debug for LogEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LogEntry::Draft { id, payload } => write!(f, "draft {id} {payload}"),
-            LogEntry::Frame { id, frame } => write!(f, "frame {id} {:?} at {}", frame.kind(), frame.position()),
+            LogEntry::Frame { id, frame } => {
+                write!(f, "frame {id} {:?} at {}", frame.kind(), frame.position())
+            }
         }
     }
 }

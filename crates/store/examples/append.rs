@@ -27,11 +27,23 @@ fn main() -> Result<(), StoreError> {
 }
 
 fn measure(dir: &Path) -> Result<(), StoreError> {
-    let identity = Identity { cluster: "bench".into(), group: "append".into(), node: 1, segment_size: 1 << 30 };
+    let identity =
+        Identity { cluster: "bench".into(), group: "append".into(), node: 1, segment_size: 1 << 30 };
     let flusher = Flusher::start(1);
     let log = Log::open(Arc::new(OsDisk), dir, &identity, &flusher)?;
-    println!("{:>9} {:>9} | {:>9} {:>8} {:>8} {:>8} | {:>10} {:>8}", "bytes", "in flight", "appends/s", "p50 us", "p99 us", "max us", "cpu us/app", "MB/s");
-    for (len, in_flight) in [(1 << 10, 1), (1 << 10, 16), (1 << 10, 256), (16 << 10, 1), (128 << 10, 1), (128 << 10, 8), (256 << 10, 4)] {
+    println!(
+        "{:>9} {:>9} | {:>9} {:>8} {:>8} {:>8} | {:>10} {:>8}",
+        "bytes", "in flight", "appends/s", "p50 us", "p99 us", "max us", "cpu us/app", "MB/s"
+    );
+    for (len, in_flight) in [
+        (1 << 10, 1),
+        (1 << 10, 16),
+        (1 << 10, 256),
+        (16 << 10, 1),
+        (128 << 10, 1),
+        (128 << 10, 8),
+        (256 << 10, 4),
+    ] {
         line(&log, len, in_flight)?;
     }
     log.close()?;
@@ -74,7 +86,9 @@ fn line(log: &Log, len: usize, in_flight: usize) -> Result<(), StoreError> {
     }
     let (elapsed, cpu) = (begin.elapsed(), cpu_time().saturating_sub(cpu));
     latencies.sort_unstable();
-    let at = |share: f64| latencies.get(((latencies.len() - 1) as f64 * share) as usize).map_or(0, Duration::as_micros);
+    let at = |share: f64| {
+        latencies.get(((latencies.len() - 1) as f64 * share) as usize).map_or(0, Duration::as_micros)
+    };
     let count = latencies.len() as f64;
     println!(
         "{len:>9} {in_flight:>9} | {:>9.0} {:>8} {:>8} {:>8} | {:>10.1} {:>8.1}",

@@ -8,6 +8,7 @@
 //! once and share the device's flush. Workers sleep unless there is work: an append wakes one only when its lane is idle.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -117,7 +118,7 @@ impl Flusher {
                 self.0.shared.serve(&lane);
             }
             if let Some(chore) = chore {
-                self.0.shared.run(chore);
+                Shared::run(chore);
             }
         }
     }
@@ -189,6 +190,14 @@ impl Drop for Handle {
     }
 }
 
+/// One round; true when more has arrived meanwhile. A completion that panics stops its log, not the flusher.
+fn is_more(lane: &Inner) -> bool {
+    catch_unwind(AssertUnwindSafe(|| lane.round())).unwrap_or_else(|_| {
+        lane.abandon("a completion panicked");
+        false
+    })
+}
+
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     #[allow(clippy::expect_used, reason = "documented panic: without its threads there is no flusher")]
     std::thread::Builder::new().name(name).spawn(body).expect("a thread")
@@ -243,7 +252,7 @@ impl Shared {
 
     /// One round of a lane; it goes back to the end of the list when more has arrived meanwhile.
     fn serve(&self, lane: &Arc<Inner>) {
-        while lane.round() {
+        while is_more(lane) {
             let mut ready = lock(&self.ready);
             if !ready.lanes.is_empty() {
                 ready.lanes.push_back(Arc::clone(lane));
@@ -265,7 +274,7 @@ impl Shared {
             }
             if let Some(chore) = chores.queue.pop_front() {
                 drop(chores);
-                self.run(chore);
+                Self::run(chore);
                 chores = lock(&self.chores);
                 continue;
             }
@@ -282,7 +291,7 @@ impl Shared {
         }
     }
 
-    fn run(&self, chore: Chore) {
+    fn run(chore: Chore) {
         match chore {
             Chore::Prepare(log) => {
                 if let Some(log) = log.upgrade() {

@@ -406,7 +406,10 @@ impl Tail {
             return Err(format!("position {found} where {position} belongs"));
         }
         if prev != self.chain {
-            return Err(format!("it follows the frame with chain value {prev:016x}, the last one here has {:016x}", self.chain));
+            return Err(format!(
+                "it follows the frame with chain value {prev:016x}, the last one here has {:016x}",
+                self.chain
+            ));
         }
         if id.term < self.term() {
             return Err(format!("term {} after term {}", id.term, self.term()));
@@ -415,5 +418,120 @@ impl Tail {
             return Err(format!("log time {log_time_ms} after {}", self.log_time_ms));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tail(index: u64, chain: u64, log_time_ms: u64) -> Tail {
+        let id = index.checked_sub(1).map(|last| LogId::new(1, last));
+        Tail { id, next: LogIndex(index), end: LogPosition(4096), chain, log_time_ms }
+    }
+
+    fn frame(body: &[u8]) -> Frame {
+        let draft = Draft::new(LogId::new(3, 7), FrameKind::Command, 1_700_000_000_000, body);
+        draft.finish(LogPosition(4096), &tail(7, 0x1122_3344_5566_7788, 5)).unwrap()
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_format() {
+        let bytes = frame(b"hello").bytes().clone();
+        let rows: Vec<String> = bytes.chunks(8).map(|row| format!("{:016x}", u64_at(row, 0))).collect();
+        insta::assert_snapshot!(rows.join("\n"), @r"
+        524d510102000000
+        00000005f2afbaa6
+        0000000000000003
+        0000000000000007
+        0000000000001000
+        0000018bcfe56800
+        1122334455667788
+        0000000000000000
+        68656c6c6f000000
+        ");
+    }
+
+    #[test]
+    fn what_is_not_a_frame_is_an_error() {
+        let good = frame(b"hello").bytes().to_vec();
+        let check = |change: &dyn Fn(&mut Vec<u8>), expect: &str| {
+            let mut bytes = good.clone();
+            change(&mut bytes);
+            let error = Frame::parse(Bytes::from(bytes)).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error} / {expect}");
+        };
+        check(&|bytes| bytes.truncate(63), "63 bytes of a frame of 64");
+        check(&|bytes| bytes.truncate(71), "71 bytes of a frame of 72");
+        check(&|bytes| bytes.push(0), "1 bytes behind");
+        check(&|bytes| bytes[3] = 2, "magic 0x524d5102");
+        check(&|bytes| bytes[4] = 0, "kind 0");
+        check(&|bytes| bytes[4] = 5, "kind 5");
+        check(&|bytes| bytes[6] = 1, "reserved");
+        check(&|bytes| bytes[60] = 1, "reserved");
+        check(&|bytes| bytes[8] = 0xff, "a body of");
+        check(&|bytes| bytes[20] ^= 1, "CRC32C");
+        check(&|bytes| bytes[66] ^= 1, "CRC32C");
+        // Padding that is not zero, with a checksum that says so.
+        check(
+            &|bytes| {
+                bytes[71] = 1;
+                let crc = checksum(bytes);
+                put(bytes, 12, &crc.to_be_bytes());
+            },
+            "reserved",
+        );
+        assert!(Frame::parse(Bytes::from(good)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn a_draft_becomes_a_frame_that_reads_back(
+            body: Vec<u8>, term in 1_u64.., index: u64, position: u64, chain: u64, time: u64, after_time: u64, kind in 2_u8..=4,
+            flip: u32, spare in 0_usize..100_000,
+        ) {
+            let kind = FrameKind::from_byte(kind).unwrap();
+            let mut buffer = Draft::room(body.len() + spare);
+            buffer.extend_from_slice(&body);
+            let id = LogId::new(term, index);
+            let draft = Draft { id, kind, log_time_ms: time, buffer };
+            let len = draft.frame_len().unwrap();
+            let position = LogPosition(position >> 2);
+            let frame = draft.finish(position, &tail(index, chain, after_time)).unwrap();
+            prop_assert_eq!(frame.len(), len);
+            let mut bytes = frame.bytes().to_vec();
+            let back = Frame::parse(Bytes::from(bytes.clone())).unwrap();
+            prop_assert_eq!(back.head, frame.head);
+            prop_assert_eq!((back.chain(), back.body()), (frame.chain(), Bytes::from(body)));
+            prop_assert_eq!((back.id(), back.kind(), back.position(), back.prev()), (id, kind, position, chain));
+            prop_assert_eq!(back.log_time_ms(), time.max(after_time));
+            prop_assert_eq!((back.end().0 - position.0, back.end().0 % 8), (len, position.0 % 8));
+            let bit = flip as usize % (bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(Frame::parse(Bytes::from(bytes)).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_no_panic(mut bytes: Vec<u8>, magic: bool) {
+            if magic && bytes.len() > 5 {
+                bytes[..4].copy_from_slice(&FRAME_MAGIC.to_be_bytes());
+                bytes[4] = 1;
+            }
+            let _ = Frame::parse(Bytes::from(bytes));
+        }
+
+        #[test]
+        fn any_body_of_a_messages_draft_is_no_panic(body: Vec<u8>, size: u8, magic: bool) {
+            let mut body = body;
+            if magic && body.len() > 8 {
+                body[..3].fill(0);
+                body[3] = size;
+                body[4..8].copy_from_slice(&wire::MAGIC_V1.to_be_bytes());
+            }
+            let draft = Draft::new(LogId::new(1, 0), FrameKind::Messages, 1, &body);
+            let _ = draft.finish(LogPosition(4096), &tail(0, 0, 0));
+        }
     }
 }

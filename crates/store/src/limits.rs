@@ -34,6 +34,8 @@ pub const DRAFT_SLACK_MAX: usize = 4096;
 pub const READ_AHEAD: usize = 256 << 10;
 /// The sparse position index names the first frame of each such stretch of a segment.
 pub const SPARSE_STEP: u64 = 64 << 10;
+/// The largest file of a sparse index that is read back, bytes: 24 for each step of the largest segment.
+pub const SPARSE_LEN_MAX: u64 = SEGMENT_SIZE_MAX / SPARSE_STEP * 24;
 
 /// Threads that run fdatasync for one disk (log.md 16).
 pub const FLUSH_THREADS_MAX: usize = 4;
@@ -70,9 +72,9 @@ pub const INDEX_MERGED_UNITS_MAX: u64 = 4 << 20;
 pub const INDEX_MERGE_FAN: usize = 8;
 /// Descriptors that an index keeps open (log.md 19).
 pub const INDEX_DESCRIPTORS_MAX: usize = 1024;
-/// The most log that is read again while an index is opened: a part, and the file before it when that reached beyond
-/// the checkpoint. More is left to the background.
-pub const INDEX_TAIL_LOG_BYTES_MAX: u64 = 2 * (INDEX_PART_LOG_BYTES_MAX + FRAME_LEN_MAX);
+/// The most log that is read again while an index is opened: what one part may cover. More is left to the background, so
+/// that a start takes no longer.
+pub const INDEX_TAIL_LOG_BYTES_MAX: u64 = INDEX_PART_LOG_BYTES_MAX + FRAME_LEN_MAX;
 
 const _: () = {
     assert!(FRAME_LEN_MAX + SEGMENT_HEADER_LEN <= SEGMENT_SIZE_MIN);

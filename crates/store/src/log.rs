@@ -329,7 +329,9 @@ impl Log {
         let to = if last == first.id { first } else { self.tail_of(last)? };
         let kept = [committed, checkpoint].into_iter().flatten().max_by_key(|id| id.index);
         if let Some(kept) = kept.filter(|kept| kept.index >= to.next) {
-            return Err(StoreError::Invariant(format!("truncation after {last:?} would drop {kept}, which is committed")));
+            return Err(StoreError::Invariant(format!(
+                "truncation after {last:?} would drop {kept}, which is committed"
+            )));
         }
         let epoch = {
             let mut state = lock(&inner.state);
@@ -373,7 +375,8 @@ impl Log {
         if upto.index >= tail.next {
             let Some(origin) = snapshot.filter(|snapshot| snapshot.id == Some(upto)) else {
                 return Err(StoreError::Invariant(format!(
-                    "purge to {upto} beyond the last entry {:?} without a snapshot installed there", tail.id
+                    "purge to {upto} beyond the last entry {:?} without a snapshot installed there",
+                    tail.id
                 )));
             };
             let origin = Tail { end: LogPosition(origin.end.0.next_multiple_of(size)), ..origin };
@@ -391,10 +394,13 @@ impl Log {
             return inner.enqueue(Job::Reset { origin, epoch }).map_err(Refused::into_error);
         }
         let sealed = segments.iter().filter_map(|segment| segment.sealed);
-        let boundary = sealed.filter(|sealed| sealed.tail.next < tail.next).find(|sealed| sealed.tail.id == Some(upto));
+        let boundary =
+            sealed.filter(|sealed| sealed.tail.next < tail.next).find(|sealed| sealed.tail.id == Some(upto));
         let first = match boundary {
             // At a boundary the log goes on in the next segment.
-            Some(sealed) => Tail { end: LogPosition(sealed.tail.end.0.next_multiple_of(size)), ..sealed.tail },
+            Some(sealed) => {
+                Tail { end: LogPosition(sealed.tail.end.0.next_multiple_of(size)), ..sealed.tail }
+            }
             None => self.tail_of(Some(upto))?,
         };
         {
@@ -519,7 +525,7 @@ impl Log {
         outcome.map_err(|source| StoreError::io("sync", &self.0.dir, source))
     }
 
-    /// Clean stop: everything is durable and the log takes no more writes. Reads go on.
+    /// Clean stop: everything is durable and the log takes no more writes (save the last checkpoint before). Reads go on.
     ///
     /// # Errors
     /// The error that stopped the log.
@@ -581,6 +587,7 @@ impl Log {
     /// # Errors
     /// Those of the disk.
     pub fn set_formed(&self, formed: BTreeMap<u64, String>) -> Result<(), StoreError> {
+        lock(&self.0.state).check_poison()?;
         self.0.change_manifest(|manifest| manifest.formed = Some(formed))
     }
 
@@ -614,7 +621,9 @@ impl Log {
             dir.remove(kind, |index| index < oldest_kept)?;
             // So that the next start needs to read only what lies after this checkpoint.
             if let Some(open) = segments.last().filter(|segment| segment.sealed.is_none()) {
-                inner.flusher.add_chore(crate::flush::Chore::WriteSparse(inner.me.clone(), Arc::clone(&open.file)));
+                inner
+                    .flusher
+                    .add_chore(crate::flush::Chore::WriteSparse(inner.me.clone(), Arc::clone(&open.file)));
             }
         }
         Ok(())
@@ -675,7 +684,10 @@ impl Log {
     pub fn set_current_snapshot(&self, id: LogId) -> Result<(), StoreError> {
         let inner = &*self.0;
         let _tables = lock(&inner.tables);
-        let Some((meta, _)) = inner.tables_dir().load(TablesKind::Boundary, id.index)?.filter(|(meta, _)| meta.last == id) else {
+        lock(&inner.state).check_poison()?;
+        let Some((meta, _)) =
+            inner.tables_dir().load(TablesKind::Boundary, id.index)?.filter(|(meta, _)| meta.last == id)
+        else {
             return Err(StoreError::Invariant(format!("there is no boundary snapshot at {id}")));
         };
         inner.set_snapshot(&meta)
@@ -687,11 +699,16 @@ impl Log {
     /// `Corrupt` when its bytes are damaged or gone; those of the disk.
     pub fn current_snapshot(&self) -> Result<Option<(TablesMeta, Vec<u8>)>, StoreError> {
         let inner = &*self.0;
-        let Some(id) = lock(&inner.manifest).snapshot.and_then(|mark| Tail::from(mark).id) else { return Ok(None) };
+        let Some(id) = lock(&inner.manifest).snapshot.and_then(|mark| Tail::from(mark).id) else {
+            return Ok(None);
+        };
         let dir = inner.tables_dir();
         match dir.load(TablesKind::Boundary, id.index)? {
             Some(found) => Ok(Some(found)),
-            None => Err(StoreError::damaged(&dir.path(TablesKind::Boundary, id.index), "the current snapshot is gone")),
+            None => Err(StoreError::damaged(
+                &dir.path(TablesKind::Boundary, id.index),
+                "the current snapshot is gone",
+            )),
         }
     }
 
@@ -766,7 +783,9 @@ impl State {
 
     /// Forgets the oldest frames that are in the files, down to `max` bytes.
     pub(crate) fn evict(&mut self, max: usize) {
-        while self.recent_bytes > max && self.recent.front().is_some_and(|recent| recent.ticket <= self.written_ticket) {
+        while self.recent_bytes > max
+            && self.recent.front().is_some_and(|recent| recent.ticket <= self.written_ticket)
+        {
             self.pop_recent();
         }
     }
@@ -816,10 +835,10 @@ impl Inner {
             return Err(Refused { reason: reason.clone(), job });
         }
         lane.jobs.push_back((Instant::now(), job));
-        if !std::mem::replace(&mut lane.is_scheduled, true) {
-            if let Some(me) = self.me.upgrade() {
-                self.flusher.schedule(me);
-            }
+        if !std::mem::replace(&mut lane.is_scheduled, true)
+            && let Some(me) = self.me.upgrade()
+        {
+            self.flusher.schedule(me);
         }
         Ok(())
     }
@@ -883,6 +902,16 @@ impl Inner {
         lane.poisoned.get_or_insert_with(|| reason.to_owned());
     }
 
+    /// [`Inner::poison`] when no worker will do the queued jobs: they fail here.
+    pub(crate) fn abandon(&self, reason: &str) {
+        tracing::error!(group = self.identity.group, reason, "the log stops");
+        self.poison(reason);
+        let jobs = std::mem::take(&mut lock(&self.lane).jobs);
+        for (_, job) in jobs {
+            job.fail(reason);
+        }
+    }
+
     pub(crate) fn tables_dir(&self) -> TablesDir<'_> {
         TablesDir { disk: &*self.disk, dir: self.dir.join("tables") }
     }
@@ -892,7 +921,8 @@ impl Inner {
         let mut outcome = Ok(());
         self.change_manifest(|manifest| {
             if manifest.snapshot.is_some_and(|now| now.index > meta.last.index.next().0) {
-                outcome = Err(StoreError::Invariant(format!("the current snapshot is newer than {}", meta.last)));
+                outcome =
+                    Err(StoreError::Invariant(format!("the current snapshot is newer than {}", meta.last)));
             } else {
                 manifest.snapshot = Some(mark);
             }

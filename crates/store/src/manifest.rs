@@ -100,11 +100,7 @@ impl Segment {
 }
 
 impl Manifest {
-    pub(crate) fn new(
-        identity: (&str, &str, u64, u64),
-        incarnation: String,
-        first: Mark,
-    ) -> Self {
+    pub(crate) fn new(identity: (&str, &str, u64, u64), incarnation: String, first: Mark) -> Self {
         let (cluster, group, node, segment_size) = identity;
         Self {
             format: FORMAT,
@@ -168,7 +164,10 @@ impl Manifest {
                     return Err(format!("the foreign segment {start} is not sealed below the first entry"));
                 }
             } else if !start.is_multiple_of(self.segment_size) || end > start + self.segment_size {
-                return Err(format!("segment {start} is not aligned to segments of {} bytes", self.segment_size));
+                return Err(format!(
+                    "segment {start} is not aligned to segments of {} bytes",
+                    self.segment_size
+                ));
             }
             if let Some(before) = before {
                 let Some(sealed) = before.sealed else {
@@ -183,6 +182,9 @@ impl Manifest {
             }
             before = Some(segment);
         }
+        if before.is_some_and(|last| !last.is_foreign() && last.sealed.is_some()) {
+            return Err("its last segment is sealed".into());
+        }
         if let Some(first) = self.segments.iter().find(|segment| !segment.is_foreign()) {
             let is_below = first.first_index < self.first.index && first.start > self.first.position;
             if first.first_index > self.first.index || is_below {
@@ -194,7 +196,9 @@ impl Manifest {
 
     pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join(MANIFEST);
-        let Some(bytes) = read_file(disk, &path, MANIFEST_LEN_MAX).at("read", &path)? else { return Ok(None) };
+        let Some(bytes) = read_file(disk, &path, MANIFEST_LEN_MAX).at("read", &path)? else {
+            return Ok(None);
+        };
         match Self::decode(&bytes) {
             Ok(manifest) => Ok(Some(manifest)),
             Err(reason) => Err(StoreError::damaged(&path, reason)),
@@ -212,6 +216,7 @@ impl Manifest {
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&format!("{value:016x}"))
     }
@@ -238,7 +243,12 @@ mod tests {
         manifest.formed = Some(BTreeMap::from([(1, "0f".repeat(16)), (2, "1e".repeat(16))]));
         manifest.snapshot = Some(first);
         manifest.segments = vec![
-            Segment { start: 2 << 30, kind: "classic".into(), first_index: 0, sealed: Some(mark(0, (2 << 30) + 77)) },
+            Segment {
+                start: 2 << 30,
+                kind: "classic".into(),
+                first_index: 0,
+                sealed: Some(mark(0, (2 << 30) + 77)),
+            },
             Segment::raft(LogPosition(3 << 30), LogIndex(1_000_001), Some(mark(1_000_042, (4 << 30) - 8))),
             Segment::raft(LogPosition(4 << 30), LogIndex(1_000_042), None),
         ];
@@ -247,7 +257,10 @@ mod tests {
 
     #[test]
     fn the_bytes_are_one_line_of_json_and_its_checksum() {
-        insta::assert_snapshot!(String::from_utf8(example().encode()).unwrap());
+        insta::assert_snapshot!(String::from_utf8(example().encode()).unwrap(), @r#"
+        {"format":1,"cluster":"c","group":"g","node":1,"incarnation":"0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f","segment_size":1073741824,"first":{"index":1000001,"position":3221225472,"term":2,"chain":"fedcba9876543210","time_ms":5},"snapshot":{"index":1000001,"position":3221225472,"term":2,"chain":"fedcba9876543210","time_ms":5},"formed":{"1":"0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f","2":"1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e"},"segments":[{"start":2147483648,"kind":"classic","first_index":0,"sealed":{"index":0,"position":2147483725,"term":2,"chain":"fedcba9876543210","time_ms":5}},{"start":3221225472,"kind":"raft-v1","first_index":1000001,"sealed":{"index":1000042,"position":4294967288,"term":2,"chain":"fedcba9876543210","time_ms":5}},{"start":4294967296,"kind":"raft-v1","first_index":1000042}]}
+        crc32c:3c6bf510
+        "#);
     }
 
     #[test]
@@ -269,6 +282,7 @@ mod tests {
         check(&|m| m.segments[2].start += 8, "not aligned");
         check(&|m| m.segments[2].first_index += 1, "does not follow");
         check(&|m| m.segments[1].start = 5 << 30, "ends at");
+        check(&|m| m.segments.truncate(2), "its last segment is sealed");
         check(&|m| m.segments[0].sealed = None, "not sealed below the first entry");
         check(&|m| m.first.index = 7, "below the first segment");
         check(&|m| m.first.position = u64::MAX, "beyond any log");

@@ -161,11 +161,17 @@ impl Log {
     /// The state after an entry of this log.
     pub(crate) fn tail_of(&self, id: Option<LogId>) -> Result<Tail, StoreError> {
         let Some(id) = id else {
-            return Err(StoreError::Mismatch { index: LogIndex(0), reason: "entries before it are purged".into() });
+            return Err(StoreError::Mismatch {
+                index: LogIndex(0),
+                reason: "entries before it are purged".into(),
+            });
         };
         match self.read(id.index, id.index.next(), 1)?.first() {
             Some(frame) if frame.id() == id => Ok(Tail::after(frame)),
-            Some(frame) => Err(StoreError::Mismatch { index: id.index, reason: format!("the entry is {}, not {id}", frame.id()) }),
+            Some(frame) => Err(StoreError::Mismatch {
+                index: id.index,
+                reason: format!("the entry is {}, not {id}", frame.id()),
+            }),
             None => Err(StoreError::Mismatch { index: id.index, reason: "the log ends before it".into() }),
         }
     }
@@ -183,11 +189,12 @@ impl Log {
         if let Some(bytes) = self.bytes_in_map(&view, position, len)? {
             return Ok(bytes);
         }
-        let segment = self.segment_with(&view, position, len)?;
+        let segment = Self::segment_with(&view, position, len)?;
         // What the files do not have yet is laid over what they have.
         let in_file = if view.is_whole(segment) { u64::MAX } else { view.files_end.0 };
         let from_file = in_file.saturating_sub(position.0).min(len as u64) as usize;
-        let bytes = if from_file > 0 { segment.file.read(&*self.0.disk, position, from_file)? } else { Bytes::new() };
+        let bytes =
+            if from_file > 0 { segment.file.read(&*self.0.disk, position, from_file)? } else { Bytes::new() };
         if from_file == len {
             return Ok(bytes);
         }
@@ -210,7 +217,11 @@ impl Log {
     }
 
     /// [`Log::read_bytes`] that waits for no disk: `None` when it might, and belongs on a thread that may block.
-    pub fn read_bytes_resident(&self, position: LogPosition, len: usize) -> Option<Result<Bytes, StoreError>> {
+    pub fn read_bytes_resident(
+        &self,
+        position: LogPosition,
+        len: usize,
+    ) -> Option<Result<Bytes, StoreError>> {
         match self.bytes_in_memory(position, len) {
             Ok(Ok(bytes)) => Some(Ok(bytes)),
             Ok(Err(view)) => self.bytes_in_map(&view, position, len).transpose(),
@@ -234,22 +245,30 @@ impl Log {
         Ok(Err(state.view()))
     }
 
-    fn bytes_in_map(&self, view: &View, position: LogPosition, len: usize) -> Result<Option<Bytes>, StoreError> {
+    fn bytes_in_map(
+        &self,
+        view: &View,
+        position: LogPosition,
+        len: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
         // Only what is never written again.
         if position.0 + len as u64 > view.committed_end.min(view.files_end).0 {
             return Ok(None);
         }
-        let segment = self.segment_with(view, position, len)?;
+        let segment = Self::segment_with(view, position, len)?;
         let offset = position.0 - segment.start.0;
         let Some(map) = segment.file.map(&*self.0.disk)? else { return Ok(None) };
         Ok(if map.is_resident(offset, len) { map.bytes(offset, len) } else { None })
     }
 
-    fn segment_with<'a>(&self, view: &'a View, position: LogPosition, len: usize) -> Result<&'a SegmentEntry, StoreError> {
+    fn segment_with(view: &View, position: LogPosition, len: usize) -> Result<&SegmentEntry, StoreError> {
         let Some(segment) = view.segment_at(position) else {
             let oldest = view.segments.first().map_or(view.first.end, |segment| segment.start);
             if position < oldest {
-                return Err(StoreError::Purged { first_index: view.first.next, first_position: view.first.end });
+                return Err(StoreError::Purged {
+                    first_index: view.first.next,
+                    first_position: view.first.end,
+                });
             }
             return Err(StoreError::OutOfRange { position, len: len as u64, end: view.tail.end });
         };
@@ -262,15 +281,28 @@ impl Log {
     }
 
     /// Everything from a position on, in order: the one way to walk the log (rebuild, scrub, audit). A position before the
-    /// first frame starts there; else it must be that of a frame, the end of one, or the start of a segment.
+    /// first frame starts there; else it must be that of a frame, the end of one, or the start of a segment. Entries above
+    /// the commit index may be truncated under the reader, which then says so: stop at what is committed.
     pub fn frames_from(&self, position: LogPosition) -> FrameReader {
-        FrameReader { log: self.clone(), at: position, before: None, piece: None }
+        FrameReader {
+            log: self.clone(),
+            at: position,
+            before: None,
+            piece: None,
+            epoch: lock(&self.0.state).epoch,
+        }
     }
 }
 
 impl Inner {
     /// Frames from the files. The entry is not in memory, so it is in a file, unless the log is truncated meanwhile.
-    fn read_files(&self, view: &View, from: LogIndex, until: LogIndex, max_bytes: usize) -> Result<Vec<Frame>, StoreError> {
+    fn read_files(
+        &self,
+        view: &View,
+        from: LogIndex,
+        until: LogIndex,
+        max_bytes: usize,
+    ) -> Result<Vec<Frame>, StoreError> {
         let Some(segment) = view.segment_of(from) else {
             return Err(StoreError::Invariant(format!("no segment holds entry {from}")));
         };
@@ -282,7 +314,9 @@ impl Inner {
                 *segment.file.sparse() = Sparse::default();
                 let frames = self.read_segment(view, segment, from, until, max_bytes, false)?;
                 self.flusher.add_chore(Chore::WriteSparse(self.me.clone(), Arc::clone(&segment.file)));
-                frames.ok_or_else(|| StoreError::Invariant(format!("segment {} has no entry {from}", segment.start)))
+                frames.ok_or_else(|| {
+                    StoreError::Invariant(format!("segment {} has no entry {from}", segment.start))
+                })
             }
         }
     }
@@ -368,8 +402,10 @@ pub struct FrameReader {
     at: LogPosition,
     /// After the last frame given out.
     before: Option<Tail>,
-    /// A piece of the file of a segment, and the position of its first byte.
-    piece: Option<(LogPosition, Bytes)>,
+    /// A piece of the file of a segment, the position of its first byte, and the truncations so far when it was read.
+    piece: Option<(LogPosition, Bytes, u64)>,
+    /// Truncations so far when the reader began.
+    epoch: u64,
 }
 
 /// How much a reader takes from the disk at once.
@@ -384,8 +420,20 @@ impl FrameReader {
     /// The next entry or foreign segment; `None` at the end of the log, as it is now.
     ///
     /// # Errors
-    /// `Corrupt` when the bytes there are no frame, or one that does not follow; those of the disk.
+    /// `Corrupt` when the bytes there are no frame, or one that does not follow; `Invariant` when that is because the log
+    /// was truncated under the reader; those of the disk.
     pub fn next_item(&mut self) -> Result<Option<LogItem>, StoreError> {
+        let outcome = self.step();
+        let is_truncated = || lock(&self.log.0.state).epoch != self.epoch;
+        match outcome {
+            Err(error @ StoreError::Corrupt { .. }) if is_truncated() => {
+                Err(StoreError::Invariant(format!("the log was truncated under its reader: {error}")))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<LogItem>, StoreError> {
         loop {
             let view = {
                 let state = lock(&self.log.0.state);
@@ -432,7 +480,8 @@ impl FrameReader {
                 self.at = next;
                 continue;
             }
-            let frame = self.from_file(segment, limit);
+            self.piece = self.piece.take().filter(|(.., epoch)| *epoch == view.epoch);
+            let frame = self.cut_frame(segment, limit, view.epoch);
             if lock(&self.log.0.state).epoch != view.epoch {
                 self.piece = None;
                 continue;
@@ -442,30 +491,37 @@ impl FrameReader {
     }
 
     fn give(&mut self, frame: Frame) -> Result<LogItem, StoreError> {
-        if let Some(before) = self.before.replace(Tail::after(&frame)) {
-            if before.next != frame.id().index || before.chain != frame.prev() {
-                let start = segment_start(frame.position(), self.log.0.identity.segment_size);
-                return Err(StoreError::Corrupt {
-                    file: self.log.0.log_dir.join(crate::segment::segment_name(start)),
-                    position: frame.position(),
-                    index: before.next,
-                    reason: format!("{frame:?} does not follow the frame before it"),
-                });
-            }
+        if let Some(before) = self.before.replace(Tail::after(&frame))
+            && (before.next, before.chain) != (frame.id().index, frame.prev())
+        {
+            let start = segment_start(frame.position(), self.log.0.identity.segment_size);
+            return Err(StoreError::Corrupt {
+                file: self.log.0.log_dir.join(crate::segment::segment_name(start)),
+                position: frame.position(),
+                index: before.next,
+                reason: format!("{frame:?} does not follow the frame before it"),
+            });
         }
         self.at = frame.end();
         Ok(LogItem::Frame(frame))
     }
 
-    fn from_file(&mut self, segment: &SegmentEntry, limit: LogPosition) -> Result<Frame, StoreError> {
+    fn cut_frame(
+        &mut self,
+        segment: &SegmentEntry,
+        limit: LogPosition,
+        epoch: u64,
+    ) -> Result<Frame, StoreError> {
         let index = self.before.map_or(LogIndex(0), |before| before.next);
         let mut want = HEADER_LEN as u64;
         loop {
-            let bytes = self.fill(segment, want, limit)?;
+            let bytes = self.fill(segment, want, limit, epoch)?;
             let error = match Frame::parse_first(&bytes) {
                 Ok(frame) if frame.position() == self.at => return Ok(frame),
                 Ok(frame) => format!("{frame:?} is there"),
-                Err(crate::frame::FrameError::Short { needed, .. }) if needed > want && self.at.0 + needed <= limit.0 => {
+                Err(crate::frame::FrameError::Short { needed, .. })
+                    if needed > want && self.at.0 + needed <= limit.0 =>
+                {
                     want = needed;
                     continue;
                 }
@@ -476,9 +532,15 @@ impl FrameReader {
     }
 
     /// At least `want` bytes from the current position on, fewer only at the limit.
-    fn fill(&mut self, segment: &SegmentEntry, want: u64, limit: LogPosition) -> Result<Bytes, StoreError> {
+    fn fill(
+        &mut self,
+        segment: &SegmentEntry,
+        want: u64,
+        limit: LogPosition,
+        epoch: u64,
+    ) -> Result<Bytes, StoreError> {
         let at = self.at;
-        if let Some((start, bytes)) = &self.piece {
+        if let Some((start, bytes, _)) = &self.piece {
             let end = start.0 + bytes.len() as u64;
             if *start <= at && at.0 + want <= end {
                 return Ok(bytes.slice((at.0 - start.0) as usize..));
@@ -493,7 +555,7 @@ impl FrameReader {
         if was_cold {
             segment.file.open(disk)?.forget(offset, len as u64);
         }
-        self.piece = Some((at, bytes.clone()));
+        self.piece = Some((at, bytes.clone(), epoch));
         Ok(bytes)
     }
 }

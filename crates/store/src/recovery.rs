@@ -6,7 +6,7 @@
 //! ```
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
@@ -17,12 +17,15 @@ use crate::error::{At, StoreError};
 use crate::flush::{Flusher, lock};
 use crate::frame::{Frame, FrameError, Tail};
 use crate::ids::{LogId, LogIndex};
-use crate::limits::{HEADER_LEN, READ_AHEAD, SEGMENT_HEADER_LEN, SLOT_LEN, SPARSE_STEP, TRAILER_LEN};
+use crate::limits::{
+    HEADER_LEN, READ_AHEAD, SEGMENT_HEADER_LEN, SLOT_LEN, SPARSE_LEN_MAX, SPARSE_STEP, TRAILER_LEN,
+};
 use crate::log::{Identity, Inner, Lane, Log, Options, State};
 use crate::manifest::{MANIFEST, Manifest, Mark, RAFT_V1, Segment};
 use crate::room::Pool;
 use crate::segment::{
-    Sealed, SegmentEntry, SegmentFile, SegmentHeader, SegmentKind, file_len, segment_name, segment_of_name,
+    Sealed, SegmentEntry, SegmentFile, SegmentHeader, SegmentKind, file_len, place, segment_name,
+    segment_of_name,
 };
 use crate::slot::{VOTE_LEN, VoteSlot, Watermark};
 use crate::sparse::Sparse;
@@ -132,9 +135,10 @@ pub(crate) fn open(
 
     let tables = TablesDir { disk: &*disk, dir: dir.join("tables") };
     let checkpoint = tables.newest_checkpoint(None)?.map(|(meta, _)| meta);
-    let mut scan = Scan { disk: &*disk, identity, manifest: &manifest, checkpoint };
+    let manifest_path = dir.join(MANIFEST);
+    let scan = Scan { disk: &*disk, identity, manifest: &manifest, manifest_path, checkpoint };
     let found = scan.run(entries)?;
-    if found.is_changed {
+    if !found.dropped.is_empty() {
         manifest.segments.truncate(found.entries.len());
         if let Some(last) = manifest.segments.last_mut().filter(|segment| !segment.is_foreign()) {
             last.sealed = None;
@@ -256,8 +260,14 @@ fn create_vote(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
     disk.sync_dir(dir).at("sync", dir)
 }
 
-fn new_manifest(disk: &dyn Disk, dir: &Path, identity: &Identity, first: Tail) -> Result<Manifest, StoreError> {
-    let incarnation: String = disk.entropy().at("draw a random number for", dir)?.iter().map(|byte| format!("{byte:02x}")).collect();
+fn new_manifest(
+    disk: &dyn Disk,
+    dir: &Path,
+    identity: &Identity,
+    first: Tail,
+) -> Result<Manifest, StoreError> {
+    let entropy = disk.entropy().at("draw a random number for", dir)?;
+    let incarnation = format!("{:032x}", u128::from_be_bytes(entropy));
     let Identity { cluster, group, node, segment_size } = identity;
     Ok(Manifest::new((cluster, group, *node, *segment_size), incarnation, Mark::from(first)))
 }
@@ -344,7 +354,10 @@ fn check_files(dir: &Path, entries: &[SegmentEntry], names: &[String]) -> Result
     for entry in entries {
         let name = segment_name(entry.start);
         if names.binary_search(&name).is_err() {
-            return Err(StoreError::Incomplete { dir: dir.to_owned(), missing: format!("segment {name} is gone") });
+            return Err(StoreError::Incomplete {
+                dir: dir.to_owned(),
+                missing: format!("segment {name} is gone"),
+            });
         }
     }
     Ok(())
@@ -368,23 +381,26 @@ fn sweep(
     let starts = entries.iter().filter(|entry| entry.kind == SegmentKind::RaftV1).map(|entry| entry.start);
     for start in starts.chain(strays.iter().copied()) {
         let mark = read_marks(disk, &log_dir.join(segment_name(start)), size)?;
-        if let Some(mark) = mark.filter(|mark| newest.is_none_or(|(newest, _)| mark.sequence > newest.sequence)) {
+        if let Some(mark) =
+            mark.filter(|mark| newest.is_none_or(|(newest, _)| mark.sequence > newest.sequence))
+        {
             newest = Some((mark, start));
         }
     }
-    if let Some((mark, start)) = newest {
-        if !is_named(start) && mark.position.0 > start.0.max(manifest.first.position) {
-            return Err(StoreError::Corrupt {
-                file: dir.join(MANIFEST),
-                position: start,
-                index: mark.next,
-                reason: format!(
-                    "it does not name segment {}, which was synced up to position {}: it is not the newest manifest",
-                    segment_name(start),
-                    mark.position
-                ),
-            });
-        }
+    if let Some((mark, start)) = newest
+        && !is_named(start)
+        && mark.position.0 > start.0.max(manifest.first.position)
+    {
+        return Err(StoreError::Corrupt {
+            file: dir.join(MANIFEST),
+            position: start,
+            index: mark.next,
+            reason: format!(
+                "it does not name segment {}, which was synced up to position {}: it is not the newest manifest",
+                segment_name(start),
+                mark.position
+            ),
+        });
     }
     for start in strays {
         tracing::info!(segment = segment_name(start), "removing a segment that is no part of the log");
@@ -395,7 +411,7 @@ fn sweep(
         (log_dir.to_owned(), names.to_vec()),
         (dir.join("tables"), disk.list(&dir.join("tables")).at("list", dir)?),
     ] {
-        for name in names.iter().filter(|name| name.ends_with(".new")) {
+        for name in names.iter().filter(|name| name.strip_suffix(".new").is_some()) {
             remove_if_there(disk, &dir.join(name))?;
         }
     }
@@ -428,138 +444,153 @@ struct Found {
     entries: Vec<SegmentEntry>,
     open: Option<Open>,
     tail: Tail,
+    /// Of the newest watermark slot.
     sequence: u64,
     committed: Option<LogId>,
-    /// The manifest must be told: an empty segment at the end went.
-    is_changed: bool,
-    dropped: Vec<std::path::PathBuf>,
-}
-
-/// A place up to which this disk held the log for certain.
-#[derive(Clone, Copy)]
-struct Sure {
-    position: LogPosition,
-    next: LogIndex,
-    chain: u64,
+    /// Files of an empty segment at the end, which the manifest must forget first.
+    dropped: Vec<PathBuf>,
 }
 
 struct Scan<'a> {
     disk: &'a dyn Disk,
     identity: &'a Identity,
     manifest: &'a Manifest,
+    manifest_path: PathBuf,
     checkpoint: Option<TablesMeta>,
 }
 
+/// The state at a watermark; its log time is not known.
+fn tail_of_mark(mark: Watermark) -> Tail {
+    let Watermark { position: end, next, term, chain, .. } = mark;
+    let last = next.0.checked_sub(1);
+    let id = last.map(|index| LogId { term, index: LogIndex(index) });
+    Tail { id, next, end, chain, log_time_ms: 0 }
+}
+
 impl Scan<'_> {
-    /// Reads the open segment from the newest sure place on.
-    fn run(&mut self, mut entries: Vec<SegmentEntry>) -> Result<Found, StoreError> {
-        let size = self.identity.segment_size;
-        let mut mark: Option<Watermark> = None;
-        for entry in entries.iter().filter(|entry| entry.kind == SegmentKind::RaftV1) {
-            let found = read_marks(self.disk, &entry.file.path, size)?;
-            mark = [mark, found].into_iter().flatten().max_by_key(|mark| mark.sequence);
-            if let Some(sealed) = entry.sealed {
-                self.check_sealed(entry, &sealed)?;
-            }
-        }
+    /// Reads the open segment from the newest known place on.
+    fn run(&self, entries: Vec<SegmentEntry>) -> Result<Found, StoreError> {
+        let mark = self.check_lengths(&entries)?;
         let sequence = mark.map_or(0, |mark| mark.sequence);
         let committed = mark.and_then(|mark| mark.committed);
         let first = Tail::from(self.manifest.first);
-        let before_last = entries.len().checked_sub(2).and_then(|at| entries.get(at)).and_then(|entry| {
-            entry.sealed.filter(|_| entry.kind == SegmentKind::RaftV1).map(|sealed| sealed.tail)
-        });
         let Some(last) = entries.last().filter(|entry| entry.sealed.is_none()).cloned() else {
             // No open segment: a new log, or one that was just reset to a snapshot; or all is foreign.
-            self.check_checkpoint(&first, first.end, Path::new(MANIFEST))?;
-            let found = Found { entries, open: None, tail: first, sequence, committed, is_changed: false, dropped: Vec::new() };
-            return Ok(found);
+            self.check_reached(
+                &first,
+                self.checkpoint.map(|meta| meta.tail()),
+                &self.manifest_path,
+                "nothing is there",
+            )?;
+            return Ok(Found { entries, open: None, tail: first, sequence, committed, dropped: Vec::new() });
         };
-        let known = before_last.or(Some(first).filter(|first| first.next == last.first_index));
-        let header = self.check_header(&last, known)?;
-        // Where to start: the newest place whose state is known. A checkpoint beyond the watermark is no such place but one
-        // that must be reached.
-        let marked = mark.map(|mark| Tail {
-            id: mark.next.0.checked_sub(1).map(|index| LogId { term: mark.term, index: LogIndex(index) }),
-            next: mark.next,
-            end: mark.position,
-            chain: mark.chain,
-            log_time_ms: 0,
-        });
-        let checkpoint = self.checkpoint.map(|meta| meta.tail());
-        let known = match (marked, checkpoint) {
-            (Some(marked), Some(checkpoint)) => Some(if checkpoint.end <= marked.end { checkpoint } else { marked }),
-            _ => None,
-        };
-        let is_here = |known: &Tail| known.end > last.start && known.end.0 <= last.start.0 + size;
-        let mut begin = header.tail();
-        for known in [Some(first), known].into_iter().flatten().filter(is_here) {
-            if known.end > begin.end {
-                begin = known;
-            }
-        }
-        if let Ok(Some(bytes)) = read_file(self.disk, &last.file.index_path(), 64 << 20) {
+        let before = entries.iter().rev().nth(1).filter(|entry| entry.kind == SegmentKind::RaftV1);
+        let before = before.and_then(|entry| entry.sealed).map(|sealed| sealed.tail);
+        let header =
+            self.check_header(&last, before.or(Some(first).filter(|first| first.next == last.first_index)))?;
+        let begin = self.begin(&last, &header, mark);
+        if let Ok(Some(bytes)) = read_file(self.disk, &last.file.index_path(), SPARSE_LEN_MAX) {
             *last.file.sparse() = Sparse::decode(&bytes, last.start, begin.end);
         }
         // Up to where everything must be whole.
-        let mut sure = Sure { position: begin.end, next: begin.next, chain: begin.chain };
-        let slot = mark.map(|mark| Sure { position: mark.position, next: mark.next, chain: mark.chain });
-        let checkpoint = self.checkpoint.map(|meta| Sure { position: meta.end, next: meta.last.index.next(), chain: meta.chain });
-        for other in [slot, checkpoint].into_iter().flatten() {
-            if other.position > sure.position && other.position.0 > last.start.0 {
-                sure = other;
-            }
-        }
-        let (mut tail, reason) = self.frames(&last, begin, sure)?;
-        if tail.end.0.max(last.start.0) < sure.position.0 {
-            return Err(StoreError::Corrupt {
-                file: last.file.path.clone(),
-                position: LogPosition(tail.end.0.max(last.start.0 + SEGMENT_HEADER_LEN)),
-                index: tail.next,
-                reason: format!("{reason}; it was synced up to position {} (index {})", sure.position, sure.next),
-            });
-        }
-        let is_empty = tail.next == header.first_index;
-        if let (true, Some(before)) = (is_empty, before_last) {
-            // Nothing came into this segment. The next entry may be a smaller one that fits the segment before: where a
-            // frame goes is a function of the end of the frame before it, not of what this node once tried.
-            let dropped = vec![last.file.path.clone(), last.file.index_path()];
-            entries.pop();
-            let file = match entries.last_mut() {
-                Some(entry) => {
-                    let sparse = match read_file(self.disk, &entry.file.index_path(), 64 << 20) {
-                        Ok(Some(bytes)) => Sparse::decode(&bytes, entry.start, before.end),
-                        _ => Sparse::default(),
-                    };
-                    let dir = entry.file.path.parent().unwrap_or(Path::new("."));
-                    entry.file = SegmentFile::new(dir, entry.start, size, sparse);
-                    entry.sealed = None;
-                    Arc::clone(&entry.file)
-                }
-                None => last.file,
-            };
-            let open = self.open_at(&file)?;
-            // Its watermark before the manifest stops naming it as sealed.
-            let sequence = sequence + 1;
-            let mark = Watermark {
-                sequence,
-                position: before.end,
-                next: before.next,
-                term: before.term(),
-                chain: before.chain,
-                committed: committed.filter(|id| id.index < before.next),
-            };
-            let offset = size + sequence % 2 * SLOT_LEN;
-            open.file.write_all_at(offset, &mark.encode()).at("write", &file.path)?;
-            open.file.sync_data().at("sync", &file.path)?;
-            return Ok(Found { entries, open: Some(open), tail: before, sequence, committed, is_changed: true, dropped });
-        }
-        if is_empty {
-            // The log starts in this segment; its state is that of the origin, not of the header (they agree).
-            tail = Tail { end: first.end.max(last.start), ..tail };
+        let here = |sure: &Tail| sure.end > begin.end && sure.end > last.start;
+        let sure = [mark.map(tail_of_mark), self.checkpoint.map(|meta| meta.tail())].into_iter().flatten();
+        let sure = sure.filter(here).max_by_key(|sure| sure.end);
+        let (tail, reason) = self.frames(&last, begin, sure)?;
+        self.check_reached(&tail, sure, &last.file.path, &reason)?;
+        if tail.next == header.first_index {
+            return self.without_last(
+                entries,
+                before,
+                Found {
+                    entries: Vec::new(),
+                    open: None,
+                    tail: first,
+                    sequence,
+                    committed,
+                    dropped: Vec::new(),
+                },
+            );
         }
         let open = self.open_at(&last.file)?;
-        self.rewrite(&open, sure.position, &tail)?;
-        Ok(Found { entries, open: Some(open), tail, sequence, committed, is_changed: false, dropped: Vec::new() })
+        self.rewrite(&open, sure.map_or(begin.end, |sure| sure.end), &tail)?;
+        Ok(Found { entries, open: Some(open), tail, sequence, committed, dropped: Vec::new() })
+    }
+
+    /// Files are as long as they were made; the newest watermark of all.
+    fn check_lengths(&self, entries: &[SegmentEntry]) -> Result<Option<Watermark>, StoreError> {
+        let size = self.identity.segment_size;
+        let mut newest: Option<Watermark> = None;
+        for entry in entries {
+            let path = &entry.file.path;
+            let file = entry.file.open(self.disk)?;
+            let len = file.len().at("stat", path)?;
+            if len < entry.file.len {
+                return Err(StoreError::Corrupt {
+                    file: path.clone(),
+                    position: LogPosition(entry.start.0 + len),
+                    index: entry.first_index,
+                    reason: format!("it has {len} bytes, not {}", entry.file.len),
+                });
+            }
+            if entry.kind != SegmentKind::RaftV1 {
+                continue;
+            }
+            let mark = read_marks(self.disk, path, size)?;
+            newest = [newest, mark].into_iter().flatten().max_by_key(|mark| mark.sequence);
+            if entry.sealed.is_some() && len > size {
+                // A crash came before its watermark slots were cut off; the manifest says what they said.
+                file.set_len(size).at("cut", path)?;
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Where to start reading: the newest place whose state is known. A checkpoint beyond the watermark is no such place but
+    /// one that must be reached.
+    fn begin(&self, last: &SegmentEntry, header: &SegmentHeader, mark: Option<Watermark>) -> Tail {
+        let known = match (mark.map(tail_of_mark), self.checkpoint.map(|meta| meta.tail())) {
+            (Some(marked), Some(checkpoint)) if checkpoint.end <= marked.end => Some(checkpoint),
+            // Its log time is not known, but there are frames behind it.
+            (Some(marked), Some(_)) => Some(marked),
+            _ => None,
+        };
+        let end = last.start.0 + self.identity.segment_size;
+        let known = [Some(self.manifest.first.into()), known].into_iter().flatten();
+        let here = known.filter(|known: &Tail| known.end > last.start && known.end.0 <= end);
+        here.chain([header.tail()]).max_by_key(|known| known.end).unwrap_or(header.tail())
+    }
+
+    /// Nothing came into the last segment. The next entry may be a smaller one that fits the segment before: where a frame
+    /// goes is a function of the end of the frame before it, not of what this node once tried. So the segment before (whose
+    /// end is `before`) is open again.
+    fn without_last(
+        &self,
+        mut entries: Vec<SegmentEntry>,
+        before: Option<Tail>,
+        found: Found,
+    ) -> Result<Found, StoreError> {
+        let empty = entries.pop();
+        let dropped =
+            empty.map_or(Vec::new(), |empty| vec![empty.file.path.clone(), empty.file.index_path()]);
+        let found = Found { dropped, ..found };
+        let (Some(tail), Some(entry)) = (before, entries.last_mut()) else {
+            return Ok(Found { entries, ..found });
+        };
+        let index = read_file(self.disk, &entry.file.index_path(), SPARSE_LEN_MAX).unwrap_or_default();
+        let sparse = Sparse::decode(&index.unwrap_or_default(), entry.start, tail.end);
+        let dir = entry.file.path.parent().unwrap_or(Path::new("."));
+        entry.file = SegmentFile::new(dir, entry.start, self.identity.segment_size, sparse);
+        entry.sealed = None;
+        let open = self.open_at(&entry.file)?;
+        // Its watermark before the manifest stops naming it as sealed.
+        let committed = found.committed.filter(|id| id.index < tail.next);
+        let mark = Watermark::new(found.sequence + 1, &tail, committed);
+        open.file
+            .write_all_at(mark.offset(self.identity.segment_size), &mark.encode())
+            .at("write", &open.segment.path)?;
+        open.file.sync_data().at("sync", &open.segment.path)?;
+        Ok(Found { entries, open: Some(open), tail, sequence: mark.sequence, ..found })
     }
 
     fn open_at(&self, segment: &Arc<SegmentFile>) -> Result<Open, StoreError> {
@@ -572,25 +603,6 @@ impl Scan<'_> {
         Ok(Open { segment: Arc::clone(segment), file: Arc::clone(file), stale_to, is_dirty: false })
     }
 
-    /// A sealed segment is as long as it was; its frames are checked when they are read.
-    fn check_sealed(&self, entry: &SegmentEntry, sealed: &Sealed) -> Result<(), StoreError> {
-        let file = entry.file.open(self.disk)?;
-        let len = file.len().at("stat", &entry.file.path)?;
-        if len < self.identity.segment_size {
-            return Err(StoreError::Corrupt {
-                file: entry.file.path.clone(),
-                position: LogPosition(entry.start.0 + len),
-                index: entry.first_index,
-                reason: format!("it has {len} bytes; it was sealed at position {}", sealed.tail.end),
-            });
-        }
-        if len > self.identity.segment_size {
-            // A crash came before its watermark slots were cut off; the manifest says what they said.
-            file.set_len(self.identity.segment_size).at("cut", &entry.file.path)?;
-        }
-        Ok(())
-    }
-
     fn check_header(&self, entry: &SegmentEntry, before: Option<Tail>) -> Result<SegmentHeader, StoreError> {
         let header = entry.file.header(self.disk)?;
         let damaged = |reason: String| StoreError::Corrupt {
@@ -600,9 +612,12 @@ impl Scan<'_> {
             reason,
         };
         let Identity { cluster, group, segment_size, .. } = self.identity;
-        let expect = SegmentHeader::new(cluster, group, *segment_size, entry.start, &before.unwrap_or(header.tail()));
+        let expect =
+            SegmentHeader::new(cluster, group, *segment_size, entry.start, &before.unwrap_or(header.tail()));
         if header != expect {
-            return Err(damaged(format!("its header {header:?} is not the one that belongs there: {expect:?}")));
+            return Err(damaged(format!(
+                "its header {header:?} is not the one that belongs there: {expect:?}"
+            )));
         }
         if header.first_index != entry.first_index {
             return Err(damaged(format!("its header says that it starts at index {}", header.first_index)));
@@ -610,21 +625,32 @@ impl Scan<'_> {
         Ok(header)
     }
 
-    /// A checkpoint names only what was fsynced, so a log that ends before it is damaged.
-    fn check_checkpoint(&self, tail: &Tail, position: LogPosition, file: &Path) -> Result<(), StoreError> {
-        match self.checkpoint {
-            Some(meta) if meta.last.index >= tail.next => Err(StoreError::Corrupt {
+    /// What was synced is there, or this is damage. (A checkpoint names only what was fsynced.)
+    fn check_reached(
+        &self,
+        tail: &Tail,
+        sure: Option<Tail>,
+        file: &Path,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        match sure {
+            Some(sure) if tail.next < sure.next => Err(StoreError::Corrupt {
                 file: file.to_owned(),
-                position,
+                position: place(tail.end, HEADER_LEN as u64, self.identity.segment_size),
                 index: tail.next,
-                reason: format!("the log ends at {:?}, but it was synced up to the checkpoint at {}", tail.id, meta.last),
+                reason: format!("{reason}; it was synced up to position {} (index {})", sure.end, sure.next),
             }),
             _ => Ok(()),
         }
     }
 
     /// Follows the chain from `tail`; the state after the last frame of it, and why the next bytes are none.
-    fn frames(&self, entry: &SegmentEntry, mut tail: Tail, sure: Sure) -> Result<(Tail, String), StoreError> {
+    fn frames(
+        &self,
+        entry: &SegmentEntry,
+        mut tail: Tail,
+        sure: Option<Tail>,
+    ) -> Result<(Tail, String), StoreError> {
         let size = self.identity.segment_size;
         let limit = entry.start.0 + size;
         let mut window = Window::new(self.disk, &entry.file, limit);
@@ -640,24 +666,28 @@ impl Scan<'_> {
             if let Err(reason) = tail.check(&frame, at) {
                 break reason;
             }
-            if frame.end() > sure.position && at < sure.position {
-                break format!("the frame at {at} ends beyond the synced position {}", sure.position);
+            if let Some(sure) = sure.filter(|sure| at < sure.end && sure.end < frame.end()) {
+                break format!("the frame at {at} ends beyond the synced position {}", sure.end);
             }
             tail = Tail::after(&frame);
-            if tail.end == sure.position && (tail.chain, tail.next) != (sure.chain, sure.next) {
+            if let Some(sure) =
+                sure.filter(|sure| sure.end == tail.end && (sure.chain, sure.next) != (tail.chain, tail.next))
+            {
                 return Err(StoreError::Corrupt {
                     file: entry.file.path.clone(),
                     position: at,
                     index: frame.id().index,
                     reason: format!(
-                        "the chain value up to here is {:016x} at index {}, but {:016x} before index {} was synced",
-                        tail.chain, frame.id().index, sure.chain, sure.next
+                        "the chain value before index {} is {:016x}, but {:016x} before index {} was synced",
+                        tail.next, tail.chain, sure.chain, sure.next
                     ),
                 });
             }
             entry.file.sparse().add(entry.start, frame.id(), at);
         };
-        if tail.end >= sure.position && !window.is_blank(tail.end.0.max(entry.start.0 + SEGMENT_HEADER_LEN))? {
+        if sure.is_none_or(|sure| tail.end >= sure.end)
+            && !window.is_blank(tail.end.0.max(entry.start.0 + SEGMENT_HEADER_LEN))?
+        {
             tracing::warn!(
                 group = self.identity.group, position = %tail.end, index = %tail.next, reason,
                 "cutting what a crash left behind the last whole frame; none of it was synced"
@@ -674,7 +704,11 @@ impl Scan<'_> {
         if at >= tail.end.0 {
             return Ok(());
         }
-        tracing::info!(group = self.identity.group, bytes = tail.end.0 - at, "writing again what is kept above the synced watermark");
+        tracing::info!(
+            group = self.identity.group,
+            bytes = tail.end.0 - at,
+            "writing again what is kept above the synced watermark"
+        );
         while at < tail.end.0 {
             let len = (tail.end.0 - at).min(READ_AHEAD as u64) as usize;
             let bytes = segment.read(self.disk, LogPosition(at), len)?;
@@ -706,7 +740,11 @@ impl<'a> Window<'a> {
         loop {
             let bytes = self.fill(position.0, want)?;
             match Frame::parse_first(&bytes) {
-                Err(FrameError::Short { needed, .. }) if needed > want && position.0 + needed <= self.limit => want = needed,
+                Err(FrameError::Short { needed, .. })
+                    if needed > want && position.0 + needed <= self.limit =>
+                {
+                    want = needed;
+                }
                 outcome => return Ok(outcome),
             }
         }

@@ -34,7 +34,11 @@ pub fn segment_start(position: LogPosition, segment_size: u64) -> LogPosition {
 pub fn place(end: LogPosition, len: u64, segment_size: u64) -> LogPosition {
     let start = segment_start(end, segment_size).0;
     let at = end.0.max(start + SEGMENT_HEADER_LEN);
-    if at + len <= start + segment_size { LogPosition(at) } else { LogPosition(start + segment_size + SEGMENT_HEADER_LEN) }
+    if at + len <= start + segment_size {
+        LogPosition(at)
+    } else {
+        LogPosition(start + segment_size + SEGMENT_HEADER_LEN)
+    }
 }
 
 /// True when `position` is that of the first frame of a segment.
@@ -79,7 +83,13 @@ pub(crate) struct SegmentHeader {
 
 impl SegmentHeader {
     /// The header of the segment at `start` whose first frame follows `tail`.
-    pub(crate) fn new(cluster: &str, group: &str, segment_size: u64, start: LogPosition, tail: &Tail) -> Self {
+    pub(crate) fn new(
+        cluster: &str,
+        group: &str,
+        segment_size: u64,
+        start: LogPosition,
+        tail: &Tail,
+    ) -> Self {
         Self {
             cluster: id_of_name(cluster),
             group: id_of_name(group),
@@ -105,7 +115,8 @@ impl SegmentHeader {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let Self { cluster, group, segment_size, start, first_index, prev_term, prev_chain, prev_time_ms } = *self;
+        let Self { cluster, group, segment_size, start, first_index, prev_term, prev_chain, prev_time_ms } =
+            *self;
         let mut bytes = vec![0; SEGMENT_HEADER_LEN as usize];
         put(&mut bytes, 0, &MAGIC);
         put(&mut bytes, 8, &cluster);
@@ -199,7 +210,12 @@ impl SegmentFile {
         })
     }
 
-    pub(crate) fn with_file(log_dir: &Path, start: LogPosition, len: u64, file: Arc<dyn DiskFile>) -> Arc<Self> {
+    pub(crate) fn with_file(
+        log_dir: &Path,
+        start: LogPosition,
+        len: u64,
+        file: Arc<dyn DiskFile>,
+    ) -> Arc<Self> {
         let segment = Self::new(log_dir, start, len, Sparse::default());
         let _ = segment.file.set(file);
         segment
@@ -233,7 +249,12 @@ impl SegmentFile {
     }
 
     /// Reads `len` bytes at a position of this segment from the file.
-    pub(crate) fn read(&self, disk: &dyn Disk, position: LogPosition, len: usize) -> Result<Bytes, StoreError> {
+    pub(crate) fn read(
+        &self,
+        disk: &dyn Disk,
+        position: LogPosition,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
         let mut bytes = BytesMut::zeroed(len);
         let offset = position.0 - self.start.0;
         self.open(disk)?.read_exact_at(offset, &mut bytes).at("read", &self.path)?;
@@ -264,7 +285,9 @@ mod tests {
 
     #[test]
     fn the_place_of_a_frame_depends_on_end_length_and_segment_size_only() {
-        let check = |end, len, expect| assert_eq!(place(LogPosition(end), len, SIZE), LogPosition(expect), "{end} {len}");
+        let check = |end, len, expect| {
+            assert_eq!(place(LogPosition(end), len, SIZE), LogPosition(expect), "{end} {len}");
+        };
         check(0, 64, 4096);
         check(4096, 64, 4096);
         check(4160, 64, 4160);
@@ -303,7 +326,7 @@ mod tests {
         fn a_placed_frame_lies_in_one_segment_behind_its_header(end in 0_u64..10 * SIZE, len in 1_u64..=(SIZE - 4096) / 8) {
             let (end, len) = (end & !7, len * 8);
             let at = place(LogPosition(end), len, SIZE).0;
-            proptest::prop_assert!(at >= end && at % SIZE >= 4096 && at / SIZE == (at + len - 1) / SIZE && at % 8 == 0);
+            proptest::prop_assert!(at >= end && at % SIZE >= 4096 && at / SIZE == (at + len - 1) / SIZE && at.is_multiple_of(8));
         }
     }
 }

@@ -4,6 +4,7 @@
 use wire::LogPosition;
 
 use crate::bytes_at::{array, put, u32_at, u64_at};
+use crate::frame::Tail;
 use crate::ids::{LogId, LogIndex, Term, Vote};
 use crate::limits::SLOT_LEN;
 
@@ -29,6 +30,16 @@ pub(crate) struct Watermark {
 }
 
 impl Watermark {
+    pub(crate) fn new(sequence: u64, synced: &Tail, committed: Option<LogId>) -> Self {
+        let Tail { next, end: position, chain, .. } = *synced;
+        Self { sequence, position, next, term: synced.term(), chain, committed }
+    }
+
+    /// Where it goes in the file of a segment.
+    pub(crate) fn offset(&self, segment_size: u64) -> u64 {
+        segment_size + self.sequence % 2 * SLOT_LEN
+    }
+
     pub(crate) fn encode(&self) -> [u8; WATERMARK_LEN] {
         let Self { sequence, position, next, term, chain, committed } = *self;
         let mut bytes = [0; WATERMARK_LEN];

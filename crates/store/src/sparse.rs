@@ -59,10 +59,14 @@ impl Sparse {
         let new = SparseEntry { id, position };
         // Almost always behind the last one.
         let at = match entries.last() {
-            Some(last) if last.position >= position => entries.partition_point(|entry| entry.position < position),
+            Some(last) if last.position >= position => {
+                entries.partition_point(|entry| entry.position < position)
+            }
             _ => entries.len(),
         };
-        let taken = |entry: Option<&SparseEntry>| entry.is_some_and(|entry| stretch(entry.position) == stretch(position));
+        let taken = |entry: Option<&SparseEntry>| {
+            entry.is_some_and(|entry| stretch(entry.position) == stretch(position))
+        };
         if taken(at.checked_sub(1).and_then(|before| entries.get(before))) {
             return;
         }
@@ -117,9 +121,10 @@ impl Sparse {
             .map(SparseEntry::decode)
             .take_while(|entry| entry.position >= segment && entry.position < below)
             .collect();
-        let ascends = entries.iter().zip(entries.iter().skip(1)).all(|(a, b)| {
-            a.position < b.position && a.id.index < b.id.index && a.id.term <= b.id.term
-        });
+        let ascends = entries
+            .iter()
+            .zip(entries.iter().skip(1))
+            .all(|(a, b)| a.position < b.position && a.id.index < b.id.index && a.id.term <= b.id.term);
         Self::Memory(if ascends { entries } else { Vec::new() })
     }
 }

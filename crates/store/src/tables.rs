@@ -128,9 +128,15 @@ impl TablesDir<'_> {
     }
 
     /// `None` when there is no such file; `Corrupt` when its bytes are damaged.
-    pub(crate) fn load(&self, kind: TablesKind, index: LogIndex) -> Result<Option<(TablesMeta, Vec<u8>)>, StoreError> {
+    pub(crate) fn load(
+        &self,
+        kind: TablesKind,
+        index: LogIndex,
+    ) -> Result<Option<(TablesMeta, Vec<u8>)>, StoreError> {
         let path = self.path(kind, index);
-        let Some(bytes) = read_file(self.disk, &path, TABLES_LEN_MAX).at("read", &path)? else { return Ok(None) };
+        let Some(bytes) = read_file(self.disk, &path, TABLES_LEN_MAX).at("read", &path)? else {
+            return Ok(None);
+        };
         match TablesMeta::decode(bytes) {
             Ok((meta, tables)) if meta.last.index == index => Ok(Some((meta, tables))),
             Ok((meta, _)) => Err(StoreError::damaged(&path, format!("it holds the tables at {}", meta.last))),
@@ -139,7 +145,10 @@ impl TablesDir<'_> {
     }
 
     /// The newest checkpoint that is whole; damaged ones are logged and passed over.
-    pub(crate) fn newest_checkpoint(&self, upto: Option<LogIndex>) -> Result<Option<(TablesMeta, Vec<u8>)>, StoreError> {
+    pub(crate) fn newest_checkpoint(
+        &self,
+        upto: Option<LogIndex>,
+    ) -> Result<Option<(TablesMeta, Vec<u8>)>, StoreError> {
         for index in self.list(TablesKind::Checkpoint)?.into_iter().rev() {
             if upto.is_some_and(|upto| index > upto) {
                 continue;

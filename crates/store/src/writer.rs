@@ -21,26 +21,42 @@ use crate::error::{At, StoreError};
 use crate::flush::{Chore, lock};
 use crate::frame::{Frame, Tail};
 use crate::ids::{LogId, LogIndex, Vote};
-use crate::limits::{HEADER_LEN, SEGMENT_HEADER_LEN, SLOT_LEN};
+use crate::limits::{HEADER_LEN, SEGMENT_HEADER_LEN, SLOT_LEN, SPARSE_LEN_MAX};
 use crate::log::{Done, Inner};
 use crate::manifest::{Mark, Segment};
-use crate::segment::{Sealed, SegmentEntry, SegmentFile, SegmentHeader, SegmentKind, file_len, segment_start};
+use crate::segment::{
+    Sealed, SegmentEntry, SegmentFile, SegmentHeader, SegmentKind, file_len, segment_start,
+};
 use crate::slot::{VoteSlot, Watermark};
 use crate::sparse::Sparse;
 use crate::tables::{TablesKind, remove_if_there};
 
-/// The largest sparse index that is read back, bytes: one entry per 64 KiB of the largest segment.
-const SPARSE_LEN_MAX: u64 = 64 << 20;
-
 pub(crate) enum Job {
-    Append { frames: Vec<Frame>, ticket: u64, done: Done },
-    Truncate { to: Tail, epoch: u64 },
-    Purge { first: Tail },
+    Append {
+        frames: Vec<Frame>,
+        ticket: u64,
+        done: Done,
+    },
+    Truncate {
+        to: Tail,
+        epoch: u64,
+    },
+    Purge {
+        first: Tail,
+    },
     /// Drop everything and go on at `origin`.
-    Reset { origin: Tail, epoch: u64 },
-    Vote { vote: Vote, done: Done },
+    Reset {
+        origin: Tail,
+        epoch: u64,
+    },
+    Vote {
+        vote: Vote,
+        done: Done,
+    },
     /// Complete when everything before is durable, the watermark too.
-    Sync { done: Done },
+    Sync {
+        done: Done,
+    },
     /// The watermark, because the log is idle.
     Mark,
 }
@@ -48,7 +64,9 @@ pub(crate) enum Job {
 impl Job {
     pub(crate) fn fail(self, reason: &str) {
         match self {
-            Job::Append { done, .. } | Job::Vote { done, .. } | Job::Sync { done } => done(Err(failure(reason))),
+            Job::Append { done, .. } | Job::Vote { done, .. } | Job::Sync { done } => {
+                done(Err(failure(reason)));
+            }
             Job::Truncate { .. } | Job::Purge { .. } | Job::Reset { .. } | Job::Mark => {}
         }
     }
@@ -125,7 +143,11 @@ impl Writer {
         };
         let Err(reason) = outcome else { return self.is_marked(inner) };
         if self.failed.is_none() {
-            tracing::error!(group = inner.identity.group, reason, "the log stops: a write or an fsync failed");
+            tracing::error!(
+                group = inner.identity.group,
+                reason,
+                "the log stops: a write or an fsync failed"
+            );
             self.failed = Some(reason.clone());
             self.batch.clear();
             inner.poison(&reason);
@@ -298,8 +320,10 @@ impl Writer {
         self.flush(inner)?;
         let size = inner.identity.segment_size;
         let segments = Arc::clone(&lock(&inner.state).segments);
-        let (kept, gone): (Vec<SegmentEntry>, Vec<SegmentEntry>) =
-            segments.iter().cloned().partition(|segment| segment.start < to.end || segment.kind != SegmentKind::RaftV1);
+        let (kept, gone): (Vec<SegmentEntry>, Vec<SegmentEntry>) = segments
+            .iter()
+            .cloned()
+            .partition(|segment| segment.start < to.end || segment.kind != SegmentKind::RaftV1);
         let last = kept.last().filter(|segment| segment.kind == SegmentKind::RaftV1).cloned();
 
         // First the watermark: from here on the entries above `to` may be cut. When no segment is left that could hold
@@ -380,15 +404,17 @@ impl Writer {
         })?;
         let gone = {
             let mut state = lock(&inner.state);
-            let (kept, gone): (Vec<SegmentEntry>, Vec<SegmentEntry>) = state.segments.iter().cloned().partition(|segment| {
-                let is_foreign = segment.kind != SegmentKind::RaftV1;
-                let sealed = segment.sealed.filter(|sealed| is_foreign || sealed.tail.next <= first.next);
-                sealed.is_none_or(|sealed| sealed.tail.end > first.end)
-            });
+            let (kept, gone): (Vec<SegmentEntry>, Vec<SegmentEntry>) =
+                state.segments.iter().cloned().partition(|segment| {
+                    let is_foreign = segment.kind != SegmentKind::RaftV1;
+                    let sealed = segment.sealed.filter(|sealed| is_foreign || sealed.tail.next <= first.next);
+                    sealed.is_none_or(|sealed| sealed.tail.end > first.end)
+                });
             state.segments = Arc::new(kept);
             gone
         };
-        let files = gone.iter().flat_map(|segment| [segment.file.path.clone(), segment.file.index_path()]).collect();
+        let files =
+            gone.iter().flat_map(|segment| [segment.file.path.clone(), segment.file.index_path()]).collect();
         inner.flusher.add_chore(Chore::Remove(inner.me.clone(), files));
         Ok(())
     }
@@ -453,10 +479,10 @@ impl Writer {
 
     /// Writes and syncs the watermark, when it says something new.
     fn mark(&mut self, inner: &Inner) -> Result<(), StoreError> {
-        if self.write_mark(inner)? {
-            if let Some(open) = &self.open {
-                open.file.sync_data().at("sync", &open.segment.path)?;
-            }
+        if self.write_mark(inner)?
+            && let Some(open) = &self.open
+        {
+            open.file.sync_data().at("sync", &open.segment.path)?;
         }
         Ok(())
     }
@@ -469,9 +495,8 @@ impl Writer {
             return Ok(false);
         }
         let sequence = self.sequence + 1;
-        let Tail { next, end, chain, .. } = self.synced;
-        let mark = Watermark { sequence, position: end, next, term: self.synced.term(), chain, committed };
-        let offset = inner.identity.segment_size + sequence % 2 * SLOT_LEN;
+        let mark = Watermark::new(sequence, &self.synced, committed);
+        let offset = mark.offset(inner.identity.segment_size);
         open.file.write_all_at(offset, &mark.encode()).at("write", &open.segment.path)?;
         self.sequence = sequence;
         self.marked = Some((self.synced, committed));
@@ -502,7 +527,9 @@ fn reopen(inner: &Inner, entry: &mut SegmentEntry, to: Tail) -> Result<Open, Sto
     let known = old.sparse().encode();
     let index = match known {
         Some(bytes) => bytes,
-        None => read_file(&*inner.disk, &old.index_path(), SPARSE_LEN_MAX).unwrap_or_default().unwrap_or_default(),
+        None => {
+            read_file(&*inner.disk, &old.index_path(), SPARSE_LEN_MAX).unwrap_or_default().unwrap_or_default()
+        }
     };
     let sparse = Sparse::decode(&index, entry.start, to.end);
     remove_if_there(&*inner.disk, &old.index_path())?;
@@ -541,10 +568,10 @@ impl Inner {
         let dir = self.tables_dir();
         // Older than both the end of what is purged and the current snapshot.
         let is_old = |index: LogIndex| snapshot.is_some_and(|snapshot| index.next() < snapshot.min(first));
-        let outcomes = files.iter().map(|path| remove_if_there(&*self.disk, path)).chain([
-            dir.remove(TablesKind::Boundary, is_old),
-            dir.remove(TablesKind::Checkpoint, is_old),
-        ]);
+        let outcomes = files
+            .iter()
+            .map(|path| remove_if_there(&*self.disk, path))
+            .chain([dir.remove(TablesKind::Boundary, is_old), dir.remove(TablesKind::Checkpoint, is_old)]);
         for error in outcomes.filter_map(Result::err) {
             tracing::warn!(%error, "cannot remove what was purged; the next start tries again");
         }
@@ -552,4 +579,3 @@ impl Inner {
         self.prepare();
     }
 }
-

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::{FutureExt, join_all};
 use wire::{
     Body, CheckClientRequestBody, ConsumerData, ConsumerGroupRequest, GetConsumerListByGroupResponseBody,
     HeartbeatData, RemotingCommand, ResponseCode, UnregisterClientRequest, ext_key,
@@ -18,9 +18,8 @@ use crate::errors::Error;
 use crate::handlers::step::success;
 use crate::hosted::Hosted;
 use crate::limits::REGISTRY_FETCH;
+use crate::requests::Answer;
 use crate::state::rules;
-
-type Answer<'a> = BoxFuture<'a, Result<RemotingCommand, Error>>;
 
 /// 34.
 pub(crate) fn heartbeat(hosted: &Arc<Hosted>, call: Call) {
@@ -87,10 +86,12 @@ const GROUP_WAIT: Duration = Duration::from_secs(1);
 fn groups(hosted: &Hosted, mut data: HeartbeatData) -> (Vec<String>, HeartbeatData) {
     let mut missing = Vec::new();
     data.consumer_data_set.retain(|consumer| {
-        if hosted.state.group(&consumer.group_name).is_some() {
+        if !hosted.state.lacks_group(&consumer.group_name) {
             return true;
         }
-        let may_create = hosted.config.auto_create_group && rules::group_name(&consumer.group_name).is_ok();
+        // A group made by an administrator may lack its retry topic.
+        let may_create = hosted.state.group(&consumer.group_name).is_some()
+            || (hosted.config.auto_create_group && rules::group_name(&consumer.group_name).is_ok());
         if may_create {
             missing.push(consumer.group_name.clone());
         }

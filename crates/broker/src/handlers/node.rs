@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::FutureExt;
 use replica::NodeId;
-use wire::{GetConsumerRunningInfoRequest, LogPosition, QueueId, QueueOffset, RemotingCommand, ResponseCode};
+use wire::{GetConsumerRunningInfoRequest, LogPosition, QueueId, QueueOffset, ResponseCode};
 
 use crate::call::Call;
 use crate::errors::Error;
@@ -14,8 +14,8 @@ use crate::handlers::offset::{blocking, store_time};
 use crate::handlers::stats::{self, Progress};
 use crate::hosted::{Hosted, Serving, Toward};
 use crate::limits::CLIENT_CALL;
-
-type Answer<'a> = BoxFuture<'a, Result<RemotingCommand, Error>>;
+use crate::requests::Answer;
+use crate::service::wall_clock_ms;
 
 /// 26.
 pub(crate) fn config(hosted: &Arc<Hosted>, call: Call) {
@@ -44,7 +44,7 @@ fn facts(hosted: &Hosted) -> NodeFacts {
         Err(_) => (0, 0),
     };
     let mut facts = NodeFacts {
-        now_ms: hosted.node.now_ms(),
+        now_ms: wall_clock_ms(),
         active: false,
         log_path: log_path.display().to_string(),
         disk_total_bytes,
@@ -121,7 +121,7 @@ pub(crate) fn counter(hosted: &Arc<Hosted>, call: Call) {
 
 /// 907.
 pub(crate) fn ha_status(hosted: &Arc<Hosted>, call: Call) {
-    let now_ms = hosted.node.now_ms();
+    let now_ms = wall_clock_ms();
     let status = match hosted.serving() {
         None => HaStatus::Follower { leader: None, log_end: LogPosition(0), now_ms },
         Some(serving) if hosted.leads() => {

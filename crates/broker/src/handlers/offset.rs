@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::FutureExt;
 use wire::{
     GetEarliestMsgStoretimeResponse, GetMaxOffsetRequest, GetMinOffsetRequest, OffsetResponse,
     QueryConsumerOffsetRequest, QueueId, QueueOffset, RemotingCommand, ResponseCode, SearchOffsetRequest,
@@ -14,9 +14,8 @@ use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::{self, success};
 use crate::hosted::{Hosted, Serving, lock};
+use crate::requests::Answer;
 use crate::state::{CommitBatch, CommitKey, NoCommitKey, QueueRange};
-
-type Answer<'a> = BoxFuture<'a, Result<RemotingCommand, Error>>;
 
 /// The key of a consumer's offset, or why there is none: 26, 17, 29.
 fn key(hosted: &Hosted, group: &str, topic: &str, queue: i32) -> Result<(CommitKey, QueueId), Error> {
@@ -77,9 +76,7 @@ pub(crate) fn update(hosted: &Arc<Hosted>, call: Call) {
         let result = async {
             let (key, queue) = key(&hosted, &header.consumer_group, &header.topic, header.queue_id)?;
             lock(&hosted.commits).forget(key, queue);
-            if hosted.state.offset_of(key, queue) == Some(offset) {
-                return Ok(success(&call.request));
-            }
+            // Proposed even where it changes nothing: a merged commit of another value may be under way.
             let reply = hosted.propose_here(CommitBatch::single(key, queue, offset).into_command()).await?;
             Ok(step::answer(&call.request, &reply))
         };
@@ -120,6 +117,7 @@ pub(crate) async fn keep_commits(hosted: Arc<Hosted>) {
             lock(&hosted.commits).clear();
             continue;
         }
+        let _turn = hosted.commit_turn.lock().await;
         let batch = lock(&hosted.commits).take(hosted.node.uptime_ms());
         if let Some(batch) = batch {
             propose_commits(&hosted, batch).await;
@@ -135,8 +133,10 @@ async fn propose_commits(hosted: &Hosted, batch: CommitBatch) {
     }
 }
 
-/// Proposes what waits, due or not: before leadership is given away, and before a query that must see it.
+/// Waits for the batch that is under way and proposes what waits, due or not: before leadership is given away, and
+/// before a query, so that whoever takes a queue over sees what the last one said of it.
 pub(crate) async fn flush_commits(hosted: &Hosted) {
+    let _turn = hosted.commit_turn.lock().await;
     loop {
         let batch = lock(&hosted.commits).take_now();
         match batch {
@@ -152,11 +152,7 @@ pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
         let header = QueryConsumerOffsetRequest::decode(&call.request.ext)?;
         let queue =
             QueueId::from_wire(header.queue_id).ok_or_else(|| no_queue(&header.topic, header.queue_id, 0))?;
-        if let Ok(key) = hosted.state.commit_key(&header.topic, &header.consumer_group)
-            && lock(&hosted.commits).pending(key, queue).is_some()
-        {
-            flush_commits(hosted).await;
-        }
+        flush_commits(hosted).await;
         if let Some(stored) = hosted.state.offset(&header.topic, &header.consumer_group, queue) {
             return Ok(offset(&call.request, stored.to_wire()));
         }

@@ -70,8 +70,11 @@ impl Plan {
 /// node, and volatile, as in RocketMQ.
 #[derive(Default)]
 pub(crate) struct Served {
-    groups: Mutex<HashMap<String, HashMap<(Arc<str>, QueueId), QueueOffset>>>,
+    groups: Mutex<HashMap<String, ServedQueues>>,
 }
+
+/// The next offset of each (topic, queue).
+type ServedQueues = HashMap<(Arc<str>, QueueId), QueueOffset>;
 
 /// Groups that are remembered; beyond them, nothing is.
 const SERVED_GROUPS_MAX: usize = 10_000;
@@ -138,7 +141,7 @@ fn check(hosted: &Hosted, call: &Call) -> Result<Plan, Error> {
         let remark = format!("topic[{}] not exist, apply first please!", header.topic);
         return refuse(ResponseCode::TOPIC_NOT_EXIST, remark);
     };
-    if !perm::is_readable(topic.config.perm as i32) {
+    if !perm::is_readable(topic.config.perm) {
         return refuse(
             ResponseCode::NO_PERMISSION,
             format!("the topic[{}] pulling message is forbidden", header.topic),
@@ -223,7 +226,7 @@ fn commit(hosted: &Arc<Hosted>, call: &Call, plan: &Plan) {
             commit_offset: header.commit_offset,
         })
         .oneway();
-    hosted.pass_on(Call::from_self(request, call.from.clone(), hosted.ticket()));
+    hosted.take(Call::from_self(request, call.from.clone(), hosted.ticket()));
 }
 
 /// What a queue says to a pull (RocketMQ's `GetMessageStatus`), as far as it matters.
@@ -575,7 +578,7 @@ pub(crate) fn again(hosted: &Arc<Hosted>, held: Held<HeldPull>) {
     let flags = call.request.ext.get("sysFlag").and_then(|flags| flags.parse::<i32>().ok()).unwrap_or(0);
     let flags = flags & !(pull_flag::SUSPEND | pull_flag::COMMIT_OFFSET);
     call.request.ext.set("sysFlag", &flags.to_string());
-    call.deadline = Instant::now() + PARK;
+    (call.deadline, call.ticket, call.tried) = (Instant::now() + PARK, hosted.ticket(), false);
     pull(hosted, call);
 }
 

@@ -4,20 +4,20 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::FutureExt;
 use wire::{
-    LogPosition, QueryMessageRequest, QueryMessageResponse, RECORD_BYTES_MIN, RemotingCommand, ResponseCode,
-    StoredMessage, ViewMessageRequest, ext_key,
+    LogPosition, QueryMessageRequest, QueryMessageResponse, RECORD_BYTES_MIN, ResponseCode, StoredMessage,
+    ViewMessageRequest, ext_key,
 };
 
 use crate::call::Call;
 use crate::errors::Error;
+use crate::forward;
 use crate::handlers::offset::blocking;
 use crate::handlers::step::success;
-use crate::hosted::{Hosted, Serving};
+use crate::hosted::{Hosted, Serving, Toward};
 use crate::limits::{QUERY_BYTES_MAX, QUERY_MESSAGES_MAX, QUERY_UNIQUE_MESSAGES_MAX};
-
-type Answer<'a> = BoxFuture<'a, Result<RemotingCommand, Error>>;
+use crate::requests::Answer;
 
 /// 33.
 pub(crate) fn view<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
@@ -29,9 +29,12 @@ pub(crate) fn view<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
         };
         let position = LogPosition::from_wire(header.offset).ok_or_else(missing)?;
         let serving = hosted.served_here()?;
-        if position >= serving.group.applied_end() && !hosted.leads() {
-            // It may have been stored at the leader already.
-            return Err(Error::NotLeader { leader: None });
+        if position >= serving.group.applied_end()
+            && !call.is_forwarded()
+            && let Toward::Node(leader) = hosted.toward()
+        {
+            // It may be applied at the leader already.
+            return forward::ask_leader(hosted, leader, &call.request, &call.from, call.deadline).await;
         }
         let record = blocking(hosted, move |hosted, serving| record_at(hosted, serving, position)).await?;
         let record = record.ok_or_else(missing)?;

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::FutureExt;
 use replica::{GroupStatus, NodeId, TransferError};
 use serde::{Deserialize, Serialize};
-use wire::{RemotingCommand, ResponseCode, to_json};
+use wire::{ResponseCode, to_json};
 
 use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::success;
 use crate::hosted::Hosted;
+use crate::requests::Answer;
 
 /// The status of a group on the node asked, as JSON of [`GroupReport`]. No header.
 pub const GROUP_STATUS: i32 = 30_001;
@@ -115,10 +116,7 @@ pub(crate) fn status(hosted: &Arc<Hosted>, call: Call) {
     call.answer(response);
 }
 
-pub(crate) fn transfer<'a>(
-    hosted: &'a Arc<Hosted>,
-    call: &'a Call,
-) -> BoxFuture<'a, Result<RemotingCommand, Error>> {
+pub(crate) fn transfer<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     async move {
         let node =
             call.request.ext.get("node").and_then(|node| node.parse().ok()).ok_or_else(|| {

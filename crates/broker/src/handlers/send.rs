@@ -20,6 +20,7 @@ use crate::creation::Join;
 use crate::errors::Error;
 use crate::hosted::Hosted;
 use crate::limits::BATCH_MESSAGES_MAX;
+use crate::service::wall_clock_ms;
 use crate::state::rules::{self, PERM_WRITE};
 use crate::state::{Topic, TopicConfig};
 
@@ -320,7 +321,7 @@ fn stored_properties(hosted: &Hosted, given: &str, read: &Given<'_>) -> Result<(
     let unique = match read.unique {
         Some(unique) => unique.to_owned(),
         None => {
-            let unique = hosted.node.unique_ids.next(hosted.node.now_ms() as i64).to_string();
+            let unique = hosted.node.unique_ids.next(wall_clock_ms() as i64).to_string();
             properties_push(&mut stored, prop::UNIQ_KEY, &unique);
             unique
         }

@@ -6,8 +6,8 @@ use net::{Handler, Replier};
 use tokio::sync::mpsc;
 use wire::{
     Body, CheckClientRequestBody, ConsumerConnection, ConsumerData, ConsumerGroupRequest,
-    GetConsumerListByGroupResponseBody, HeartbeatData, ProducerData, RequestCode, SubscriptionData, TopicRequest,
-    UnregisterClientRequest,
+    GetConsumerListByGroupResponseBody, HeartbeatData, ProducerData, RequestCode, SubscriptionData,
+    TopicRequest, UnregisterClientRequest,
 };
 
 use super::*;
@@ -95,7 +95,8 @@ async fn subscriptions_come_from_heartbeats() {
     let node = OneNode::start().await;
     node.create_topic("T", 1).await;
     node.send("T", 0, "", "m").await;
-    let pull = || PullMessageRequest { sys_flag: 0, subscription: None, sub_version: 1, ..pull_header("T", 0, 0) };
+    let pull =
+        || PullMessageRequest { sys_flag: 0, subscription: None, sub_version: 1, ..pull_header("T", 0, 0) };
     assert_eq!(node.pull_code(pull()).await, 24, "the group is not there");
     node.call(request(&heartbeat("c1", "g", "U"))).await;
     assert_eq!(node.pull_code(pull()).await, 24, "it subscribes to something else");
@@ -103,8 +104,9 @@ async fn subscriptions_come_from_heartbeats() {
     assert_eq!(node.pull_code(pull()).await, 0);
     assert_eq!(node.pull_code(PullMessageRequest { sub_version: 2, ..pull() }).await, 25);
 
-    let connections =
-        node.ask(RequestCode::GET_CONSUMER_CONNECTION_LIST, &ConsumerGroupRequest { consumer_group: "g".into() }).await;
+    let connections = node
+        .ask(RequestCode::GET_CONSUMER_CONNECTION_LIST, &ConsumerGroupRequest { consumer_group: "g".into() })
+        .await;
     let connections = ConsumerConnection::decode(&connections.body).unwrap();
     assert_eq!(connections.connection_set[0].client_id, "c1");
     assert!(connections.subscription_table.contains_key("T"));
@@ -124,7 +126,8 @@ async fn heartbeats_of_the_second_kind_leave_subscriptions_out() {
     assert_eq!(changed(node.call(request(&short)).await).as_deref(), Some("true"), "this node knows nothing");
     assert_eq!(changed(node.call(request(&full)).await).as_deref(), Some("false"));
     assert_eq!(changed(node.call(request(&short)).await).as_deref(), Some("false"));
-    let pull = PullMessageRequest { sys_flag: 0, subscription: None, sub_version: 1, ..pull_header("T", 0, 0) };
+    let pull =
+        PullMessageRequest { sys_flag: 0, subscription: None, sub_version: 1, ..pull_header("T", 0, 0) };
     assert_eq!(node.pull_code(pull).await, 19, "the subscription is still known");
     short.heartbeat_fingerprint = 43;
     assert_eq!(changed(node.call(request(&short)).await).as_deref(), Some("true"));

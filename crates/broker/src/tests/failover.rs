@@ -10,7 +10,7 @@ struct Three {
     brokers: BTreeMap<u64, Broker>,
     configs: BTreeMap<u64, BrokerConfig>,
     addresses: BTreeMap<u64, String>,
-    _data: Vec<TempDir>,
+    data: Vec<TempDir>,
 }
 
 fn free_port() -> u16 {
@@ -20,9 +20,14 @@ fn free_port() -> u16 {
 impl Three {
     async fn start(change: impl Fn(&mut BrokerConfig)) -> Three {
         let data: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
-        let peers: BTreeMap<u64, String> = (1..=3).map(|n| (n, format!("127.0.0.1:{}", free_port()))).collect();
-        let mut three =
-            Three { brokers: BTreeMap::new(), configs: BTreeMap::new(), addresses: BTreeMap::new(), _data: Vec::new() };
+        let peers: BTreeMap<u64, String> =
+            (1..=3).map(|n| (n, format!("127.0.0.1:{}", free_port()))).collect();
+        let mut three = Three {
+            brokers: BTreeMap::new(),
+            configs: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            data: Vec::new(),
+        };
         for (node, data) in (1..=3).zip(&data) {
             let mut config = config(data);
             config.node = node;
@@ -34,7 +39,7 @@ impl Three {
             three.addresses.insert(node, config.groups[0].listen.to_string());
             three.configs.insert(node, config);
         }
-        three._data = data;
+        three.data = data;
         for node in 1..=3 {
             three.start_node(node).await;
         }
@@ -52,8 +57,12 @@ impl Three {
     /// The leader as the living nodes see it.
     async fn leader(&self) -> u64 {
         loop {
-            let named: Vec<u64> =
-                self.brokers.values().map(|broker| broker.status()[0].leader).filter(|leader| *leader != 0).collect();
+            let named: Vec<u64> = self
+                .brokers
+                .values()
+                .map(|broker| broker.status()[0].leader)
+                .filter(|leader| *leader != 0)
+                .collect();
             if let Some(leader) = named.first()
                 && named.len() == self.brokers.len()
                 && named.iter().all(|other| other == leader)
@@ -66,6 +75,7 @@ impl Three {
     }
 
     async fn stop(self) {
+        let _until_then = &self.data;
         futures::future::join_all(self.brokers.into_values().map(|broker| broker.shutdown(Drain::Now))).await;
     }
 }
@@ -146,7 +156,15 @@ async fn a_send_meets_an_election_and_waits() {
     drop(three.brokers.remove(&leader));
     let start = Instant::now();
     let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1.clone();
-    assert_eq!(sent(&client, &other, "1").await, 1, "not refused, though nobody led");
+    // What was on its way to the dead leader is of unknown outcome; what comes later waits.
+    loop {
+        let response = client.call(&other, send_request("T", 0, "", "1"), SOON).await.unwrap();
+        match response.code {
+            0 => break,
+            1 => assert!(response.remark.unwrap().contains("outcome of the request is unknown")),
+            other => panic!("code {other}: {:?}", response.remark),
+        }
+    }
     let gap = start.elapsed();
     assert!(gap < Duration::from_millis(2200), "{gap:?}");
     assert_ne!(three.leader().await, leader);
@@ -154,10 +172,12 @@ async fn a_send_meets_an_election_and_waits() {
     three.start_node(leader).await;
     let start = Instant::now();
     let address = three.addresses[&leader].clone();
-    assert_eq!(sent(&client, &address, "2").await, 2);
+    let last = sent(&client, &address, "2").await;
     assert!(start.elapsed() < Duration::from_millis(2200));
-    let (code, bodies) = pulled(&client, &address, &pull_header("T", 0, 0)).await;
-    assert_eq!((code, bodies), (0, vec!["0".to_owned(), "1".into(), "2".into()]));
+    let (code, mut bodies) = pulled(&client, &address, &pull_header("T", 0, 0)).await;
+    assert_eq!((code, bodies.len() as i64), (0, last + 1));
+    bodies.dedup();
+    assert_eq!(bodies, ["0", "1", "2"]);
     three.stop().await;
 }
 
@@ -175,7 +195,7 @@ async fn without_a_majority_connections_are_reset_in_time() {
     let result = client.call(&three.addresses[&survivor], send_request("T", 0, "", "x"), SOON).await;
     let waited = start.elapsed();
     assert!(result.is_err(), "{result:?}");
-    assert!((Duration::from_millis(2000)..Duration::from_millis(2800)).contains(&waited), "{waited:?}");
+    assert!((Duration::from_secs(2)..Duration::from_millis(2800)).contains(&waited), "{waited:?}");
     three.stop().await;
 }
 
@@ -189,15 +209,15 @@ async fn members_are_the_same_everywhere() {
             consumer_data_set: vec![wire::ConsumerData { group_name: "g".into(), ..Default::default() }],
             ..Default::default()
         };
-        let request =
-            RemotingCommand::request(RequestCode::HEART_BEAT).with_body(wire::Body::encode(&data));
+        let request = RemotingCommand::request(RequestCode::HEART_BEAT).with_body(wire::Body::encode(&data));
         assert_eq!(client.call(address, request, SOON).await.unwrap().code, 0);
     }
     let members = |address: String| {
         let client = &clients[0];
         async move {
             let header = wire::ConsumerGroupRequest { consumer_group: "g".into() };
-            let request = RemotingCommand::request(RequestCode::GET_CONSUMER_LIST_BY_GROUP).with_header(&header);
+            let request =
+                RemotingCommand::request(RequestCode::GET_CONSUMER_LIST_BY_GROUP).with_header(&header);
             let response = client.call(&address, request, SOON).await.unwrap();
             let body = <wire::GetConsumerListByGroupResponseBody as wire::Body>::decode(&response.body);
             body.map(|body| body.consumer_id_list).unwrap_or_default()
@@ -242,5 +262,43 @@ async fn the_preferred_leader_comes_back() {
     }
     assert!(start.elapsed() >= Duration::from_secs(4), "not before it had been caught up for a while");
     assert_eq!(sent(&client, &three.addresses[&3], "1").await, 1);
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_stop_loses_nobody() {
+    let mut three = Three::start(|_| {}).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    sent(&client, &three.addresses[&leader], "0").await;
+    let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1.clone();
+    let stopping = tokio::spawn(three.brokers.remove(&leader).unwrap().shutdown(Drain::Now));
+    let mut offset = 0;
+    // Sends go on through the hand-over, each answered with success.
+    while !stopping.is_finished() {
+        offset = sent(&client, &other, "x").await;
+    }
+    stopping.await.unwrap();
+    assert_eq!(sent(&client, &other, "x").await, offset + 1);
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_when_asked() {
+    let three = Three::start(|_| {}).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    let to = if leader == 1 { 2 } else { 1 };
+    // Asked at a follower, which passes it on.
+    let request =
+        RemotingCommand::request(RequestCode(crate::TRANSFER_LEADER)).with_ext("node", &to.to_string());
+    let response = client.call(&three.addresses[&to], request, SOON).await.unwrap();
+    assert_eq!(response.code, 0, "{:?}", response.remark);
+    assert_eq!(three.leader().await, to);
+    let request = RemotingCommand::request(RequestCode(crate::GROUP_STATUS));
+    let response = client.call(&three.addresses[&to], request, SOON).await.unwrap();
+    let report: crate::GroupReport = wire::from_json(&response.body).unwrap();
+    assert_eq!((report.leader, report.state.as_str(), report.voters.len()), (to, "leader", 3));
+    assert_eq!(report.durability, "quorum-fsync");
     three.stop().await;
 }

@@ -4,6 +4,7 @@ mod clients;
 mod failover;
 mod offsets;
 mod pulling;
+mod registering;
 mod sending;
 
 use std::collections::BTreeMap;
@@ -14,8 +15,8 @@ use bytes::Bytes;
 use net::{Client, ClientConfig};
 use tempfile::TempDir;
 use wire::{
-    Header, Message, PullMessageRequest, PullMessageResponse, RemotingCommand, RequestCode, SendMessageRequest,
-    SendMessageResponse, SerializeType, pull_flag,
+    Header, Message, PullMessageRequest, PullMessageResponse, RemotingCommand, RequestCode,
+    SendMessageRequest, SendMessageResponse, SerializeType, pull_flag,
 };
 
 use crate::{Broker, BrokerConfig, Drain, GroupConfig};
@@ -31,6 +32,9 @@ struct OneNode {
 }
 
 fn config(data: &TempDir) -> BrokerConfig {
+    // RUST_LOG=info shows what a test does.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     BrokerConfig {
         cluster: "c1".into(),
@@ -185,7 +189,8 @@ async fn a_restarted_node_has_everything() {
         let response = client.call(&address, send_request("T", 0, "", "m"), SOON).await.unwrap();
         assert_eq!(response.code, 0, "{:?}", response.remark);
         assert_eq!(SendMessageResponse::decode(&response.ext).unwrap().queue_offset, round);
-        let request = RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(&pull_header("T", 0, 0));
+        let request =
+            RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(&pull_header("T", 0, 0));
         let response = client.call(&address, request, SOON).await.unwrap();
         assert_eq!(Message::decode_all(&response.body).unwrap().len() as i64, round + 1);
         if round == 1 {

@@ -2,7 +2,8 @@
 
 use wire::{
     GetEarliestMsgStoretimeResponse, GetMaxOffsetRequest, GetMinOffsetRequest, OffsetResponse,
-    QueryConsumerOffsetRequest, QueryMessageRequest, RequestCode, SearchOffsetRequest, UpdateConsumerOffsetRequest,
+    QueryConsumerOffsetRequest, QueryMessageRequest, RequestCode, SearchOffsetRequest,
+    UpdateConsumerOffsetRequest,
 };
 
 use super::*;
@@ -44,8 +45,8 @@ async fn consumer_offsets() {
     // One-way: a query sees it at once, merged or not.
     let connection = node.client.connection(&node.address, SOON).await.unwrap();
     for offset in [8, 9] {
-        let request =
-            RemotingCommand::request(RequestCode::UPDATE_CONSUMER_OFFSET).with_header(&commit(group, 0, offset));
+        let request = RemotingCommand::request(RequestCode::UPDATE_CONSUMER_OFFSET)
+            .with_header(&commit(group, 0, offset));
         connection.send_oneway(request).unwrap();
     }
     assert_eq!(stored(&node, group, "T", 0).await, Some(9));
@@ -100,7 +101,9 @@ async fn queue_offsets_and_times() {
     }
     assert!(times.windows(2).all(|pair| pair[0] <= pair[1]));
     let at = |topic: &str, queue| (topic.to_owned(), queue);
-    for ((topic, queue), max, code) in [(at("T", 0), 4, 0), (at("T", 1), 0, 0), (at("T", 9), 0, 29), (at("U", 0), 0, 17)] {
+    for ((topic, queue), max, code) in
+        [(at("T", 0), 4, 0), (at("T", 1), 0, 0), (at("T", 9), 0, 29), (at("U", 0), 0, 17)]
+    {
         let header = GetMaxOffsetRequest { topic: topic.clone(), queue_id: queue, committed: true };
         let response = node.ask(RequestCode::GET_MAX_OFFSET, &header).await;
         assert_eq!(response.code, code);

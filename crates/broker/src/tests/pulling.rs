@@ -15,11 +15,18 @@ async fn offsets_decide_the_code() {
     }
     let pulled = node.pull(pull_header("T", 0, 2)).await;
     assert_eq!((pulled.code, pulled.bodies()), (0, vec!["2", "3", "4"]));
-    let PullMessageResponse { next_begin_offset, min_offset, max_offset, suggest_which_broker_id, .. } = pulled.header;
+    let PullMessageResponse { next_begin_offset, min_offset, max_offset, suggest_which_broker_id, .. } =
+        pulled.header;
     assert_eq!((next_begin_offset, min_offset, max_offset, suggest_which_broker_id), (5, 0, 5, 0));
-    for (queue, offset, code, next) in [(0, 5, 19, 5), (0, 6, 21, 5), (0, -1, 21, 0), (1, 0, 19, 0), (1, 3, 21, 0)] {
+    for (queue, offset, code, next) in
+        [(0, 5, 19, 5), (0, 6, 21, 5), (0, -1, 21, 0), (1, 0, 19, 0), (1, 3, 21, 0)]
+    {
         let pulled = node.pull(pull_header("T", queue, offset)).await;
-        assert_eq!((pulled.code, pulled.header.next_begin_offset), (code, next), "queue {queue} offset {offset}");
+        assert_eq!(
+            (pulled.code, pulled.header.next_begin_offset),
+            (code, next),
+            "queue {queue} offset {offset}"
+        );
         assert!(pulled.messages.is_empty());
     }
     let one = node.pull(PullMessageRequest { max_msg_nums: 1, ..pull_header("T", 0, 0) }).await;
@@ -44,7 +51,14 @@ async fn checks() {
         (PullMessageRequest { queue_id: -1, ..tools() }, 29),
         (PullMessageRequest { sys_flag: 0, ..tools() }, 24),
         (PullMessageRequest { subscription: Some("||".into()), ..tools() }, 23),
-        (PullMessageRequest { expression_type: Some("SQL92".into()), subscription: Some("a > 1".into()), ..tools() }, 1),
+        (
+            PullMessageRequest {
+                expression_type: Some("SQL92".into()),
+                subscription: Some("a > 1".into()),
+                ..tools()
+            },
+            1,
+        ),
     ] {
         assert_eq!(node.pull_code(header.clone()).await, want, "{header:?}");
     }
@@ -58,12 +72,13 @@ async fn tags_filter_by_hash() {
     for (tag, body) in [("a", "1"), ("b", "2"), ("", "3"), ("a", "4"), ("c", "5")] {
         node.send("T", 0, &properties(&[("TAGS", tag)]), body).await;
     }
-    let with = |expression: &str| PullMessageRequest { subscription: Some(expression.into()), ..pull_header("T", 0, 0) };
-    for (expression, bodies) in [
-        ("*", vec!["1", "2", "3", "4", "5"]),
-        ("a", vec!["1", "4"]),
-        ("b || c", vec!["2", "5"]),
-    ] {
+    let with = |expression: &str| PullMessageRequest {
+        subscription: Some(expression.into()),
+        ..pull_header("T", 0, 0)
+    };
+    for (expression, bodies) in
+        [("*", vec!["1", "2", "3", "4", "5"]), ("a", vec!["1", "4"]), ("b || c", vec!["2", "5"])]
+    {
         let pulled = node.pull(with(expression)).await;
         assert_eq!((pulled.bodies(), pulled.header.next_begin_offset), (bodies, 5), "{expression}");
     }
@@ -119,7 +134,8 @@ async fn a_full_hold_list_refuses() {
     node.create_topic("T", 1).await;
     let connection = node.client.connection(&node.address, SOON).await.unwrap();
     let request = || RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(&held(0, "*", 2_000));
-    let (first, second) = tokio::join!(connection.request(request(), SOON), connection.request(request(), SOON));
+    let (first, second) =
+        tokio::join!(connection.request(request(), SOON), connection.request(request(), SOON));
     let mut codes = [first.unwrap().code, second.unwrap().code];
     codes.sort_unstable();
     assert_eq!(codes, [2, 19]);

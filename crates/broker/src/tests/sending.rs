@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use wire::{
-    BatchItem, Body, OffsetMessageId, RequestCode, ResponseCode, SendMessageRequest, SendMessageResponse, TopicConfig,
-    TopicRequest, ViewMessageRequest, encode_batch_item, sysflag,
+    BatchItem, Body, OffsetMessageId, RequestCode, ResponseCode, SendMessageRequest, SendMessageResponse,
+    TopicConfig, TopicRequest, ViewMessageRequest, encode_batch_item, sysflag,
 };
 
 use super::*;

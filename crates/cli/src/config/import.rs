@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 /// What became of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Under the same meaning, here.
+    /// With its value and meaning, under this key of ours.
     Kept(String),
-    /// Under another name or in another form, here.
+    /// In another form, under this key of ours.
     Renamed(String),
     /// It has no meaning here; why.
     Meaningless(&'static str),
@@ -82,7 +82,8 @@ pub(crate) fn import(text: &str) -> Imported {
     let name = get("brokerName").unwrap_or("broker-a");
     let port: u16 = get("listenPort").and_then(|p| p.parse().ok()).unwrap_or(10911);
     let ip = get("brokerIP1").unwrap_or("127.0.0.1");
-    let data = get("storePathRootDir").map_or_else(|| "/var/lib/raftmq".to_owned(), |d| format!("{d}-raftmq"));
+    let data =
+        get("storePathRootDir").map_or_else(|| "/var/lib/raftmq".to_owned(), |d| format!("{d}-raftmq"));
     let self_id = get("dLegerSelfId").or_else(|| get("dLedgerSelfId"));
     let peers = peers_of(get("dLegerPeers").or_else(|| get("dLedgerPeers")));
     let node = self_id.and_then(node_number).unwrap_or(1);
@@ -121,7 +122,12 @@ pub(crate) fn import(text: &str) -> Imported {
         let _ = writeln!(toml, "\n[limits]\nmessage_bytes = {size}");
     }
     let listen_ip = get("bindAddress").unwrap_or(ip);
-    let _ = writeln!(toml, "\n[[group]]\nname = {}\nlisten = {}", quoted(name), quoted(&format!("{listen_ip}:{port}")));
+    let _ = writeln!(
+        toml,
+        "\n[[group]]\nname = {}\nlisten = {}",
+        quoted(name),
+        quoted(&format!("{listen_ip}:{port}"))
+    );
     if get("brokerIP1").is_some() {
         let _ = writeln!(toml, "advertise = {}", quoted(&format!("{ip}:{port}")));
     }
@@ -135,7 +141,9 @@ pub(crate) fn import(text: &str) -> Imported {
         let _ = writeln!(toml, "segment_size = {size}");
     }
     if get("storePathRootDir").is_some() || get("storePathCommitLog").is_some() {
-        notes.push("messages are not carried over by this command: it turns the configuration only".to_owned());
+        notes.push(
+            "messages are not carried over by this command: it turns the configuration only".to_owned(),
+        );
     }
 
     let keys = pairs.iter().map(|(k, v)| (k.clone(), v.clone(), fate(k))).collect();
@@ -162,6 +170,11 @@ fn fate(key: &str) -> Fate {
         "storePathRootDir" => "data",
         _ => "",
     };
+    let as_it_is =
+        ["cluster", "group.name", "group.follower_reads", "group.segment_size", "limits.message_bytes"];
+    if as_it_is.contains(&renamed) || renamed.starts_with("broker.") {
+        return Fate::Kept(renamed.to_owned());
+    }
     if !renamed.is_empty() {
         return Fate::Renamed(renamed.to_owned());
     }
@@ -216,8 +229,11 @@ mod tests {
         let imported = import(DLEDGER);
         assert_eq!(imported.keys.len(), 11);
         let fate = |k: &str| imported.keys.iter().find(|(key, _, _)| key == k).unwrap().2.clone();
-        assert_eq!(fate("brokerName"), Fate::Renamed("group.name".into()));
-        assert!(matches!(fate("sendMessageThreadPoolNums"), Fate::Meaningless(why) if why.contains("thread pools")));
+        assert_eq!(fate("brokerName"), Fate::Kept("group.name".into()));
+        assert_eq!(fate("dLegerSelfId"), Fate::Renamed("node".into()));
+        assert!(
+            matches!(fate("sendMessageThreadPoolNums"), Fate::Meaningless(why) if why.contains("thread pools"))
+        );
         assert!(matches!(fate("storePathCommitLog"), Fate::Meaningless(why) if why.contains("data")));
     }
 }

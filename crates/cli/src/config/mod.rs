@@ -108,7 +108,7 @@ pub(crate) struct LimitsSection {
     pub(crate) connections: usize,
     /// Client connections of one address.
     pub(crate) connections_per_ip: usize,
-    /// Largest frame of a client, bytes.
+    /// Largest frame of a client, bytes; at most 8 MiB, the largest entry of the log.
     pub(crate) frame_bytes: usize,
     /// Largest message body, bytes (maxMessageSize).
     pub(crate) message_bytes: usize,
@@ -121,7 +121,7 @@ impl Default for LimitsSection {
         LimitsSection {
             connections: 20_000,
             connections_per_ip: 5_000,
-            frame_bytes: 16 << 20,
+            frame_bytes: 8 << 20,
             message_bytes: 4 << 20,
             in_flight_bytes_per_connection: 32 << 20,
         }
@@ -177,13 +177,6 @@ pub(crate) struct CheckedGroup {
     pub(crate) voters: Vec<u64>,
     pub(crate) follower_reads: bool,
     pub(crate) segment_size: u64,
-}
-
-impl CheckedGroup {
-    /// The second listener, RocketMQ's "VIP channel".
-    pub(crate) fn vip_listen(&self) -> SocketAddr {
-        SocketAddr::new(self.listen.ip(), self.listen.port() - 2)
-    }
 }
 
 /// Reads and checks a file.
@@ -299,10 +292,13 @@ impl Checker<'_> {
                 "must hold a message of limits.message_bytes and 64 KiB of headers",
             );
         }
+        if limits.frame_bytes > 8 << 20 {
+            return self.error(0..0, "limits.frame_bytes", "at most 8 MiB, the largest entry of the log");
+        }
         if limits.message_bytes > 4 << 20 {
             return self.error(0..0, "limits.message_bytes", "at most 4 MiB (RocketMQ's maxMessageSize)");
         }
-        Ok(Checked { peers, peer_listen, nameserver_listen, groups, config })
+        Ok(Checked { config, peers, peer_listen, nameserver_listen, groups })
     }
 
     fn group(
@@ -357,7 +353,7 @@ impl Checker<'_> {
             return self.error(preferred.span(), "group.preferred_leader", "must be a voter of the group");
         }
         let segment_size = *group.segment_size.get_ref();
-        if !(16 << 20..=1 << 30).contains(&segment_size) || segment_size % 4096 != 0 {
+        if !(16 << 20..=1 << 30).contains(&segment_size) || !segment_size.is_multiple_of(4096) {
             return self.error(
                 group.segment_size.span(),
                 "group.segment_size",
@@ -425,9 +421,9 @@ impl Checker<'_> {
 
     fn claim(&mut self, address: SocketAddr, who: &str, span: Range<usize>) -> Result<(), ConfigError> {
         let taken = self.listeners.entry(address.port()).or_default();
-        let clash = taken
-            .iter()
-            .find(|(a, _)| a.ip() == address.ip() || a.ip().is_unspecified() || address.ip().is_unspecified());
+        let clash = taken.iter().find(|(a, _)| {
+            a.ip() == address.ip() || a.ip().is_unspecified() || address.ip().is_unspecified()
+        });
         if let Some((other, owner)) = clash {
             let rule = format!("port clash: {owner} listens on {other} already");
             return self.error(span, who, rule);
@@ -468,7 +464,6 @@ listen = "127.0.0.1:10911"
         let checked = check(Path::new("f.toml"), GOOD).unwrap();
         assert_eq!(checked.groups[0].voters, [1, 2, 3]);
         assert_eq!(checked.groups[0].advertise.to_string(), "127.0.0.1:10911");
-        assert_eq!(checked.groups[0].vip_listen().port(), 10909);
         assert_eq!(checked.groups[0].segment_size, 1 << 30);
         assert!(checked.config.broker.auto_create_topic);
     }

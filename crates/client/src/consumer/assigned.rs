@@ -20,8 +20,10 @@ pub(crate) struct Assigned {
     pub(crate) changed: Notify,
     /// Ours no more: nothing further is fetched, given to the listener or counted as consumed.
     pub(crate) dropped: CancellationToken,
-    /// Its tasks have ended; it may leave the table.
+    /// Orderly: its task has ended, no listener call is under way any more.
     is_finished: AtomicBool,
+    /// Its offset was set and is on its way to the store; until then nobody may begin with the queue.
+    is_settling: AtomicBool,
     progress: Mutex<Progress>,
     /// Whom to pull from.
     pub(crate) suggested_broker_id: AtomicI64,
@@ -30,22 +32,24 @@ pub(crate) struct Assigned {
 }
 
 /// What has been consumed, and what the store of offsets knows of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Progress {
-    consumed: Option<QueueOffset>,
-    stored: Option<QueueOffset>,
+    consumed: QueueOffset,
+    stored: QueueOffset,
     /// Rounds since it was stored.
     rounds: u32,
 }
 
 impl Assigned {
-    pub(crate) fn new(queue: MessageQueue, stored: Option<QueueOffset>) -> Assigned {
+    /// A queue that begins at its stored offset.
+    pub(crate) fn new(queue: MessageQueue, stored: QueueOffset) -> Assigned {
         Assigned {
             queue: Arc::new(queue),
             window: Mutex::new(ProcessQueue::new()),
             changed: Notify::new(),
             dropped: CancellationToken::new(),
             is_finished: AtomicBool::new(false),
+            is_settling: AtomicBool::new(false),
             progress: Mutex::new(Progress { consumed: stored, stored, rounds: 0 }),
             suggested_broker_id: AtomicI64::new(MASTER_ID),
             locked_at_ms: AtomicU64::new(0),
@@ -86,32 +90,42 @@ impl Assigned {
             return;
         }
         let mut progress = self.progress();
-        progress.consumed = progress.consumed.max(Some(offset));
+        progress.consumed = progress.consumed.max(offset);
     }
 
-    /// Sets the offset, also back; nothing of this assignment counts any more.
+    /// Sets the offset, also back; nothing of this assignment counts any more. To be followed by
+    /// `settled`, when the offset is stored.
     pub(crate) fn reset(&self, offset: QueueOffset) {
+        self.is_settling.store(true, Ordering::Release);
         self.dropped.cancel();
         self.window().clear();
-        self.progress().consumed = Some(offset);
+        self.progress().consumed = offset;
     }
 
-    /// What may be committed; `None` while nothing is known.
-    pub(crate) fn consumed(&self) -> Option<QueueOffset> {
+    pub(crate) fn settled(&self) {
+        self.is_settling.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn is_settling(&self) -> bool {
+        self.is_settling.load(Ordering::Acquire)
+    }
+
+    /// What may be committed.
+    pub(crate) fn consumed(&self) -> QueueOffset {
         self.progress().consumed
     }
 
     /// What this round has to store: what changed, and from time to time what did not.
     pub(crate) fn due(&self) -> Option<QueueOffset> {
         let mut progress = self.progress();
-        let consumed = progress.consumed?;
         progress.rounds += 1;
-        (progress.stored != Some(consumed) || progress.rounds >= OFFSET_REPEAT_ROUNDS).then_some(consumed)
+        let is_due = progress.stored != progress.consumed || progress.rounds >= OFFSET_REPEAT_ROUNDS;
+        is_due.then_some(progress.consumed)
     }
 
     pub(crate) fn stored(&self, offset: QueueOffset) {
         let mut progress = self.progress();
-        progress.stored = Some(offset);
+        progress.stored = offset;
         progress.rounds = 0;
     }
 
@@ -130,13 +144,13 @@ impl Assigned {
 mod tests {
     use super::*;
 
-    fn assigned(stored: Option<u64>) -> Assigned {
-        Assigned::new(MessageQueue::new("t", "b", 0), stored.map(QueueOffset))
+    fn assigned(stored: u64) -> Assigned {
+        Assigned::new(MessageQueue::new("t", "b", 0), QueueOffset(stored))
     }
 
     #[test]
     fn offsets_move_on_and_are_stored_when_they_changed() {
-        let queue = assigned(Some(5));
+        let queue = assigned(5);
         assert_eq!(queue.due(), None);
         queue.advance(QueueOffset(9));
         queue.advance(QueueOffset(7));
@@ -144,20 +158,22 @@ mod tests {
         queue.stored(QueueOffset(9));
         let rounds: Vec<_> = (0..OFFSET_REPEAT_ROUNDS).map(|_| queue.due().is_some()).collect();
         assert_eq!(rounds.iter().filter(|due| **due).count(), 1, "one repetition: {rounds:?}");
-        assert_eq!(assigned(None).due(), None);
     }
 
     #[test]
     fn a_dropped_queue_counts_nothing_more() {
-        let queue = assigned(Some(5));
+        let queue = assigned(5);
         queue.reset(QueueOffset(2));
         queue.advance(QueueOffset(9));
-        assert_eq!(queue.consumed(), Some(QueueOffset(2)));
+        assert_eq!(queue.consumed(), QueueOffset(2));
+        assert!(queue.is_settling());
+        queue.settled();
+        assert!(!queue.is_settling());
     }
 
     #[test]
     fn a_lock_lasts_thirty_seconds() {
-        let queue = assigned(None);
+        let queue = assigned(0);
         assert!(!queue.has_lock(0));
         queue.locked(0);
         assert!(queue.has_lock(30_001));

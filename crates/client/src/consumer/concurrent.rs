@@ -19,12 +19,14 @@ impl PushMember {
     pub(crate) async fn consume(self: Arc<Self>, assigned: Arc<Assigned>, messages: Vec<ReceivedMessage>) {
         let mut calls = FuturesUnordered::new();
         for batch in messages.chunks(self.config.batch) {
+            let acquire = self.slots.acquire();
+            tokio::pin!(acquire);
             let slot = loop {
                 tokio::select! {
                     biased;
                     () = assigned.dropped.cancelled() => break None,
                     () = self.stop.cancelled() => break None,
-                    slot = self.slots.acquire() => break slot.ok(),
+                    slot = &mut acquire => break slot.ok(),
                     Some(()) = calls.next(), if !calls.is_empty() => {}
                 }
             };

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use wire::{Body, MessageQueue, QueueOffset, QueueTable, ResetOffsetBody};
@@ -16,6 +17,8 @@ use crate::error::ClientError;
 pub(crate) struct OffsetFile {
     path: PathBuf,
     table: Mutex<BTreeMap<MessageQueue, QueueOffset>>,
+    /// The table is ahead of the file.
+    has_news: AtomicBool,
 }
 
 impl OffsetFile {
@@ -43,7 +46,7 @@ impl OffsetFile {
         };
         let table =
             table.into_iter().filter_map(|(queue, offset)| Some((queue, QueueOffset::from_wire(offset)?)));
-        Ok(OffsetFile { path, table: Mutex::new(table.collect()) })
+        Ok(OffsetFile { path, table: Mutex::new(table.collect()), has_news: AtomicBool::new(false) })
     }
 
     pub(crate) fn get(&self, queue: &MessageQueue) -> Option<QueueOffset> {
@@ -51,11 +54,19 @@ impl OffsetFile {
     }
 
     pub(crate) fn set(&self, queue: &MessageQueue, offset: QueueOffset) {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), offset);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.insert(queue.clone(), offset) != Some(offset) {
+            self.has_news.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn has_news(&self) -> bool {
+        self.has_news.load(Ordering::Acquire)
     }
 
     /// Replaces the file as a whole, so that a crash leaves the old or the new one. Blocks.
     pub(crate) fn save(&self) -> Result<(), ClientError> {
+        self.has_news.store(false, Ordering::Release);
         let body = {
             let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
             let table = table.iter().map(|(queue, offset)| (queue.clone(), offset.to_wire()));
@@ -71,7 +82,10 @@ impl OffsetFile {
             file.sync_all()?;
             std::fs::rename(&new, &self.path)
         };
-        write().map_err(|error| failed(&self.path, &error))
+        write().map_err(|error| {
+            self.has_news.store(true, Ordering::Release);
+            failed(&self.path, &error)
+        })
     }
 }
 
@@ -90,7 +104,10 @@ mod tests {
         let file = OffsetFile::open(Some(dir.path()), "10.0.0.1@a/b", "g").expect("no file yet");
         assert_eq!(file.get(&queue), None);
         file.set(&queue, QueueOffset(7));
+        assert!(file.has_news());
         file.save().expect("saved");
+        file.set(&queue, QueueOffset(7));
+        assert!(!file.has_news());
         let again = OffsetFile::open(Some(dir.path()), "10.0.0.1@a/b", "g").expect("a file");
         assert_eq!(again.get(&queue), Some(QueueOffset(7)));
         let text = std::fs::read_to_string(dir.path().join("10.0.0.1@a_b/g/offsets.json")).expect("text");

@@ -112,7 +112,7 @@ impl PushMember {
         // One more than allowed is what makes the broker bury it at once.
         let times = times.max(self.reconsume_times().saturating_add(1));
         let sent = match self.retry_copy(message, times) {
-            Ok(copy) => self.fallback().send(&copy).await.map(drop),
+            Ok(copy) => self.fallback.send(&copy).await.map(drop),
             Err(error) => Err(error),
         };
         if let Err(error) = &sent {

@@ -220,7 +220,7 @@ impl PullConsumer {
     /// Tells the brokers that this member leaves its group. Offsets are as last committed.
     pub async fn shutdown(self) {
         let shared = &self.member.shared;
-        shared.remove_consumer(&self.member.group);
+        shared.remove_consumer(&self.member.group, &Member::Pull(Arc::downgrade(&self.member)));
         shared.unregister(None, Some(&self.member.group)).await;
     }
 
@@ -255,6 +255,6 @@ impl PullConsumer {
 
 impl Drop for PullConsumer {
     fn drop(&mut self) {
-        self.member.shared.remove_consumer(&self.member.group);
+        self.member.shared.remove_consumer(&self.member.group, &Member::Pull(Arc::downgrade(&self.member)));
     }
 }

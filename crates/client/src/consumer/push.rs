@@ -13,12 +13,11 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::{
-    ConsumeFromWhere, ConsumeType, ConsumerData, ConsumerSendMsgBackRequest, MessageModel, MessageQueue,
-    QueueOffset, RequestCode, SubscriptionData, ext_key, prop,
+    ConsumeFromWhere, ConsumeType, ConsumerData, MessageModel, MessageQueue, QueueOffset, SubscriptionData,
 };
 
 use super::assigned::Assigned;
-use super::fetch::{self, PullAsk, PullStatus, Pulled};
+use super::fetch;
 use super::filter::Filter;
 use super::offsets::OffsetFile;
 use super::received::ReceivedMessage;
@@ -27,7 +26,7 @@ use crate::config::{ConsumeFrom, ConsumeModel, ConsumerConfig, ProducerConfig};
 use crate::error::ClientError;
 use crate::identity;
 use crate::limits;
-use crate::producer::{Message, Producer};
+use crate::producer::Producer;
 use crate::route::Topic;
 
 /// What a listener says of the messages it was given.
@@ -102,7 +101,7 @@ pub(crate) struct PushMember {
     pub(crate) is_paused: AtomicBool,
     pub(crate) offset_file: Option<Arc<OffsetFile>>,
     /// For messages that cannot be sent back by code 36.
-    fallback: Producer,
+    pub(crate) fallback: Producer,
     pub(crate) counters: Counters,
     pub(crate) started_ms: u64,
     pub(crate) stop: CancellationToken,
@@ -235,8 +234,8 @@ impl PushConsumer {
             .collect()
     }
 
-    /// What may be committed of each queue.
-    pub fn offsets(&self) -> Vec<(MessageQueue, Option<QueueOffset>)> {
+    /// What may be committed of each queue: the offset of the lowest message not consumed yet.
+    pub fn offsets(&self) -> Vec<(MessageQueue, QueueOffset)> {
         let assigned = self.member.assigned();
         assigned.iter().map(|(queue, assigned)| (queue.clone(), assigned.consumed())).collect()
     }
@@ -278,7 +277,7 @@ impl PushConsumer {
             let queues: Vec<_> = member.assigned().keys().cloned().collect();
             member.unlock(&queues).await;
         }
-        member.shared.remove_consumer(&member.group);
+        member.shared.remove_consumer(&member.group, &Member::Push(Arc::downgrade(member)));
         member.shared.unregister(None, Some(&member.group)).await;
         member.fallback.shutdown().await;
         tracing::info!(group = &*member.group, client = self.client.id(), "push consumer stopped");
@@ -289,7 +288,7 @@ impl Drop for PushConsumer {
     fn drop(&mut self) {
         self.member.stop.cancel();
         self.member.tasks.close();
-        self.member.shared.remove_consumer(&self.member.group);
+        self.member.shared.remove_consumer(&self.member.group, &Member::Push(Arc::downgrade(&self.member)));
     }
 }
 
@@ -368,8 +367,9 @@ impl PushMember {
     /// Stores what is due; `waits`: everything, and until the brokers have it.
     pub(crate) async fn commit_all(&self, waits: bool) {
         let assigned: Vec<_> = self.assigned().values().cloned().collect();
-        for assigned in assigned {
-            let offset = if waits { assigned.consumed() } else { assigned.due() };
+        // A queue that was given up has another owner, whose offset is ahead of ours.
+        for assigned in assigned.into_iter().filter(|assigned| !assigned.is_dropped()) {
+            let offset = if waits { Some(assigned.consumed()) } else { assigned.due() };
             if let Some(offset) = offset {
                 self.commit(&assigned, offset, waits).await;
             }
@@ -393,7 +393,7 @@ impl PushMember {
     }
 
     async fn save_offset_file(&self) {
-        let Some(file) = self.offset_file.clone() else { return };
+        let Some(file) = self.offset_file.clone().filter(|file| file.has_news()) else { return };
         match tokio::task::spawn_blocking(move || file.save()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(group = &*self.group, %error, "offsets are not saved"),
@@ -403,18 +403,14 @@ impl PushMember {
 
     /// Stores the offset of a queue that goes, whatever it is.
     pub(crate) async fn commit_last(&self, assigned: &Assigned) {
-        if let Some(offset) = assigned.consumed() {
-            self.commit(assigned, offset, true).await;
-        }
+        self.commit(assigned, assigned.consumed(), true).await;
         self.save_offset_file().await;
     }
 
-    /// Where to begin with a queue (RebalancePushImpl.computePullFromWhereWithException), and what is
-    /// stored for it.
-    pub(crate) async fn start_of(
-        &self,
-        queue: &MessageQueue,
-    ) -> Result<(QueueOffset, Option<QueueOffset>), ClientError> {
+    /// Where to begin with a queue (RebalancePushImpl.computePullFromWhereWithException). A start that was
+    /// not stored yet is stored first: in Java, if the queue changes hands before a first message is
+    /// consumed, its next owner begins at the end of then, and what came in between is skipped.
+    pub(crate) async fn start_of(&self, queue: &MessageQueue) -> Result<QueueOffset, ClientError> {
         let broker = self.shared.routes.broker(&queue.broker_name).ok_or_else(|| ClientError::NoRoute {
             topic: queue.topic.clone(),
             why: format!("broker {} is not known", queue.broker_name),
@@ -424,7 +420,7 @@ impl PushMember {
             None => fetch::committed(&self.shared, &broker, &self.group, queue).await?,
         };
         if let Some(stored) = stored {
-            return Ok((stored, Some(stored)));
+            return Ok(stored);
         }
         let is_retry = wire::is_retry_topic(&queue.topic);
         let start = match self.config.from {
@@ -437,235 +433,18 @@ impl PushMember {
                 fetch::search_offset(&self.shared, &broker, queue, time_ms, false).await?
             }
         };
-        Ok((start, None))
-    }
-
-    // Pulling.
-
-    /// Pulls one queue until it is dropped, and hands over what comes.
-    pub(crate) async fn pull_loop(self: Arc<Self>, assigned: Arc<Assigned>, from: QueueOffset) {
-        let ended = async {
-            tokio::select! {
-                () = assigned.dropped.cancelled() => {}
-                () = self.stop.cancelled() => {}
-            }
-        };
-        tokio::select! {
-            biased;
-            () = ended => {}
-            () = self.pull_forever(&assigned, from) => {}
+        match &self.offset_file {
+            Some(file) => file.set(queue, start),
+            None => fetch::commit(&self.shared, &broker, &self.group, queue, start, true).await?,
         }
+        Ok(start)
     }
 
-    async fn pull_forever(self: &Arc<Self>, assigned: &Arc<Assigned>, mut from: QueueOffset) {
-        let queue = &assigned.queue;
-        let Some(subscription) = self.subscriptions.get(queue.topic.as_str()) else { return };
-        let mut pause = limits::PULL_RETRY_FIRST;
-        loop {
-            self.wait_for_room(assigned).await;
-            let started_ms = self.shared.tick_ms();
-            let pulled = match self.pull_once(assigned, subscription, from).await {
-                Ok(pulled) => pulled,
-                Err(error) => {
-                    let wait = match error.code() {
-                        Some(wire::ResponseCode::FLOW_CONTROL) => limits::PULL_RETRY_FLOW_CONTROL,
-                        _ => pause,
-                    };
-                    self.after_failed_pull(assigned, subscription, &error).await;
-                    tokio::time::sleep(wait).await;
-                    pause = (pause * 2).min(limits::PULL_RETRY);
-                    continue;
-                }
-            };
-            pause = limits::PULL_RETRY_FIRST;
-            assigned.suggested_broker_id.store(pulled.suggested_broker_id, Ordering::Relaxed);
-            self.counters.pulls.fetch_add(1, Ordering::Relaxed);
-            self.counters.pull_ms.fetch_add(self.shared.tick_ms() - started_ms, Ordering::Relaxed);
-            let Pulled { status, next, messages, .. } = pulled;
-            match status {
-                PullStatus::Found | PullStatus::NoNewMessages | PullStatus::NoneMatched => {
-                    let reached = {
-                        let mut window = assigned.window();
-                        for message in &messages {
-                            window.put(message.offset(), message.body().len(), message.clone());
-                        }
-                        // Java sees to what is not wanted only with the next pull (correctTagsOffset), which
-                        // a broker may hold for 15 s.
-                        window.reach(next)
-                    };
-                    if let Some(reached) = reached {
-                        assigned.advance(reached);
-                    }
-                    if !messages.is_empty() {
-                        self.hand_over(assigned, messages);
-                    }
-                    from = next;
-                }
-                PullStatus::OffsetIllegal => {
-                    tracing::warn!(
-                        group = &*self.group,
-                        ?queue,
-                        asked = from.get(),
-                        moved_to = next.get(),
-                        "offset was not legal"
-                    );
-                    // As Java: the store is told, and the queue begins anew from there.
-                    assigned.reset(next);
-                    self.commit_last(assigned).await;
-                    self.rebalance_soon();
-                    return;
-                }
-            }
-        }
-    }
-
-    fn hand_over(self: &Arc<Self>, assigned: &Arc<Assigned>, messages: Vec<ReceivedMessage>) {
-        if self.listener.is_orderly {
-            // Its own task looks into the window.
-            assigned.changed.notify_waiters();
-        } else {
-            self.tasks.spawn(Arc::clone(self).consume(Arc::clone(assigned), messages));
-        }
-    }
-
-    async fn pull_once(
-        &self,
-        assigned: &Assigned,
-        subscription: &Subscription,
-        from: QueueOffset,
-    ) -> Result<Pulled, ClientError> {
-        let queue = &assigned.queue;
-        let broker = self.shared.routes.broker(&queue.broker_name).ok_or_else(|| ClientError::NoRoute {
-            topic: queue.topic.clone(),
-            why: format!("broker {} is not known", queue.broker_name),
-        })?;
-        let ask = PullAsk {
-            group: &self.group,
-            queue,
-            from,
-            messages_max: self.config.pull_messages,
-            bytes_max: self.config.pull_bytes,
-            suspend: Some(self.config.suspend),
-            timeout: limits::PULL_TIMEOUT,
-            commit: if self.is_clustering() {
-                assigned.consumed().filter(|offset| offset.get() > 0)
-            } else {
-                None
-            },
-            filter: &subscription.filter,
-            inline_filter: false,
-            sub_version: self.sub_version,
-        };
-        fetch::pull(&self.shared, &broker, assigned.suggested_broker_id.load(Ordering::Relaxed), &ask).await
-    }
-
-    async fn wait_for_room(&self, assigned: &Assigned) {
-        let limits = super::FlowLimits {
-            span_max: self.config.flow.span_max.filter(|_| !self.listener.is_orderly),
-            ..self.config.flow
-        };
-        loop {
-            let changed = assigned.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if !self.is_paused.load(Ordering::Acquire) && assigned.window().has_room(&limits) {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    async fn after_failed_pull(&self, assigned: &Assigned, subscription: &Subscription, error: &ClientError) {
-        use wire::ResponseCode as Code;
-        let queue = &assigned.queue;
-        tracing::warn!(group = &*self.group, ?queue, %error, "pull failed");
-        match error.code() {
-            // A broker that has lost us: it has restarted, or leads since a moment ago.
-            Some(
-                Code::SUBSCRIPTION_NOT_EXIST
-                | Code::SUBSCRIPTION_NOT_LATEST
-                | Code::SUBSCRIPTION_GROUP_NOT_EXIST,
-            ) => {
-                if let Some((_, address)) = self.shared.routes.broker(&queue.broker_name).and_then(|broker| {
-                    broker.for_reading(assigned.suggested_broker_id.load(Ordering::Relaxed))
-                }) {
-                    self.shared.beat_at(&address).await;
-                }
-            }
-            Some(Code::FLOW_CONTROL) => {}
-            _ => self.shared.refresh_in_background(&subscription.topic),
-        }
-    }
-
-    // Messages that failed.
-
-    /// Gives a message back to its broker for another attempt later. False: that failed.
-    pub(crate) async fn send_back(&self, message: &ReceivedMessage, delay_level: i32) -> bool {
-        let result = self.send_back_by_position(message, delay_level).await;
-        let Err(error) = result else { return true };
-        let queue = message.queue();
-        tracing::warn!(group = &*self.group, ?queue, offset = message.offset().get(), %error, "message is not taken back");
-        let copy = match self.retry_copy(message, message.reconsume_times() + 1) {
-            Ok(copy) => copy,
-            Err(error) => {
-                tracing::error!(group = &*self.group, ?queue, %error, "no copy for the retry topic");
-                return false;
-            }
-        };
-        match self.fallback.send(&copy).await {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!(group = &*self.group, ?queue, %error, "message is not sent to the retry topic");
-                false
-            }
-        }
-    }
-
-    async fn send_back_by_position(
-        &self,
-        message: &ReceivedMessage,
-        delay_level: i32,
-    ) -> Result<(), ClientError> {
-        let name = &message.queue().broker_name;
-        let address =
-            self.shared.routes.broker(name).and_then(|broker| broker.master()).ok_or_else(|| {
-                ClientError::NotSent { to: name.clone(), why: "it has no master now".into() }
-            })?;
-        let header = ConsumerSendMsgBackRequest {
-            offset: message.position().to_wire(),
-            group: self.group.to_string(),
-            delay_level,
-            origin_msg_id: Some(message.message_id()),
-            origin_topic: Some(message.topic().to_owned()),
-            unit_mode: false,
-            max_reconsume_times: Some(self.reconsume_times()),
-        };
-        let caller = &self.shared.caller;
-        let request =
-            caller.request(RequestCode::CONSUMER_SEND_MSG_BACK, &header).with_ext(ext_key::BROKER_NAME, name);
-        caller.ask(&address, request, limits::SEND_BACK_TIMEOUT).await.map(drop)
-    }
-
-    /// The message as an ordinary one for the retry topic (sendMessageBackAsNormalMessage).
-    pub(crate) fn retry_copy(&self, message: &ReceivedMessage, times: i32) -> Result<Message, ClientError> {
-        let mut copy =
-            Message::new(wire::retry_topic(&self.group), message.body().clone()).flag(message.flag());
-        for (name, value) in message.properties() {
-            if !matches!(name, prop::TRAN_MSG | prop::DELAY) {
-                copy = copy.reserved(name, value);
-            }
-        }
-        if message.property(prop::ORIGIN_MESSAGE_ID).is_none() {
-            copy = copy.reserved(prop::ORIGIN_MESSAGE_ID, &message.message_id());
-        }
-        let level = limits::RETRY_DELAY_LEVEL.saturating_add(times - 1);
-        let copy = copy
-            .reserved(prop::RETRY_TOPIC, message.topic())
-            .reserved(prop::RECONSUME_TIME, &times.to_string())
-            .reserved(prop::MAX_RECONSUME_TIMES, &self.reconsume_times().to_string())
-            .reserved(prop::DELAY, &level.to_string());
-        copy.check()?;
-        Ok(copy)
+    /// As Java: the store is told, and the queue begins anew from there.
+    pub(super) async fn reset(&self, assigned: &Assigned, offset: QueueOffset) {
+        assigned.reset(offset);
+        self.commit_last(assigned).await;
+        assigned.settled();
     }
 
     /// Moves this consumer to other offsets, as an administrator asked (220).
@@ -686,14 +465,9 @@ impl PushMember {
                 continue;
             };
             tracing::info!(group = &*self.group, queue = ?assigned.queue, offset = offset.get(), "offset is reset");
-            assigned.reset(offset);
-            self.commit_last(&assigned).await;
+            self.reset(&assigned, offset).await;
         }
         self.rebalance_soon();
-    }
-
-    pub(crate) fn fallback(&self) -> &Producer {
-        &self.fallback
     }
 
     /// How long a listener may hold messages.

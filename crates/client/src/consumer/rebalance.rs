@@ -134,6 +134,9 @@ impl PushMember {
                 .collect()
         };
         for assigned in gone {
+            if assigned.is_settling() {
+                continue;
+            }
             // Dropped by a lost lock, an illegal offset or a reset: the offset was dealt with there.
             let is_news = !assigned.is_dropped();
             assigned.dropped.cancel();
@@ -173,7 +176,7 @@ impl PushMember {
                 }
             }
         }
-        let (from, stored) = match self.start_of(&queue).await {
+        let from = match self.start_of(&queue).await {
             Ok(start) => start,
             Err(error) => {
                 tracing::warn!(group = &*self.group, ?queue, %error, "no offset to begin at");
@@ -181,7 +184,7 @@ impl PushMember {
             }
         };
         tracing::info!(group = &*self.group, ?queue, from = from.get(), "queue is taken up");
-        let assigned = Arc::new(Assigned::new(queue.clone(), stored));
+        let assigned = Arc::new(Assigned::new(queue.clone(), from));
         assigned.locked(now_ms);
         self.assigned().insert(queue, Arc::clone(&assigned));
         if self.listener.is_orderly {

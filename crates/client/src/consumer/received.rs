@@ -36,7 +36,9 @@ impl ReceivedMessage {
 
     /// The topic it was sent to, also when it came by way of a retry topic.
     pub fn topic(&self) -> &str {
-        self.property(prop::RETRY_TOPIC).unwrap_or_else(|| text(&self.topic))
+        let topic = text(&self.topic);
+        let origin = if wire::is_retry_topic(topic) { self.property(prop::RETRY_TOPIC) } else { None };
+        origin.unwrap_or(topic)
     }
 
     /// As the producer sent it. Still compressed if it is larger than [`INFLATED_BYTES_MAX`] or of a

@@ -6,8 +6,11 @@ use std::task::{Context, Poll};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::unconstrained;
 
-use super::{Inner, Message, SendReceipt};
+use super::deliver::Inner;
+use super::front::SendReceipt;
+use super::message::Message;
 use crate::error::ClientError;
 use crate::limits::SUBMIT_QUEUE;
 
@@ -82,7 +85,8 @@ pub(super) async fn drive(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>) {
                 if count == 0 {
                     break;
                 }
-                sends.extend(batch.drain(..).map(|job| run(&inner, job)));
+                // See window.rs.
+                sends.extend(batch.drain(..).map(|job| unconstrained(run(&inner, job))));
             }
         }
     }

@@ -38,9 +38,9 @@ impl Cluster {
     fn config(&self) -> ClientConfig {
         ClientConfig {
             // Tests see what happens without the periodic work.
-            rebalance: Duration::from_secs(600),
-            heartbeat: Duration::from_secs(600),
-            route_poll: Duration::from_secs(600),
+            rebalance: Duration::from_mins(10),
+            heartbeat: Duration::from_mins(10),
+            route_poll: Duration::from_mins(10),
             ..ClientConfig::from_list(&self.nameserver.address)
         }
     }

@@ -1,7 +1,7 @@
 //! A cluster in this process: one nameserver and broker groups that keep messages in memory, behave
 //! like Apache's for a client, and misbehave when told to.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -32,12 +32,14 @@ pub enum Misdeed {
     Silence,
 }
 
+type Registration = (BTreeMap<i64, String>, i32);
+
 /// What all nameservers of a cluster know.
 #[derive(Default)]
 pub struct Registry {
     /// Addresses by id, and number of queues, by broker name.
-    brokers: Mutex<BTreeMap<String, (BTreeMap<i64, String>, i32)>>,
-    topics: Mutex<BTreeMap<String, ()>>,
+    brokers: Mutex<BTreeMap<String, Registration>>,
+    topics: Mutex<BTreeSet<String>>,
     pub asked: Mutex<usize>,
 }
 
@@ -83,7 +85,7 @@ impl Registry {
     }
 
     pub fn add_topic(&self, topic: &str) {
-        locked(&self.topics).insert(topic.to_owned(), ());
+        locked(&self.topics).insert(topic.to_owned());
     }
 
     /// Puts a broker into every route; no addresses take it out.
@@ -99,7 +101,7 @@ impl Registry {
     }
 
     fn route(&self, topic: &str) -> Option<TopicRouteData> {
-        if !locked(&self.topics).contains_key(topic) {
+        if !locked(&self.topics).contains(topic) {
             return None;
         }
         let mut route = TopicRouteData::default();
@@ -175,7 +177,6 @@ pub struct Broker {
 struct BrokerSide {
     memory: Arc<Mutex<Memory>>,
     registry: Arc<Registry>,
-    queues: i32,
 }
 
 impl Broker {
@@ -196,11 +197,7 @@ impl Broker {
 
     /// Listens, at an address of its own each time.
     pub fn up(&self) {
-        let side = BrokerSide {
-            memory: Arc::clone(&self.memory),
-            registry: Arc::clone(&self.registry),
-            queues: self.queues,
-        };
+        let side = BrokerSide { memory: Arc::clone(&self.memory), registry: Arc::clone(&self.registry) };
         let (server, address) = start(Arc::new(side), "127.0.0.1:0");
         *locked(&self.server) = Some(server);
         *locked(&self.address) = address;
@@ -239,7 +236,9 @@ impl Broker {
     /// Answers sends that met silence.
     pub fn speak(&self) {
         let sends = std::mem::take(&mut locked(&self.memory).held_sends);
-        sends.into_iter().for_each(|replier| replier.refuse(ResponseCode::SERVICE_NOT_AVAILABLE, "late"));
+        for replier in sends {
+            replier.refuse(ResponseCode::SERVICE_NOT_AVAILABLE, "late");
+        }
     }
 
     pub fn refuse_send_back(&self) {
@@ -485,7 +484,9 @@ impl BrokerSide {
             memory.heartbeats.push(data);
         }
         succeed(replier);
-        changed.iter().for_each(|group| self.notify(group));
+        for group in &changed {
+            self.notify(group);
+        }
     }
 
     fn locks(&self, request: &RemotingCommand, replier: Replier) {
@@ -536,7 +537,9 @@ impl Handler for BrokerSide {
                     memory.unregistered.push(header);
                 }
                 succeed(replier);
-                group.iter().for_each(|group| self.notify(group));
+                if let Some(group) = &group {
+                    self.notify(group);
+                }
             }
             RequestCode::GET_CONSUMER_LIST_BY_GROUP => {
                 let header = ConsumerGroupRequest::decode(ext).expect("a header");
@@ -593,7 +596,6 @@ impl Handler for BrokerSide {
             RequestCode::LOCK_BATCH_MQ | RequestCode::UNLOCK_BATCH_MQ => self.locks(&request, replier),
             other => replier.refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, format!("{other}")),
         }
-        let _ = self.queues;
     }
 
     fn closed(&self, connection: &Arc<Connection>, _reason: &CloseReason) {
@@ -605,6 +607,8 @@ impl Handler for BrokerSide {
                 changed.push(group.clone());
             }
         }
-        changed.iter().for_each(|group| self.notify(group));
+        for group in &changed {
+            self.notify(group);
+        }
     }
 }

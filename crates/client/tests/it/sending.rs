@@ -215,6 +215,22 @@ async fn a_topic_that_nobody_can_write_now_is_waited_for() {
 }
 
 #[tokio::test]
+async fn selectors_choose_among_all_queues() {
+    let cluster = Cluster::start(&[2, 1]);
+    let client = cluster.client().await;
+    let producer = client.producer("p", ProducerConfig::default()).await.expect("a producer");
+    let receipt = producer.send_by(&message("m"), |queues| queues.len() - 1).await.expect("sent");
+    assert_eq!((&*receipt.broker, receipt.queue_id.get()), ("b", 0));
+    assert!(matches!(producer.send_by(&message("m"), <[_]>::len).await, Err(ClientError::Refused(_))));
+    let first = producer.send_by_key(&message("m"), "key").await.expect("sent").queue();
+    let second = producer.send_by_key(&message("m"), "key").await.expect("sent").queue();
+    assert_eq!(first, second);
+    // A queue of a broker that nobody has heard of is an error at once.
+    let nowhere = client::MessageQueue::new("t", "nowhere", 0);
+    assert!(matches!(producer.send_to(&message("m"), &nowhere).await, Err(ClientError::NoRoute { .. })));
+}
+
+#[tokio::test]
 async fn nameservers_take_over_from_each_other() {
     let registry = Registry::new();
     registry.add_topic("t");

@@ -1,5 +1,6 @@
 //! Stopping: kindly, in time, and all at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,11 +54,14 @@ async fn a_drain_answers_what_is_held_and_parts_with_fin() {
 async fn a_busy_connection_is_stopped_after_half_the_grace_without_losing_a_reply() {
     let (server, address) = start(ServerConfig::default(), Arc::new(echo));
     let (mut read, mut write) = Raw::connect(address).await.stream.into_split();
+    // As stock clients do, the peer closes when it sees the end.
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let ended = has_ended.clone();
     let writer = tokio::spawn(async move {
         use tokio::io::AsyncWriteExt;
         let mut sent = 0_u64;
         let mut command = request("busy");
-        loop {
+        while !ended.load(Ordering::SeqCst) {
             command.opaque = sent as i32;
             if write.write_all(&frame(&command)).await.is_err() {
                 return;
@@ -75,6 +79,7 @@ async fn a_busy_connection_is_stopped_after_half_the_grace_without_losing_a_repl
                 next += 1;
             }
         }
+        has_ended.store(true, Ordering::SeqCst);
         assert!(buffer.is_empty(), "the last reply is whole");
         next
     });

@@ -119,16 +119,18 @@ pub(crate) struct Victim {
 
 impl Victim {
     pub(crate) fn start(role: &str, test: &str) -> Victim {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let child = Command::new(std::env::current_exe().unwrap())
             .args([test, "--exact", "--nocapture"])
             .env(ROLE, role)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut victim = Victim { child, address: ANY };
+        let output = BufReader::new(victim.child.stdout.take().unwrap());
         for line in output.lines() {
             if let Some((_, address)) = line.unwrap().split_once("listens on ") {
-                return Victim { child, address: address.parse().unwrap() };
+                victim.address = address.parse().unwrap();
+                return victim;
             }
         }
         panic!("the victim said nothing");

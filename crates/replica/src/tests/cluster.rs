@@ -12,8 +12,8 @@ use store::{Frame, FrameKind, OsDisk, TablesMeta};
 use wire::{LogPosition, QueueId, QueueOffset};
 
 use crate::{
-    Group, GroupConfig, Host, HostConfig, MessagesProposal, NodeId, OpenError, Outcome, PeerHandler, ProposeError,
-    Receipt, Service, StateMachine,
+    Group, GroupConfig, Host, HostConfig, MessagesProposal, NodeId, OpenError, Outcome, PeerHandler,
+    ProposeError, Receipt, Service, StateMachine,
 };
 
 /// Tables: the next offset of each queue of each topic. The command `topic:queues` creates a topic.
@@ -107,7 +107,12 @@ impl StateMachine for Counters {
 struct Echo(NodeId);
 
 impl PeerHandler for Echo {
-    fn handle(&self, from: NodeId, service: Service, payload: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn handle(
+        &self,
+        from: NodeId,
+        service: Service,
+        payload: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
         let me = self.0;
         async move {
             if service.0 == 9 {
@@ -162,17 +167,13 @@ impl Cluster {
             peers: self.peers.clone(),
             flush_threads: 2,
         };
-        let mut group = GroupConfig::new("g", self.group_directory(node), self.peers.keys().copied().collect());
+        let mut group =
+            GroupConfig::new("g", self.group_directory(node), self.peers.keys().copied().collect());
         group.segment_size = SEGMENT;
         async move {
             let here = tokio::runtime::Handle::current();
-            let host = Host::start(
-                &config,
-                Arc::new(OsDisk),
-                Arc::new(Echo(config.node)),
-                here.clone(),
-                here,
-            )?;
+            let host =
+                Host::start(&config, Arc::new(OsDisk), Arc::new(Echo(config.node)), here.clone(), here)?;
             let started = async {
                 let opened = host.open_group(group)?;
                 let tables = Arc::new(Counters::default());

@@ -10,7 +10,8 @@ use crate::{CallError, FormationError, NodeId, OpenError, ProposeError, Service,
 
 async fn create_topic(cluster: &Cluster, text: &'static str) {
     let leader = cluster.leader().await;
-    let answer = cluster.group(leader).propose_command(Bytes::from_static(text.as_bytes()), true).await.unwrap();
+    let answer =
+        cluster.group(leader).propose_command(Bytes::from_static(text.as_bytes()), true).await.unwrap();
     assert_eq!(answer, "done");
 }
 
@@ -151,7 +152,10 @@ async fn a_node_that_lost_its_directory_is_refused_under_its_old_id() {
         Err(error) => error,
         Ok(_) => panic!("node 2 must not vote again under its old id"),
     };
-    assert!(matches!(error, OpenError::Formation(FormationError::Replaced { node: NodeId(2), .. })), "{error}");
+    assert!(
+        matches!(error, OpenError::Formation(FormationError::Replaced { node: NodeId(2), .. })),
+        "{error}"
+    );
     // The vote alone gone: refused as well.
     cluster.stop(3).await;
     std::fs::remove_file(cluster.group_directory(3).join("vote")).unwrap();
@@ -168,7 +172,9 @@ async fn a_peer_of_another_cluster_is_refused() {
         tokio::time::timeout(Duration::from_secs(10), one),
         tokio::time::timeout(Duration::from_secs(10), two)
     );
-    let refused = |r: Result<Result<_, OpenError>, _>| matches!(r, Ok(Err(OpenError::Formation(FormationError::Refused { .. }))));
+    let refused = |r: Result<Result<_, OpenError>, _>| {
+        matches!(r, Ok(Err(OpenError::Formation(FormationError::Refused { .. }))))
+    };
     assert!(refused(one) || refused(two), "one of the two is told that the clusters differ");
 }
 

@@ -141,6 +141,12 @@ impl CrashDisk {
         Ok(())
     }
 
+    fn handle(&self, world: &World, id: u64, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let users = Arc::clone(&world.files.get(&id).ok_or(io::ErrorKind::NotFound)?.users);
+        let (disk, generation, path) = (self.clone(), world.generation, path.to_owned());
+        Ok(Arc::new(CrashFile { disk, generation, id, path, _user: users }))
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -253,7 +259,8 @@ impl Content {
         while !rest.is_empty() {
             let inside = (at % PAGE as u64) as usize;
             let (piece, tail) = rest.split_at_mut(rest.len().min(PAGE - inside));
-            match self.pages.get(&(at / PAGE as u64)).and_then(|page| page.get(inside..inside + piece.len())) {
+            match self.pages.get(&(at / PAGE as u64)).and_then(|page| page.get(inside..inside + piece.len()))
+            {
                 Some(bytes) => piece.copy_from_slice(bytes),
                 None => piece.fill(0),
             }
@@ -283,7 +290,9 @@ impl Content {
         if len < self.len {
             self.pages.retain(|number, _| number * (PAGE as u64) < len);
             let inside = (len % PAGE as u64) as usize;
-            if let Some(tail) = self.pages.get_mut(&(len / PAGE as u64)).and_then(|page| page.get_mut(inside..)) {
+            if let Some(tail) =
+                self.pages.get_mut(&(len / PAGE as u64)).and_then(|page| page.get_mut(inside..))
+            {
                 tail.fill(0);
             }
         }
@@ -297,6 +306,8 @@ struct FileState {
     durable: Content,
     /// Since the last sync, in order.
     changes: Vec<Change>,
+    /// Each open handle has a clone: a file without a name lives on while it is open.
+    users: Arc<()>,
 }
 
 #[derive(Clone)]
@@ -349,7 +360,8 @@ impl World {
 
     fn fault(&mut self, op: FaultOp, path: &Path) -> io::Result<()> {
         let path = path.to_string_lossy().into_owned();
-        let Some(at) = self.faults.iter().position(|fault| fault.op == op && path.contains(&fault.path)) else {
+        let Some(at) = self.faults.iter().position(|fault| fault.op == op && path.contains(&fault.path))
+        else {
             return Ok(());
         };
         let Some(fault) = self.faults.get_mut(at) else { return Ok(()) };
@@ -443,7 +455,7 @@ impl World {
                 named.insert(*id);
             }
         }
-        self.files.retain(|id, _| named.contains(id));
+        self.files.retain(|id, file| named.contains(id) || Arc::strong_count(&file.users) > 1);
     }
 }
 
@@ -452,7 +464,7 @@ impl Disk for CrashDisk {
         let world = self.world();
         world.check_power()?;
         let id = world.file(path)?;
-        Ok(Arc::new(CrashFile { disk: self.clone(), generation: world.generation, id, path: path.to_owned() }))
+        self.handle(&world, id, path)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -480,7 +492,7 @@ impl Disk for CrashDisk {
                 id
             }
         };
-        Ok(Arc::new(CrashFile { disk: self.clone(), generation: world.generation, id, path: path.to_owned() }))
+        self.handle(&world, id, path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -587,6 +599,7 @@ struct CrashFile {
     generation: u64,
     id: u64,
     path: PathBuf,
+    _user: Arc<()>,
 }
 
 impl CrashFile {

@@ -115,3 +115,92 @@ pub fn read_file(disk: &dyn Disk, path: &Path, max: u64) -> io::Result<Option<Ve
     file.read_exact_at(0, &mut content)?;
     Ok(Some(content))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What both disks do.
+    fn check(disk: &dyn Disk, root: &Path) {
+        let dir = root.join("a/b");
+        disk.create_dir(&dir).unwrap();
+        disk.create_dir(&dir).unwrap();
+        disk.sync_dir(&dir).unwrap();
+        assert_eq!(disk.list(root).unwrap(), ["a"]);
+        let path = dir.join("file");
+        assert_eq!(disk.open(&path).err().unwrap().kind(), io::ErrorKind::NotFound);
+        assert_eq!(disk.remove(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(disk.rename(&path, &dir.join("other")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(disk.list(&dir.join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(read_file(disk, &path, 100).unwrap().is_none());
+
+        let file = disk.create(&path).unwrap();
+        assert!(file.is_empty().unwrap());
+        // More buffers than one call of the operating system takes, some of them empty.
+        let numbers: Vec<Vec<u8>> =
+            (0..3000_u32).map(|n| n.to_be_bytes()[(n as usize % 5).min(4)..].to_vec()).collect();
+        let slices: Vec<IoSlice<'_>> = numbers.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        file.write_at(10, &slices).unwrap();
+        let whole: Vec<u8> = [vec![0; 10], numbers.concat()].concat();
+        assert_eq!(file.len().unwrap(), whole.len() as u64);
+        assert_eq!(read_file(disk, &path, 1 << 20).unwrap().unwrap(), whole);
+        assert_eq!(read_file(disk, &path, 10).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        let mut tail = [7; 8];
+        assert_eq!(file.read_at(whole.len() as u64 - 3, &mut tail).unwrap(), 3);
+        assert_eq!(file.read_at(1 << 40, &mut tail).unwrap(), 0);
+        assert_eq!(
+            file.read_exact_at(whole.len() as u64 - 3, &mut tail).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
+
+        file.allocate(100_000).unwrap();
+        assert_eq!(file.len().unwrap(), 100_000);
+        file.allocate(50).unwrap();
+        assert_eq!(file.len().unwrap(), 100_000, "an allocation never cuts");
+        file.set_len(5).unwrap();
+        file.set_len(12).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(read_file(disk, &path, 100).unwrap().unwrap(), [0; 12]);
+
+        replace_file(disk, &path, &[b"new ", b"content"]).unwrap();
+        assert_eq!(read_file(disk, &path, 100).unwrap().unwrap(), b"new content");
+        assert_eq!(disk.list(&dir).unwrap(), ["file"]);
+        assert_eq!(file.len().unwrap(), 12, "a handle stays with its file");
+        disk.rename(&path, &dir.join("other")).unwrap();
+        let file = disk.open(&dir.join("other")).unwrap();
+        disk.remove(&dir.join("other")).unwrap();
+        let mut bytes = [0; 3];
+        file.read_exact_at(0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"new", "also when its name is gone");
+
+        let lock = disk.lock(&dir.join("LOCK")).unwrap();
+        assert_eq!(disk.lock(&dir.join("LOCK")).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+        drop(lock);
+        disk.lock(&dir.join("LOCK")).unwrap();
+        assert!(disk.free_space(&dir).unwrap() > 1 << 20);
+        assert_ne!(disk.entropy().unwrap(), disk.entropy().unwrap());
+    }
+
+    #[test]
+    fn both_disks_do_the_same() {
+        check(&CrashDisk::new(1), Path::new("/"));
+        let dir = tempfile::tempdir().unwrap();
+        check(&OsDisk, dir.path());
+    }
+
+    #[test]
+    fn a_map_shows_what_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.create(&dir.path().join("file")).unwrap();
+        file.allocate(100_000).unwrap();
+        let map = file.map(100_000).unwrap().unwrap();
+        file.write_all_at(70_000, b"bytes").unwrap();
+        assert!(map.is_resident(70_000, 5), "it was written a moment ago");
+        assert_eq!(map.bytes(70_000, 5).unwrap(), b"bytes"[..]);
+        assert!(map.bytes(99_999, 2).is_none() && map.bytes(u64::MAX, 1).is_none());
+        assert!(!map.is_resident(99_999, 2) && map.is_resident(5, 0));
+        let held = map.bytes(70_000, 5).unwrap();
+        drop((map, file));
+        assert_eq!(held, b"bytes"[..]);
+    }
+}

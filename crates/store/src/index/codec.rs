@@ -93,9 +93,9 @@ impl LogRange {
 
     /// The reverse of [`LogRange::file_name`]; `None` for any other name.
     pub(super) fn parse_file_name(name: &str) -> Option<(Kind, Self)> {
-        let kind = Kind::ALL.into_iter().find(|kind| {
-            name.strip_suffix(kind.extension()).is_some_and(|stem| stem.ends_with('.'))
-        })?;
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|kind| name.strip_suffix(kind.extension()).is_some_and(|stem| stem.ends_with('.')))?;
         let (from, to) = name.strip_suffix(kind.extension())?.strip_suffix('.')?.split_once('-')?;
         let range = Self { from: from.parse().ok()?, to: to.parse().ok()? };
         (range.from < range.to && range.file_name(kind) == name).then_some((kind, range))

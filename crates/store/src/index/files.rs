@@ -10,7 +10,8 @@ use super::codec::{Kind, LogRange};
 use super::shelf::{Header, Run};
 use crate::disk::{Disk, DiskFile};
 
-/// Ends the name of a file that is being written.
+/// Ends the name of a file that is being written: `<its name>.<number>.new`, so that two that write the same range (one
+/// from memory, one from the log) do not meet.
 const NEW: &str = ".new";
 
 pub(super) struct Files {
@@ -53,10 +54,12 @@ impl Files {
         for name in self.disk.list(&self.dir)? {
             match LogRange::parse_file_name(&name) {
                 Some(file) => found.push(file),
-                None if name.strip_suffix(NEW).and_then(LogRange::parse_file_name).is_some() => {
+                None if is_half_written(&name) => {
                     self.disk.remove(&self.dir.join(&name))?;
                 }
-                None => tracing::warn!(file = %self.dir.join(&name).display(), "not a file of the index; left alone"),
+                None => {
+                    tracing::warn!(file = %self.dir.join(&name).display(), "not a file of the index; left alone");
+                }
             }
         }
         Ok(found)
@@ -117,7 +120,8 @@ impl Files {
         write: impl FnOnce(Arc<dyn DiskFile>) -> Result<T, E>,
     ) -> Result<T, E> {
         let path = self.path(kind, range);
-        let new = self.dir.join(range.file_name(kind) + NEW);
+        let number = self.ids.fetch_add(1, Ordering::Relaxed);
+        let new = self.dir.join(format!("{}.{number}{NEW}", range.file_name(kind)));
         let written = self.disk.create(&new).map_err(E::from).and_then(write);
         let renamed = written.and_then(|value| {
             self.disk.rename(&new, &path)?;
@@ -142,4 +146,9 @@ impl Files {
             _ => Ok(()),
         }
     }
+}
+
+fn is_half_written(name: &str) -> bool {
+    let stem = name.strip_suffix(NEW).and_then(|stem| stem.rsplit_once('.'));
+    stem.is_some_and(|(stem, _)| LogRange::parse_file_name(stem).is_some())
 }

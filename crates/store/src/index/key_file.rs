@@ -148,8 +148,8 @@ impl KeyFile {
     /// Reads and checks the first page and the length of the file.
     pub(super) fn check(file: &dyn DiskFile, range: LogRange) -> Result<KeyHeader, ReadError> {
         let page = Pages::read_first(file, file_seed(Kind::Keys, range))?;
-        let header =
-            KeyHeader::decode(&page, range).ok_or_else(|| ReadError::damaged("not a key file of its range"))?;
+        let header = KeyHeader::decode(&page, range)
+            .ok_or_else(|| ReadError::damaged("not a key file of its range"))?;
         if file_len(header.content_len()) != Some(file.len()?) {
             return Err(ReadError::damaged("its length is not what its header says"));
         }
@@ -157,7 +157,8 @@ impl KeyFile {
     }
 
     pub(super) fn new(header: KeyHeader, file: Arc<dyn DiskFile>) -> Self {
-        let pages = Pages { file, seed: file_seed(Kind::Keys, header.range), content_len: header.content_len() };
+        let pages =
+            Pages { file, seed: file_seed(Kind::Keys, header.range), content_len: header.content_len() };
         Self { header, pages }
     }
 

@@ -18,9 +18,9 @@
 //! - **Absent here**: which offsets a queue has is decided by the broker's tables, not by this index, and neither is
 //!   what was purged.
 //!
-//! Locks, in the order in which they are taken: `upkeep` (spill, merge, rebuild, purge: one at a time, held during
-//! their reads and writes; never taken by readers or `add`), `state` (memory only; add writes, readers read), the
-//! descriptors. Nothing is read from or written to a disk under `state` or the descriptors.
+//! Locks: `upkeep` (merge, rebuild, purge: one at a time) and `spilling` (spill), never both by one thread and never by
+//! readers or `add`, are held during reads and writes. Under either, `state` (memory only; `add` writes, readers read)
+//! and then the descriptors are taken for moments; nothing is read from or written to a disk under those two.
 
 mod codec;
 mod files;
@@ -79,7 +79,7 @@ pub type FrameSource<'a> = dyn Fn(LogPosition) -> Result<Frames<'a>, StoreError>
 pub type Frames<'a> = Box<dyn Iterator<Item = Result<Frame, StoreError>> + 'a>;
 
 /// The frames of a log; foreign segments, which hold none, are passed over.
-pub fn frames_of(log: &Log) -> impl Fn(LogPosition) -> Result<Frames<'static>, StoreError> {
+pub fn frames_of(log: &Log) -> impl Fn(LogPosition) -> Result<Frames<'static>, StoreError> + use<> {
     let log = log.clone();
     move |position| {
         let mut reader = log.frames_from(position);
@@ -146,6 +146,7 @@ struct Inner {
     sizes: Sizes,
     segment_size: u64,
     state: RwLock<State>,
+    spilling: Mutex<()>,
     upkeep: Mutex<()>,
 }
 

@@ -230,7 +230,14 @@ impl Part {
         let Some((at, topic)) = self.extent_of(record) else {
             let Record { topic, queue, queue_offset, position, .. } = record;
             let index = frame.id().index.0;
-            tracing::error!(topic, queue, queue_offset, position, index, "not indexed: a queue offset comes twice");
+            tracing::error!(
+                topic,
+                queue,
+                queue_offset,
+                position,
+                index,
+                "not indexed: a queue offset comes twice"
+            );
             return;
         };
         self.latest = at;
@@ -244,7 +251,8 @@ impl Part {
         }
         let time_ms = frame.log_time_ms();
         let java_hash = self.topic_list.get(topic).map_or(0, |topic| topic.java_hash);
-        let words = record.unique_id.into_iter().chain(record.keys.split(' ').filter(|word| !word.is_empty()));
+        let words =
+            record.unique_id.into_iter().chain(record.keys.split(' ').filter(|word| !word.is_empty()));
         for word in words {
             let hash = key_hash(extend_java_hash(java_hash, word));
             self.keys.push(KeyUnit::new(hash, record.position, time_ms));
@@ -317,7 +325,14 @@ impl Part {
 
     /// Goes on with `units`, whose next offset is `next`, as far as they continue here and until there are `max`;
     /// false when they end here: `max` is reached, or what is here of the queue does not continue them.
-    pub(super) fn collect(&self, topic: &str, queue: u32, next: &mut u64, max: usize, units: &mut Vec<Unit>) -> bool {
+    pub(super) fn collect(
+        &self,
+        topic: &str,
+        queue: u32,
+        next: &mut u64,
+        max: usize,
+        units: &mut Vec<Unit>,
+    ) -> bool {
         for extent in self.queue(topic, queue) {
             if extent.end() <= *next {
                 continue;
@@ -348,7 +363,8 @@ impl Part {
 
     /// Writes the units as a `.queue` file.
     pub(super) fn write_queues(&self, file: Arc<dyn DiskFile>) -> io::Result<QueueHeader> {
-        let name = |extent: &Extent| self.topic_list.get(extent.topic as usize).map_or("", |topic| &*topic.name);
+        let name =
+            |extent: &Extent| self.topic_list.get(extent.topic as usize).map_or("", |topic| &*topic.name);
         let mut order: Vec<(u64, &str, &Extent)> = self
             .extents
             .iter()

@@ -120,8 +120,8 @@ impl QueueFile {
     /// Reads and checks the first page and the length of the file.
     pub(super) fn check(file: &dyn DiskFile, range: LogRange) -> Result<QueueHeader, ReadError> {
         let page = Pages::read_first(file, file_seed(Kind::Queue, range))?;
-        let header =
-            QueueHeader::decode(&page, range).ok_or_else(|| ReadError::damaged("not a queue file of its range"))?;
+        let header = QueueHeader::decode(&page, range)
+            .ok_or_else(|| ReadError::damaged("not a queue file of its range"))?;
         if header.content_len().and_then(file_len) != Some(file.len()?) {
             return Err(ReadError::damaged("its length is not what its header says"));
         }

@@ -242,7 +242,9 @@ impl Inner {
             let Span::File(run) = span else { continue };
             let file = self.queue_file(run)?;
             let extents = file.extents(topic, queue).map_err(in_file(run))?;
-            let Some(extent) = extents.iter().find(|extent| next < extent.first + extent.count) else { continue };
+            let Some(extent) = extents.iter().find(|extent| next < extent.first + extent.count) else {
+                continue;
+            };
             let Some(skip) = next.checked_sub(extent.first) else { return Ok(units) };
             let more = file.units(*extent, skip, max - units.len()).map_err(in_file(run))?;
             next += more.len() as u64;
@@ -273,7 +275,8 @@ impl Inner {
                     }
                     Span::File(run) => run,
                 };
-                let extents = self.queue_file(run)?.extents(wanted.topic, wanted.queue).map_err(in_file(run))?;
+                let extents =
+                    self.queue_file(run)?.extents(wanted.topic, wanted.queue).map_err(in_file(run))?;
                 let extents = extents.iter().map(|extent| (extent.first, extent.first + extent.count));
                 match place(extents, wanted.from) {
                     Place::Absent => {}
@@ -330,7 +333,9 @@ impl Inner {
                 break;
             }
         }
-        let Some(first) = first.or_else(|| in_memory().next().map(|(first, _)| first)) else { return Ok(None) };
+        let Some(first) = first.or_else(|| in_memory().next().map(|(first, _)| first)) else {
+            return Ok(None);
+        };
         let mut next = in_memory().last().map(|(_, next)| next);
         for span in view.shelf.spans().iter().rev() {
             if next.is_some() {

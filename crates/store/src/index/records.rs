@@ -43,8 +43,7 @@ pub(super) fn records<'a>(frame: &Frame, body: &'a [u8]) -> Vec<Record<'a>> {
                 _ => {}
             }
         }
-        let unit =
-            Unit { position, size: message.size() as u32, tags_code: tags.map_or(0, wire::tags_code) };
+        let unit = Unit { position, size: message.size() as u32, tags_code: tags.map_or(0, wire::tags_code) };
         records.push(Record {
             topic: message.topic,
             queue: message.queue_id.0,

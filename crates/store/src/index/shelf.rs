@@ -198,10 +198,10 @@ impl Shelf {
     ) -> Option<Vec<Arc<Run>>> {
         // Merging a segment that is being built again would merge again with each of its pieces.
         let broken: BTreeSet<u64> = self.gaps().map(|gap| gap.from / segment_size).collect();
+        // Nor is one complete that the checkpoint has not left behind.
+        let open_segment = open_segment.min(checkpoint / segment_size);
         let neighbours = |a: &Span, b: &Span| match (a, b) {
-            (Span::File(a), Span::File(b)) => {
-                a.segment(segment_size) == b.segment(segment_size) && b.range().to <= checkpoint
-            }
+            (Span::File(a), Span::File(b)) => a.segment(segment_size) == b.segment(segment_size),
             _ => false,
         };
         for group in self.0.chunk_by(neighbours) {

@@ -60,7 +60,13 @@ impl State {
             return;
         }
         if expected != 0 && index != expected {
-            tracing::error!(index, expected, position, built, "an entry was left out: built again from the log");
+            tracing::error!(
+                index,
+                expected,
+                position,
+                built,
+                "an entry was left out: built again from the log"
+            );
             self.give_up_memory(position, segment_size);
         }
         if !self.open.is_in_segment(position, segment_size) {

@@ -1,5 +1,5 @@
-//! Keeping the files: open, add, spill, merge, build again, purge. All but `add` read and write the disk, one at a
-//! time, and none of them while `state` is locked.
+//! Keeping the files: open, add, spill, merge, build again, purge. All but `add` read and write the disk, and none of
+//! them while `state` is locked.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -103,6 +103,7 @@ impl QueueIndex {
             sizes,
             segment_size,
             state: RwLock::new(state),
+            spilling: Mutex::default(),
             upkeep: Mutex::default(),
         }));
         index.0.read_tail(checkpoint, frames, is_void);
@@ -137,13 +138,13 @@ impl QueueIndex {
     }
 
     /// Writes what is in memory, the part that still grows too, as far as it lies below the fsynced position: a pair
-    /// of files for each part. Call it when it is due, and before a stop.
+    /// of files for each part. Call it when it is due, and before a stop. It does not wait for a merge or a rebuild, and
+    /// the pace of one may call it.
     ///
     /// # Errors
     /// Those of the disk; what was not written stays in memory.
     pub fn spill(&self, synced: LogPosition) -> Result<(), StoreError> {
-        let _upkeep = self.0.upkeep();
-        self.0.remove_garbage();
+        let _spilling = self.0.spilling.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.write_waiting(synced.0)?;
         {
             let mut state = self.0.state_mut();
@@ -207,7 +208,7 @@ impl QueueIndex {
     /// installed there), the index starts anew at it. Waits for a merge in progress.
     ///
     /// # Errors
-    /// Those of the disk; a file that could not be removed is tried again by the next upkeep or open.
+    /// Those of the disk; a file that could not be removed is tried again by the next merge, rebuild or open.
     pub fn purge(&self, before: LogPosition) -> Result<(), StoreError> {
         let _upkeep = self.0.upkeep();
         {
@@ -242,7 +243,6 @@ impl Inner {
 
     /// Reads what is missing up to the checkpoint from the log.
     fn read_tail(&self, to: u64, frames: &FrameSource<'_>, is_void: &IsVoid<'_>) {
-        let _upkeep = self.upkeep();
         let mut pace = |_| ControlFlow::Continue(());
         let mut range = LogRange { from: self.state().built(), to };
         let is_short = to - range.from <= self.sizes.tail_log_bytes;
@@ -385,7 +385,8 @@ impl Inner {
         let mut keys: Vec<(KeyFile, KeyHeader)> = Vec::new();
         for (number, run) in inputs.iter().enumerate() {
             let damaged = |error: ReadError| MergeError::input(number)(error);
-            let file = self.files.open_unknown(run.kind(), run.range()).map_err(|error| damaged(error.into()))?;
+            let file =
+                self.files.open_unknown(run.kind(), run.range()).map_err(|error| damaged(error.into()))?;
             match run.header {
                 Header::Queue(header) => queues.push(QueueFile::new(header, file).map_err(damaged)?),
                 Header::Keys(header) => keys.push((KeyFile::new(header, file), header)),

@@ -6,11 +6,13 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
 use store::{
-    CrashDisk, Draft, Fault, FaultOp, Flusher, FrameKind, Identity, Log, LogId, LogIndex, LogPosition, NewEntry, OsDisk,
-    StoreError, Term, Vote,
+    CrashDisk, Draft, Fault, FaultOp, Flusher, FrameKind, Identity, Log, LogId, LogIndex, LogPosition,
+    NewEntry, OsDisk, StoreError, Term, Vote,
 };
 
-use super::harness::{self, Ack, Dice, Machine, append, draft, drafts, entries, frame_at, ids, identity, try_open, vote};
+use super::harness::{
+    self, Ack, Dice, Machine, append, draft, drafts, entries, frame_at, identity, ids, try_open, vote,
+};
 
 /// A draft that holds `n` records whose position and store time are yet to be known.
 fn messages(term: u64, index: u64, n: usize, store_timestamp: u64) -> NewEntry {
@@ -32,7 +34,12 @@ fn messages(term: u64, index: u64, n: usize, store_timestamp: u64) -> NewEntry {
         };
         wire::encode_message(&record, &mut buffer).unwrap();
     }
-    NewEntry::Draft(Draft { id: LogId::new(term, index), kind: FrameKind::Messages, log_time_ms: store_timestamp, buffer })
+    NewEntry::Draft(Draft {
+        id: LogId::new(term, index),
+        kind: FrameKind::Messages,
+        log_time_ms: store_timestamp,
+        buffer,
+    })
 }
 
 #[test]
@@ -54,7 +61,10 @@ fn rule_8_append_fills_in_positions_chain_and_checksum() {
             assert_eq!(record.position, at);
             assert_eq!(record.store_timestamp as u64, frame.log_time_ms());
             // The same bytes by position: what a consumer is given.
-            assert_eq!(machine.log.read_bytes(at, record.size()).unwrap(), body.slice((at.0 - frame.body_position().0) as usize..)[..record.size()]);
+            assert_eq!(
+                machine.log.read_bytes(at, record.size()).unwrap(),
+                body.slice((at.0 - frame.body_position().0) as usize..)[..record.size()]
+            );
             at = at.plus(record.size() as u64);
         }
         assert_eq!(at, frame.body_position().plus(body.len() as u64));
@@ -85,7 +95,8 @@ fn an_entry_that_does_not_continue_the_log_is_refused_and_changes_nothing() {
     let good = frame_at(&machine.log, 1);
     let before = machine.log.state();
     let check = |entry: NewEntry, expect: &str| {
-        let error = machine.log.append(vec![draft(3, 2, 10), entry], Box::new(|_| panic!("done"))).unwrap_err();
+        let error =
+            machine.log.append(vec![draft(3, 2, 10), entry], Box::new(|_| panic!("done"))).unwrap_err();
         assert!(error.to_string().contains(expect), "{error} / {expect}");
         assert_eq!(machine.log.state(), before);
     };
@@ -94,11 +105,17 @@ fn an_entry_that_does_not_continue_the_log_is_refused_and_changes_nothing() {
     check(draft(2, 3, 10), "term 2 after term 3");
     check(NewEntry::Frame(good), "index 1 where 3 belongs");
     check(draft(3, 3, 20_000), "exceeds the maximum of 12288");
-    let cut = Draft { id: LogId::new(3, 3), kind: FrameKind::Messages, log_time_ms: 1, buffer: Draft::room(0) };
+    let cut =
+        Draft { id: LogId::new(3, 3), kind: FrameKind::Messages, log_time_ms: 1, buffer: Draft::room(0) };
     check(NewEntry::Draft(cut), "without a record");
     let mut torn = Draft::new(LogId::new(3, 3), FrameKind::Messages, 1, &[0, 0, 0, 200, 1, 2, 3]);
     check(NewEntry::Draft(torn), "a record of 200 bytes in 7 bytes");
-    torn = Draft { id: LogId::new(3, 3), kind: FrameKind::Blank, log_time_ms: 1, buffer: bytes::BytesMut::new() };
+    torn = Draft {
+        id: LogId::new(3, 3),
+        kind: FrameKind::Blank,
+        log_time_ms: 1,
+        buffer: bytes::BytesMut::new(),
+    };
     check(NewEntry::Draft(torn), "without room for its header");
     machine.append_lens(3, &[10]);
 }
@@ -133,6 +150,50 @@ fn rule_16_one_sync_for_everything_that_is_queued() {
 }
 
 #[test]
+fn an_idle_log_makes_its_watermark_durable_by_itself() {
+    let disk = CrashDisk::new(1);
+    let flusher = Flusher::start(2);
+    let log = try_open(&disk, &flusher).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    log.append(vec![draft(1, 0, 100)], Box::new(move |outcome| sender.send(outcome).unwrap())).unwrap();
+    receiver.recv().unwrap().unwrap();
+    // Nothing more is asked of it.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let is_marked = || {
+        let fork = disk.fork();
+        fork.crash(0);
+        fork.flip(Path::new(&harness::segment_file(0)), 4096 + 70).unwrap();
+        matches!(try_open(&fork, &Flusher::manual()), Err(StoreError::Corrupt { .. }))
+    };
+    while !is_marked() {
+        assert!(std::time::Instant::now() < deadline, "no watermark says that entry 0 is durable");
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+    drop(log);
+    flusher.stop();
+}
+
+#[test]
+fn a_completion_that_panics_stops_its_log_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let flusher = Flusher::start(1);
+    let open = |name: &str| {
+        let identity = Identity { group: name.into(), ..identity() };
+        Log::open_with(Arc::new(OsDisk), &dir.path().join(name), &identity, &flusher, harness::options())
+            .unwrap()
+    };
+    let (bad, good) = (open("bad"), open("good"));
+    bad.append(vec![draft(1, 0, 10)], Box::new(|_| panic!("a completion of the test panics, as it should")))
+        .unwrap();
+    let (sender, receiver) = mpsc::channel();
+    good.append(vec![draft(1, 0, 10)], Box::new(move |outcome| sender.send(outcome).unwrap())).unwrap();
+    receiver.recv().unwrap().unwrap();
+    assert!(bad.sync_all().is_err());
+    assert!(matches!(bad.append(vec![draft(1, 1, 10)], Box::new(|_| ())), Err(StoreError::Poisoned { .. })));
+    good.close().unwrap();
+}
+
+#[test]
 fn rule_2_a_vote_is_on_disk_only_after_every_earlier_append() {
     let machine = Machine::new();
     machine.append_lens(1, &[10]);
@@ -141,7 +202,13 @@ fn rule_2_a_vote_is_on_disk_only_after_every_earlier_append() {
     let later = append(&machine.log, drafts(&machine.log, 7, &[10]));
     assert_eq!((first.get(), voted.get(), later.get()), (None, None, None));
     // The sync of the first append fails: neither it nor the vote after it may be acknowledged, or be there.
-    machine.disk.inject(Fault { op: FaultOp::Sync, path: "/log/".into(), after: 0, errno: 5, for_good: false });
+    machine.disk.inject(Fault {
+        op: FaultOp::Sync,
+        path: "/log/".into(),
+        after: 0,
+        errno: 5,
+        for_good: false,
+    });
     machine.flusher.turn();
     assert_eq!((first.get(), voted.get(), later.get()), (Some(false), Some(false), Some(false)));
     assert_eq!(machine.log.vote(), None);
@@ -204,7 +271,9 @@ fn rule_2_completions_of_each_log_are_in_order_whatever_the_threads_do() {
                         log.save_vote(Vote { term: Term(job), node: 1, committed: false }, done);
                     } else {
                         let count = 1 + dice.roll(3);
-                        let new = (index..index + count).map(|index| draft(1, index, dice.roll(3000) as usize)).collect();
+                        let new = (index..index + count)
+                            .map(|index| draft(1, index, dice.roll(3000) as usize))
+                            .collect();
                         log.append(new, done).unwrap();
                         index += count;
                     }
@@ -222,14 +291,14 @@ fn rule_2_completions_of_each_log_are_in_order_whatever_the_threads_do() {
         log.check().unwrap();
         assert!(matches!(log.append(vec![], Box::new(|_| ())), Err(StoreError::Poisoned { .. })));
     }
-    let before: Vec<_> = logs.iter().map(|log| entries(log).len()).collect();
+    let before: Vec<_> = logs.iter().map(|log| (entries(log).len(), log.vote())).collect();
     drop(logs);
-    for (n, count) in before.into_iter().enumerate() {
+    for (n, (count, vote)) in before.into_iter().enumerate() {
         let identity = Identity { group: format!("g{n}"), ..identity() };
         let path = dir.path().join(format!("g{n}"));
         let log = Log::open_with(Arc::new(OsDisk), &path, &identity, &flusher, harness::options()).unwrap();
         assert_eq!(entries(&log).len(), count);
-        assert_eq!(log.vote().map(|vote| vote.term), Some(Term(if n == 0 { log.vote().unwrap().term.0 } else { log.vote().unwrap().term.0 })));
+        assert!(vote.is_some() && log.vote() == vote);
     }
     flusher.stop();
 }
@@ -291,7 +360,8 @@ fn small_frames_in_large_buffers_do_not_pin_them() {
     let machine = Machine::on(CrashDisk::new(2));
     let mut buffer = Draft::room(1 << 20);
     buffer.extend_from_slice(b"small");
-    let large = NewEntry::Draft(Draft { id: LogId::new(1, 0), kind: FrameKind::Command, log_time_ms: 1, buffer });
+    let large =
+        NewEntry::Draft(Draft { id: LogId::new(1, 0), kind: FrameKind::Command, log_time_ms: 1, buffer });
     machine.append(vec![large, draft(1, 1, 10)]);
     assert_eq!(frame_at(&machine.log, 0).body(), &b"small"[..]);
 }

@@ -76,31 +76,53 @@ impl Model {
         let floor = acked.max(vote_op);
         let state = log.state();
         let first = state.first_index.0;
-        assert!(self.firsts[floor..].contains(&first), "{what}: the log starts at {first}, not one of {:?}", &self.firsts[floor..]);
+        assert!(
+            self.firsts[floor..].contains(&first),
+            "{what}: the log starts at {first}, not one of {:?}",
+            &self.firsts[floor..]
+        );
         let found: Vec<Bytes> = entries(log).iter().map(|frame| frame.bytes().clone()).collect();
         let len = first as usize + found.len();
         let least = self.states[floor..].iter().map(Vec::len).min().unwrap();
         assert!(len >= least, "{what}: {len} entries, but {least} were acknowledged and never truncated");
         let is_prefix = |state: &&Vec<Bytes>| state.len() >= len && state[first as usize..len] == found[..];
         if self.states[floor..].iter().find(is_prefix).is_none() {
-            let show = |frames: &[Bytes]| frames.iter().map(|bytes| format!("{:?}", store::Frame::parse(bytes.clone()).unwrap().id())).collect::<Vec<_>>().join(" ");
+            let show = |frames: &[Bytes]| {
+                frames
+                    .iter()
+                    .map(|bytes| format!("{:?}", store::Frame::parse(bytes.clone()).unwrap().id()))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            };
             for (at, state) in self.states.iter().enumerate() {
                 eprintln!("{at}: {}", show(state));
             }
             eprintln!("found: {}", show(&found));
-            panic!("{what}: entries {first}..{len} are in no state since operation {floor} of {}", self.now());
+            panic!(
+                "{what}: entries {first}..{len} are in no state since operation {floor} of {}",
+                self.now()
+            );
         }
         let loaded = log.load_newest_checkpoint().unwrap();
         if let Some(saved) = self.checkpoint {
-            let (meta, tables) = loaded.clone().unwrap_or_else(|| panic!("{what}: the checkpoint at {saved} is gone"));
-            assert!(meta.last.index.0 >= saved, "{what}: the newest checkpoint is {}, not {saved}", meta.last);
+            let (meta, tables) =
+                loaded.clone().unwrap_or_else(|| panic!("{what}: the checkpoint at {saved} is gone"));
+            assert!(
+                meta.last.index.0 >= saved,
+                "{what}: the newest checkpoint is {}, not {saved}",
+                meta.last
+            );
             assert_eq!(tables, format!("tables at {}", meta.last.index).into_bytes());
         }
         if let Some((meta, _)) = loaded {
             assert!(Some(meta.last) <= state.last, "{what}: log.md 3");
         }
         assert!(log.read_committed() <= state.last, "{what}: {state:?}");
-        assert!(state.committed.is_none_or(|id| id.index.0 < self.committed), "{what}: committed {} {state:?}", self.committed);
+        assert!(
+            state.committed.is_none_or(|id| id.index.0 < self.committed),
+            "{what}: committed {} {state:?}",
+            self.committed
+        );
         log.check().unwrap_or_else(|error| panic!("{what}: {error}"));
     }
 }
@@ -131,7 +153,9 @@ fn act(log: &Log, flusher: &Flusher, model: &mut Model, dice: &mut Dice, term: &
             let to = keep + dice.roll((next - keep) + 1);
             let last = to.checked_sub(1).and_then(|index| {
                 let purged = log.state().purged.filter(|purged| purged.index.0 == index);
-                purged.or_else(|| log.read(LogIndex(index), LogIndex(index + 1), 1).ok()?.first().map(store::Frame::id))
+                purged.or_else(|| {
+                    log.read(LogIndex(index), LogIndex(index + 1), 1).ok()?.first().map(store::Frame::id)
+                })
             });
             if last.is_none() && to > 0 {
                 return false;
@@ -154,7 +178,9 @@ fn act(log: &Log, flusher: &Flusher, model: &mut Model, dice: &mut Dice, term: &
                 model.committed += dice.roll(next - model.committed + 1);
             }
             let last = model.committed.checked_sub(1);
-            let id = last.and_then(|index| log.read(LogIndex(index), LogIndex(index + 1), 1).ok()?.first().map(store::Frame::id));
+            let id = last.and_then(|index| {
+                log.read(LogIndex(index), LogIndex(index + 1), 1).ok()?.first().map(store::Frame::id)
+            });
             if id.is_some() {
                 log.save_committed(id);
             }
@@ -168,7 +194,8 @@ fn act(log: &Log, flusher: &Flusher, model: &mut Model, dice: &mut Dice, term: &
             }
             let Ok(frames) = log.read(LogIndex(upto - 1), LogIndex(upto), 1) else { return false };
             let meta = meta(&frames[0]);
-            let saved = log.save_tables(TablesKind::Checkpoint, &meta, format!("tables at {}", upto - 1).as_bytes());
+            let saved =
+                log.save_tables(TablesKind::Checkpoint, &meta, format!("tables at {}", upto - 1).as_bytes());
             if saved.is_ok() {
                 model.checkpoint = Some(upto - 1);
             }
@@ -198,7 +225,9 @@ fn purge(log: &Log, model: &mut Model, dice: &mut Dice) -> bool {
         .segments()
         .iter()
         .filter_map(|segment| segment.sealed)
-        .filter(|sealed| sealed.last.is_some_and(|last| last.index.0 + 1 < model.committed && Some(last) <= state.synced))
+        .filter(|sealed| {
+            sealed.last.is_some_and(|last| last.index.0 + 1 < model.committed && Some(last) <= state.synced)
+        })
         .filter(|sealed| Some(sealed.last.unwrap()) > state.purged)
         .collect();
     if boundaries.is_empty() {
@@ -206,9 +235,12 @@ fn purge(log: &Log, model: &mut Model, dice: &mut Dice) -> bool {
     }
     let sealed = boundaries[dice.roll(boundaries.len() as u64) as usize];
     let last = sealed.last.unwrap();
-    let meta = store::TablesMeta { last, end: sealed.end, chain: sealed.chain, log_time_ms: sealed.log_time_ms };
+    let meta =
+        store::TablesMeta { last, end: sealed.end, chain: sealed.chain, log_time_ms: sealed.log_time_ms };
     let tables = format!("tables at {}", last.index).into_bytes();
-    if log.save_tables(TablesKind::Boundary, &meta, &tables).is_err() || log.set_current_snapshot(last).is_err() {
+    if log.save_tables(TablesKind::Boundary, &meta, &tables).is_err()
+        || log.set_current_snapshot(last).is_err()
+    {
         return false;
     }
     model.step(|_, first, _| *first = last.index.0 + 1);
@@ -256,7 +288,11 @@ fn recover(disk: &CrashDisk, model: &Model, luck: u64, what: &str) {
     let again: Vec<Bytes> = entries(&log).iter().map(|frame| frame.bytes().clone()).collect();
     assert_eq!(before, again, "{what}: the second start finds another log than the first");
     let next = next_index(&log);
-    log.append((next..next + 5).map(|index| draft(1 << 40, index, 4000)).collect(), Box::new(|outcome| outcome.unwrap())).unwrap();
+    log.append(
+        (next..next + 5).map(|index| draft(1 << 40, index, 4000)).collect(),
+        Box::new(|outcome| outcome.unwrap()),
+    )
+    .unwrap();
     flusher.turn();
     drop(log);
     disk.crash(luck + 3);
@@ -322,9 +358,12 @@ fn workloads_roll_truncate_and_purge() {
         purges += model.firsts.windows(2).filter(|pair| pair[1] > pair[0]).count();
         votes += model.votes.windows(2).filter(|pair| pair[1] != pair[0]).count();
         let names = harness::names(&disk, "/data/g/log");
-        rolls += names.iter().filter(|name| name.ends_with(".index")).count();
+        rolls += names.iter().filter(|name| name.contains(".index")).count();
     }
-    assert!(rolls >= 6 && purges >= 2 && truncations >= 15 && votes >= 10, "{rolls} {purges} {truncations} {votes}");
+    assert!(
+        rolls >= 6 && purges >= 2 && truncations >= 15 && votes >= 10,
+        "{rolls} {purges} {truncations} {votes}"
+    );
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::path::Path;
 use store::{CrashDisk, Disk, Flusher, LogId, LogIndex, LogPosition, NewEntry, StoreError};
 
 use super::harness::{
-    Machine, append, content, draft, drafts, entries, frame_at, frames_as_entries, ids, meta, next_index, place_of,
-    segment_file, try_open,
+    Dice, Machine, append, content, draft, drafts, entries, frame_at, frames_as_entries, ids, meta,
+    next_index, place_of, segment_file, try_open, vote,
 };
 
 fn refuses(disk: &CrashDisk) -> StoreError {
@@ -196,7 +196,13 @@ fn rule_5_what_is_kept_above_the_watermark_is_written_again() {
     machine.append_lens(1, &[100; 3]);
     machine.flusher.turn_idle();
     let ack = append(&machine.log, drafts(&machine.log, 1, &[2000, 2000]));
-    machine.disk.inject(store::Fault { op: store::FaultOp::Sync, path: "/log/".into(), after: 0, errno: 5, for_good: false });
+    machine.disk.inject(store::Fault {
+        op: store::FaultOp::Sync,
+        path: "/log/".into(),
+        after: 0,
+        errno: 5,
+        for_good: false,
+    });
     machine.flusher.turn();
     assert_eq!(ack.get(), Some(false));
     let machine = machine.restart();
@@ -239,8 +245,86 @@ fn a_damaged_manifest_or_header_is_refused() {
         let disk = machine.disk.fork();
         disk.flip(Path::new(&file), offset).unwrap();
         disk.crash(0);
-        assert!(matches!(refuses(&disk), StoreError::Corrupt { file: named, .. } if named == Path::new(&file)));
+        assert!(
+            matches!(refuses(&disk), StoreError::Corrupt { file: named, .. } if named == Path::new(&file))
+        );
     }
+}
+
+#[test]
+fn any_damaged_byte_is_an_error_or_harmless_and_never_a_panic() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[300, 3000, 2000, 10, 5000, 4000, 700, 9000, 20, 20, 900]);
+    machine.log.save_committed(Some(LogId::new(1, 9)));
+    vote(&machine.log, 4, 2);
+    for index in [2, 4, 9] {
+        let frame = frame_at(&machine.log, index);
+        machine.log.save_tables(store::TablesKind::Checkpoint, &meta(&frame), b"tables").unwrap();
+    }
+    machine.flusher.turn_idle();
+    let expect = entries(&machine.log);
+    let disk = machine.disk.clone();
+    drop(machine);
+    let mut files = Vec::new();
+    for dir in ["/data/g", "/data/g/log", "/data/g/tables"] {
+        for name in disk.list(Path::new(dir)).unwrap() {
+            let path = format!("{dir}/{name}");
+            let len = disk.open(Path::new(&path)).and_then(|file| file.len()).unwrap_or(0);
+            if !name.starts_with("next-") && len > 0 {
+                files.push(path);
+            }
+        }
+    }
+    assert!(files.len() >= 10, "{files:?}");
+    let mut dice = Dice(5);
+    let (mut opened, mut refused) = (0, 0);
+    for round in 0..1500 {
+        let disk = disk.fork();
+        let path = &files[dice.roll(files.len() as u64) as usize];
+        let len = disk.open(Path::new(path)).unwrap().len().unwrap();
+        let what = if round % 5 == 0 {
+            let short = dice.roll(len);
+            disk.open(Path::new(path)).unwrap().set_len(short).unwrap();
+            format!("{path} cut to {short}")
+        } else {
+            let at = dice.roll(len.min(if round % 2 == 0 { 200 } else { u64::MAX }));
+            disk.flip(Path::new(path), at).unwrap();
+            format!("{path} flipped at {at}")
+        };
+        let log = match try_open(&disk, &Flusher::manual()) {
+            Ok(log) => log,
+            Err(StoreError::Corrupt { .. } | StoreError::Incomplete { .. }) => {
+                refused += 1;
+                continue;
+            }
+            Err(error) => panic!("{what}: {error}"),
+        };
+        opened += 1;
+        assert_eq!(log.state().last, expect.last().map(store::Frame::id), "{what}");
+        assert_eq!(log.vote().map(|vote| vote.term.0), Some(4), "{what}");
+        for frame in &expect {
+            match log.read(frame.id().index, frame.id().index.next(), 1) {
+                Ok(found) => assert_eq!(found[0].bytes(), frame.bytes(), "{what}"),
+                Err(StoreError::Corrupt { index, .. }) => assert!(index <= frame.id().index, "{what}"),
+                Err(error) => panic!("{what}: {error}"),
+            }
+        }
+        let mut reader = log.frames_from(LogPosition(0));
+        for frame in &expect {
+            match reader.next_item() {
+                Ok(Some(store::LogItem::Frame(found))) => assert_eq!(found.bytes(), frame.bytes(), "{what}"),
+                Ok(other) => panic!("{what}: {other:?}"),
+                Err(error) => {
+                    assert!(matches!(error, StoreError::Corrupt { .. }), "{what}: {error}");
+                    break;
+                }
+            }
+        }
+        if let Some((_, tables)) = log.load_newest_checkpoint().unwrap() {
+            assert_eq!(tables, b"tables", "{what}");
+        }
+    }
+    assert!(opened > 300 && refused > 300, "{opened} {refused}");
 }
 
 #[test]

@@ -10,7 +10,12 @@ fn fault(op: FaultOp, path: &str) -> Fault {
 
 #[test]
 fn rule_16_after_an_error_nothing_is_written_again() {
-    for (op, path) in [(FaultOp::Sync, "/log/"), (FaultOp::Write, "/log/"), (FaultOp::Sync, "/vote"), (FaultOp::Write, "/vote")] {
+    for (op, path) in [
+        (FaultOp::Sync, "/log/"),
+        (FaultOp::Write, "/log/"),
+        (FaultOp::Sync, "/vote"),
+        (FaultOp::Write, "/vote"),
+    ] {
         let machine = Machine::new();
         machine.append_lens(1, &[100; 3]);
         machine.flusher.turn_idle();

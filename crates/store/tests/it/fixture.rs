@@ -4,14 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use store::{
-    CrashDisk, Disk, Draft, Flusher, FrameKind, Identity, Log, LogId, LogIndex, LogItem, LogPosition, NewEntry, Options, OsDisk,
-    TablesKind, Term, Vote,
+    CrashDisk, Disk, Draft, Flusher, FrameKind, Identity, Log, LogId, LogIndex, LogItem, LogPosition,
+    NewEntry, Options, OsDisk, TablesKind, Term, Vote,
 };
 
 use super::harness::{Ack, body, entries, meta};
 
 fn identity() -> Identity {
-    Identity { cluster: "fixture".into(), group: "group-with-a-name-of-more-than-16-bytes".into(), node: 2, segment_size: 8192 }
+    Identity {
+        cluster: "fixture".into(),
+        group: "group-with-a-name-of-more-than-16-bytes".into(),
+        node: 2,
+        segment_size: 8192,
+    }
 }
 
 fn options() -> Options {
@@ -45,9 +50,15 @@ fn entry_body(index: u64, term: u64, len: usize) -> Vec<u8> {
 fn write() -> (CrashDisk, Log, Flusher) {
     let disk = CrashDisk::new(1);
     let flusher = Flusher::manual();
-    let log = Log::open_with(Arc::new(disk.clone()), Path::new("/v1"), &identity(), &flusher, options()).unwrap();
+    let log =
+        Log::open_with(Arc::new(disk.clone()), Path::new("/v1"), &identity(), &flusher, options()).unwrap();
     for (index, (term, len, kind)) in (0..).zip(ENTRIES) {
-        let draft = Draft::new(LogId::new(term, index), kind, 1_700_000_000_000 + index, &entry_body(index, term, len));
+        let draft = Draft::new(
+            LogId::new(term, index),
+            kind,
+            1_700_000_000_000 + index,
+            &entry_body(index, term, len),
+        );
         let ack = Ack::default();
         log.append(vec![NewEntry::Draft(draft)], ack.done()).unwrap();
         flusher.turn();
@@ -55,7 +66,8 @@ fn write() -> (CrashDisk, Log, Flusher) {
     }
     log.save_vote_now(Vote { term: Term(2), node: 2, committed: true }).unwrap();
     log.save_committed(Some(LogId::new(2, 10)));
-    log.set_formed([(1, "1".repeat(32)), (2, log.incarnation().to_owned()), (3, "3".repeat(32))].into()).unwrap();
+    log.set_formed([(1, "1".repeat(32)), (2, log.incarnation().to_owned()), (3, "3".repeat(32))].into())
+        .unwrap();
     let boundary = log.segments()[0].sealed.unwrap().last.unwrap();
     let frames = entries(&log);
     let last = &frames[boundary.index.0 as usize];

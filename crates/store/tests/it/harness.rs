@@ -118,7 +118,12 @@ pub(crate) fn body(term: u64, index: u64, len: usize) -> Vec<u8> {
 }
 
 pub(crate) fn draft(term: u64, index: u64, len: usize) -> NewEntry {
-    NewEntry::Draft(Draft::new(LogId::new(term, index), FrameKind::Command, 1000 + index, &body(term, index, len)))
+    NewEntry::Draft(Draft::new(
+        LogId::new(term, index),
+        FrameKind::Command,
+        1000 + index,
+        &body(term, index, len),
+    ))
 }
 
 /// Drafts at the end of a log.

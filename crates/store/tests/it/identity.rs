@@ -65,7 +65,8 @@ fn the_lock_keeps_a_second_process_out() {
     }
     machine.restart();
     let dir = tempfile::tempdir().unwrap();
-    let open = || Log::open_with(Arc::new(store::OsDisk), dir.path(), &identity(), &Flusher::manual(), options());
+    let open =
+        || Log::open_with(Arc::new(store::OsDisk), dir.path(), &identity(), &Flusher::manual(), options());
     let log = open().unwrap();
     assert!(matches!(open(), Err(StoreError::Locked { .. })));
     drop(log);

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use store::{
-    CrashDisk, Disk, Flusher, ForeignSegment, Identity, Log, LogId, LogIndex, LogItem, LogPosition, SegmentKind, StoreError,
-    TablesMeta,
+    CrashDisk, Disk, Flusher, ForeignSegment, Identity, Log, LogId, LogIndex, LogItem, LogPosition,
+    SegmentKind, StoreError, TablesMeta,
 };
 
 use super::harness::{DIR, Machine, append, content, draft, entries, identity, ids, next_index, options};
@@ -25,7 +25,8 @@ fn import(disk: &CrashDisk) -> Vec<u8> {
     let end = LogPosition(2 * GIB + foreign.len() as u64);
     let segment = ForeignSegment { start: LogPosition(2 * GIB), end, kind: "classic".into() };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    Log::create_at(&disk, Path::new(DIR), &identity(), &options(), &origin(), b"imported tables", &[segment]).unwrap();
+    Log::create_at(&disk, Path::new(DIR), &identity(), &options(), &origin(), b"imported tables", &[segment])
+        .unwrap();
     foreign
 }
 
@@ -55,14 +56,23 @@ fn the_first_entry_is_1_000_001_at_3_gib_above_a_foreign_segment() {
         // The foreign bytes are served by position and never taken for frames.
         let bytes = machine.log.read_bytes(LogPosition(2 * GIB + 400), 1000).unwrap();
         assert_eq!(bytes, foreign[400..1400]);
-        assert!(matches!(machine.log.read_bytes(LogPosition(2 * GIB + 19_900), 200), Err(StoreError::OutOfRange { .. })));
+        assert!(matches!(
+            machine.log.read_bytes(LogPosition(2 * GIB + 19_900), 200),
+            Err(StoreError::OutOfRange { .. })
+        ));
         assert!(matches!(machine.log.read_bytes(LogPosition(GIB), 8), Err(StoreError::Purged { .. })));
-        assert!(matches!(machine.log.read(LogIndex(1_000_000), LogIndex(1_000_001), 1), Err(StoreError::Purged { .. })));
+        assert!(matches!(
+            machine.log.read(LogIndex(1_000_000), LogIndex(1_000_001), 1),
+            Err(StoreError::Purged { .. })
+        ));
 
         let mut reader = machine.log.frames_from(LogPosition(0));
         match reader.next_item().unwrap() {
             Some(LogItem::Foreign { kind, start, end }) => {
-                assert_eq!((kind.as_str(), start, end), ("classic", LogPosition(2 * GIB), LogPosition(2 * GIB + 20_000)));
+                assert_eq!(
+                    (kind.as_str(), start, end),
+                    ("classic", LogPosition(2 * GIB), LogPosition(2 * GIB + 20_000))
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -138,11 +148,23 @@ fn what_does_not_fit_is_refused() {
         disk.create_dir(Path::new(DIR).join("log").as_path()).unwrap();
         disk.create(Path::new(&path)).unwrap().allocate(10_000).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(disk);
-        let made = Log::create_at(&disk, Path::new(DIR), &identity(), &options(), &origin(), b"", &[segment.clone()]);
+        let made = Log::create_at(
+            &disk,
+            Path::new(DIR),
+            &identity(),
+            &options(),
+            &origin(),
+            b"",
+            std::slice::from_ref(&segment),
+        );
         assert!(matches!(made, Err(StoreError::Invariant(_))), "{segment:?}: {made:?}");
     };
     check(ForeignSegment { start: LogPosition(GIB), end: LogPosition(GIB + 10_001), kind: "classic".into() });
-    check(ForeignSegment { start: LogPosition(3 * GIB), end: LogPosition(3 * GIB + 10_000), kind: "classic".into() });
+    check(ForeignSegment {
+        start: LogPosition(3 * GIB),
+        end: LogPosition(3 * GIB + 10_000),
+        kind: "classic".into(),
+    });
     check(ForeignSegment { start: LogPosition(GIB), end: LogPosition(GIB + 10_000), kind: "raft-v1".into() });
     let other = Identity { node: 2, ..identity() };
     let opened = Log::open_with(Arc::new(disk), Path::new(DIR), &other, &Flusher::manual(), options());

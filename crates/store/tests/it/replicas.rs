@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use store::{Frame, LogId, NewEntry, StoreError};
 
-use super::harness::{Machine, SEGMENT, append, content, drafts, entries, frames_as_entries, ids, next_index, segment_file};
+use super::harness::{
+    Machine, SEGMENT, append, content, drafts, entries, frames_as_entries, ids, next_index, segment_file,
+};
 
 /// Gives a follower what it lacks, as replication does.
 fn follow(leader: &Machine, follower: &Machine) {
@@ -135,8 +137,14 @@ fn rule_8_a_frame_for_another_place_is_refused() {
     follower.append_lens(1, &[204; 1]);
     let frames = entries(&leader.log);
     let refused = |frame: &Frame, expect: &str| {
-        let error = follower.log.append(vec![NewEntry::Frame(frame.clone())], Box::new(|_| panic!("done"))).unwrap_err();
-        assert!(matches!(&error, StoreError::Mismatch { .. }) && error.to_string().contains(expect), "{error}");
+        let error = follower
+            .log
+            .append(vec![NewEntry::Frame(frame.clone())], Box::new(|_| panic!("done")))
+            .unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Mismatch { .. }) && error.to_string().contains(expect),
+            "{error}"
+        );
     };
     refused(&frames[0], "index 0 where 1 belongs");
     refused(&frames[2], "index 2 where 1 belongs");

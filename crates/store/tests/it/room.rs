@@ -43,7 +43,8 @@ fn rule_10_a_full_disk_refuses_reservations_and_keeps_a_spare() {
     let mut refused = None;
     for _ in 0..20 {
         let before = next_index(&machine.log);
-        match machine.log.append(drafts(&machine.log, 2, &[2000, 2000]), Box::new(|outcome| outcome.unwrap())) {
+        match machine.log.append(drafts(&machine.log, 2, &[2000, 2000]), Box::new(|outcome| outcome.unwrap()))
+        {
             Ok(()) => assert!(machine.flusher.turn()),
             Err(error) => {
                 assert_eq!(next_index(&machine.log), before);
@@ -104,7 +105,7 @@ fn what_is_reserved_fits_whatever_the_lengths_of_the_frames() {
     for _ in 0..60 {
         let machine = Machine::on(small_disk(3));
         loop {
-            let lens: Vec<usize> = (0..1 + dice.roll(6)).map(|_| dice.roll(3000) as usize).collect();
+            let lens: Vec<usize> = (0..=dice.roll(6)).map(|_| dice.roll(3000) as usize).collect();
             let next = next_index(&machine.log);
             let new: Vec<_> = lens.iter().zip(next..).map(|(len, index)| draft(1, index, *len)).collect();
             let bytes = new.iter().map(|entry| match entry {

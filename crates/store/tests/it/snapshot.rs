@@ -5,7 +5,8 @@ use std::path::Path;
 use store::{CrashDisk, Disk, Flusher, LogId, LogIndex, LogPosition, StoreError, TablesKind, TablesMeta};
 
 use super::harness::{
-    Machine, SEGMENT, append, draft, drafts, entries, frame_at, frames_as_entries, ids, meta, names, next_index, try_open,
+    Machine, SEGMENT, append, draft, drafts, entries, frame_at, frames_as_entries, ids, meta, names,
+    next_index, try_open,
 };
 
 #[test]
@@ -16,7 +17,10 @@ fn rule_3_tables_beyond_the_fsynced_log_are_refused() {
     let ahead = meta(&frame_at(&machine.log, 4));
     for kind in [TablesKind::Checkpoint, TablesKind::Boundary] {
         let error = machine.log.save_tables(kind, &ahead, b"t").unwrap_err();
-        assert!(matches!(error, StoreError::NotDurable { index: LogIndex(4), synced: Some(LogIndex(2)) }), "{error}");
+        assert!(
+            matches!(error, StoreError::NotDurable { index: LogIndex(4), synced: Some(LogIndex(2)) }),
+            "{error}"
+        );
     }
     assert!(names(&machine.disk, "/data/g/tables").is_empty());
     machine.log.save_tables(TablesKind::Checkpoint, &meta(&frame_at(&machine.log, 2)), b"t").unwrap();
@@ -38,6 +42,12 @@ fn rule_3_the_commit_index_on_disk_is_never_beyond_the_fsynced_log() {
         machine.disk.power_off_at_sync(machine.disk.syncs() + 1);
         machine.flusher.turn();
         let machine = machine.crash(luck);
+        // In the slots themselves: formats.md 3.
+        let file = super::harness::content(&machine.disk, &super::harness::segment_file(0));
+        for slot in [&file[SEGMENT as usize..], &file[SEGMENT as usize + 4096..]] {
+            let number = |at: usize| u64::from_be_bytes(slot[at..at + 8].try_into().unwrap());
+            assert!(number(48) <= number(24), "committed below {}, synced below {}", number(48), number(24));
+        }
         assert!(machine.log.read_committed() <= machine.log.state().last);
         machine.log.check().unwrap();
     }
@@ -71,7 +81,10 @@ fn the_two_newest_checkpoints_are_kept_and_a_damaged_one_is_passed_over() {
     let machine = Machine::new();
     machine.append_lens(1, &[100; 9]);
     for index in [1, 3, 5, 7] {
-        machine.log.save_tables(TablesKind::Checkpoint, &meta(&frame_at(&machine.log, index)), &[index as u8; 100]).unwrap();
+        machine
+            .log
+            .save_tables(TablesKind::Checkpoint, &meta(&frame_at(&machine.log, index)), &[index as u8; 100])
+            .unwrap();
     }
     assert_eq!(names(&machine.disk, "/data/g/tables"), ["checkpoint-5", "checkpoint-7"]);
     machine.disk.flip(Path::new("/data/g/tables/checkpoint-7"), 90).unwrap();
@@ -92,7 +105,10 @@ fn with_boundaries(machine: &Machine) -> Vec<TablesMeta> {
         assert!(machine.log.opens_segment(&frame_at(&machine.log, frame.id().index.0 + 1)));
         assert!(!machine.log.opens_segment(&frame));
         let meta = meta(&frame);
-        machine.log.save_tables(TablesKind::Boundary, &meta, format!("at {}", frame.id().index).as_bytes()).unwrap();
+        machine
+            .log
+            .save_tables(TablesKind::Boundary, &meta, format!("at {}", frame.id().index).as_bytes())
+            .unwrap();
         metas.push(meta);
     }
     assert!(metas.len() >= 4);
@@ -121,9 +137,17 @@ fn rule_7_purging_to_a_boundary() {
     assert!(matches!(machine.log.read(LogIndex(0), LogIndex(1), 1), Err(StoreError::Purged { .. })));
     let old = before[0].position();
     assert!(matches!(machine.log.read_bytes(old, 8), Err(StoreError::Purged { .. })));
-    assert_eq!(machine.log.boundaries().unwrap()[0], boundary.last.index, "older ones went with their segments");
+    assert_eq!(
+        machine.log.boundaries().unwrap()[0],
+        boundary.last.index,
+        "older ones went with their segments"
+    );
     let names = names(&machine.disk, "/data/g/log");
-    assert!(!names.iter().any(|name| name.starts_with("00000000000000000000") || name.starts_with("00000000000000016384")));
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.starts_with("00000000000000000000") || name.starts_with("00000000000000016384"))
+    );
     assert!(matches!(machine.log.set_current_snapshot(metas[0].last), Err(StoreError::Invariant(_))));
     machine.log.set_current_snapshot(boundary.last).unwrap();
     machine.log.check().unwrap();
@@ -131,7 +155,11 @@ fn rule_7_purging_to_a_boundary() {
     assert_eq!(machine.log.state().purged, Some(boundary.last));
     let (meta, tables) = machine.log.current_snapshot().unwrap().unwrap();
     assert_eq!((meta, tables), (boundary, format!("at {}", boundary.last.index).into_bytes()));
-    assert_eq!(machine.log.load_newest_checkpoint().unwrap().unwrap().0, boundary, "the snapshot is a checkpoint too");
+    assert_eq!(
+        machine.log.load_newest_checkpoint().unwrap().unwrap().0,
+        boundary,
+        "the snapshot is a checkpoint too"
+    );
     machine.log.check().unwrap();
     machine.append_lens(2, &[3000; 4]);
     machine.log.check().unwrap();
@@ -144,7 +172,10 @@ fn rule_7_everything_may_be_purged() {
     machine.log.purge(LogId::new(1, 2)).unwrap();
     machine.flusher.turn();
     assert_eq!(ids(&machine.log), [(1, 3), (1, 4)]);
-    assert!(machine.log.check().is_err(), "a purge without a snapshot breaks invariant 6, and check() says so");
+    assert!(
+        machine.log.check().is_err(),
+        "a purge without a snapshot breaks invariant 6, and check() says so"
+    );
     machine.log.purge(LogId::new(1, 4)).unwrap();
     assert_eq!(machine.log.state().last, Some(LogId::new(1, 4)));
     machine.append_lens(2, &[100; 2]);
@@ -209,9 +240,16 @@ fn rule_7_install_snapshot_never_touches_the_log_and_the_purge_after_it_restarts
     machine.flusher.turn();
     ack.ok();
     machine.log.check().unwrap();
-    for segment in leader.log.segments().iter().filter(|segment| segment.sealed.is_some() && segment.start >= boundary.end) {
+    for segment in leader
+        .log
+        .segments()
+        .iter()
+        .filter(|segment| segment.sealed.is_some() && segment.start >= boundary.end)
+    {
         let path = super::harness::segment_file(segment.start.0);
-        assert!(super::harness::content(&leader.disk, &path) == super::harness::content(&machine.disk, &path));
+        assert!(
+            super::harness::content(&leader.disk, &path) == super::harness::content(&machine.disk, &path)
+        );
     }
     let machine = machine.crash(1);
     assert_eq!(entries(&machine.log).len(), rest.len());
@@ -250,7 +288,11 @@ fn rule_7_a_snapshot_that_contradicts_the_log_waits_for_the_truncation_before_it
             let last = machine.log.state().last.unwrap();
             if let Some((snapshot, _)) = machine.log.current_snapshot().unwrap() {
                 assert_eq!(snapshot, boundary);
-                assert!(last.index.0 <= 5 || last == boundary.last, "a snapshot at {} over {last}", snapshot.last);
+                assert!(
+                    last.index.0 <= 5 || last == boundary.last,
+                    "a snapshot at {} over {last}",
+                    snapshot.last
+                );
             } else {
                 assert_eq!(found.last, LogId::new(1, 5));
             }
@@ -285,7 +327,10 @@ fn rule_7_a_crash_in_the_jump_leaves_the_log_before_or_after_it() {
     append(&base.log, drafts(&base.log, 1, &[10_000; 9]));
     base.flusher.turn_idle();
     let before = ids(&base.log);
-    assert!(base.log.state().end > LogPosition(boundary.end.0 + SEGMENT) && before.len() < boundary.last.index.0 as usize);
+    assert!(
+        base.log.state().end > LogPosition(boundary.end.0 + SEGMENT)
+            && before.len() < boundary.last.index.0 as usize
+    );
     let base = {
         base.disk.crash(0);
         base.disk
@@ -309,7 +354,10 @@ fn rule_7_a_crash_in_the_jump_leaves_the_log_before_or_after_it() {
             if purged.is_some() {
                 assert_eq!(purged, Some(boundary.last));
                 let found = entries(&log);
-                assert_eq!(found.iter().map(store::Frame::id).collect::<Vec<_>>(), rest[..found.len()].iter().map(store::Frame::id).collect::<Vec<_>>());
+                assert_eq!(
+                    found.iter().map(store::Frame::id).collect::<Vec<_>>(),
+                    rest[..found.len()].iter().map(store::Frame::id).collect::<Vec<_>>()
+                );
             } else {
                 assert_eq!(ids(&log), before, "sync {n}, luck {luck}");
                 // openraft purges again at its start.
@@ -378,11 +426,20 @@ fn a_purge_then_everything_else() {
     let last = *metas.last().unwrap();
     machine.log.set_current_snapshot(last.last).unwrap();
     machine.log.purge(last.last).unwrap();
-    let ack = append(&machine.log, vec![draft(2, next_index(&machine.log), 8000), draft(2, next_index(&machine.log) + 1, 8000)]);
+    let ack = append(
+        &machine.log,
+        vec![draft(2, next_index(&machine.log), 8000), draft(2, next_index(&machine.log) + 1, 8000)],
+    );
     machine.flusher.turn();
     ack.ok();
     machine.log.check().unwrap();
     let open = machine.log.segments();
     assert!(open.len() <= 3, "{open:?}");
-    assert!(machine.disk.list(Path::new("/data/g/tables")).unwrap().contains(&format!("boundary-{}", last.last.index)));
+    assert!(
+        machine
+            .disk
+            .list(Path::new("/data/g/tables"))
+            .unwrap()
+            .contains(&format!("boundary-{}", last.last.index))
+    );
 }

@@ -22,21 +22,23 @@ fn what_was_added_is_never_missing() {
     let none = |_| -> Result<_, _> { Ok(Box::new(std::iter::empty()) as _) };
     // Everything may wait: nothing is given up, so nothing may ever be missing.
     let sizes = Sizes { parts_waiting: usize::MAX, ..SMALL };
-    let index =
-        QueueIndex::open_with(Arc::new(OsDisk), dir.path(), &log, &none, &|_| false, sizes).unwrap();
+    let index = QueueIndex::open_with(Arc::new(OsDisk), dir.path(), &log, &none, &|_| false, sizes).unwrap();
     let added = AtomicUsize::new(0);
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (index, added, is_done) = (&index, &added, &is_done);
-        let upkeep = scope.spawn(move || {
+        let spill = scope.spawn(move || {
             loop {
                 let last = is_done.load(Ordering::Acquire);
-                let built = index.built();
-                index.spill(built).unwrap();
-                while index.merge_step(built, &mut go_on).unwrap() {}
+                index.spill(index.built()).unwrap();
                 if last {
                     return;
                 }
+            }
+        });
+        let merge = scope.spawn(move || {
+            while !is_done.load(Ordering::Acquire) {
+                while index.merge_step(index.built(), &mut go_on).unwrap() {}
             }
         });
         for reader in 0..2_usize {
@@ -63,13 +65,18 @@ fn what_was_added_is_never_missing() {
             });
         }
         for frame in &frames {
-            if voids.contains(&frame.id().index.0) { index.skip(frame) } else { index.add(frame) }
+            if voids.contains(&frame.id().index.0) {
+                index.skip(frame);
+            } else {
+                index.add(frame);
+            }
             let end = frame.end();
             let here = units.partition_point(|unit| unit.position < end);
             added.store(here, Ordering::Release);
         }
         is_done.store(true, Ordering::Release);
-        upkeep.join().unwrap();
+        spill.join().unwrap();
+        merge.join().unwrap();
     });
     assert_eq!(index.stats().memory_units, 0);
     assert_eq!(index.units("t0", QueueId(0), QueueOffset(0), usize::MAX).unwrap(), units);

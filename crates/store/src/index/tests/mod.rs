@@ -4,6 +4,7 @@ mod concurrent;
 mod crash;
 mod damage;
 mod model;
+mod on_log;
 mod sizes;
 mod world;
 

@@ -9,8 +9,14 @@ const SEGMENT: u64 = 32 << 10;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Messages { time: u64, messages: Vec<Message>, is_void: bool },
-    Command { len: usize },
+    Messages {
+        time: u64,
+        messages: Vec<Message>,
+        is_void: bool,
+    },
+    Command {
+        len: usize,
+    },
     /// Spill with everything fsynced, or only a part.
     Spill(Option<usize>),
     Checkpoint(usize),
@@ -40,7 +46,14 @@ fn message() -> impl Strategy<Value = Message> {
         Just("schlüssel k0 k0".to_owned()),
     ];
     (topic, 0..4_u32, tags, unique_id, keys, 0..200_usize).prop_map(
-        |(topic, queue, tags, unique_id, keys, body_len)| Message { topic, queue, tags, unique_id, keys, body_len },
+        |(topic, queue, tags, unique_id, keys, body_len)| Message {
+            topic,
+            queue,
+            tags,
+            unique_id,
+            keys,
+            body_len,
+        },
     )
 }
 
@@ -82,7 +95,8 @@ fn run(steps: Vec<Step>) {
             Step::Spill(upto) => {
                 let synced = {
                     let world = bench.world.borrow();
-                    let some = |n: usize| world.frames.get(n % world.frames.len().max(1)).map(|frame| frame.end().0);
+                    let some =
+                        |n: usize| world.frames.get(n % world.frames.len().max(1)).map(|frame| frame.end().0);
                     upto.map_or(Some(world.end()), some).unwrap_or_default()
                 };
                 bench.spill(synced).unwrap();
