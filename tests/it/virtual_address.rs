@@ -16,7 +16,8 @@ const PINNED: [&str; 3] = ["pinned", "pinned-async", "explicit"];
 
 pub(crate) fn tests() -> Vec<Test> {
     let versions = java::versions();
-    let needs = [Requirement::Java, Requirement::OwnCluster];
+    // Open: nodes that advertise one address displace each other at the nameserver.
+    let needs = [Requirement::Open, Requirement::Java, Requirement::OwnCluster];
     vec![test("virtual_address::pinned_sends_go_on", &needs, move |scratch| {
         pinned_sends_go_on(scratch, &versions)
     })]

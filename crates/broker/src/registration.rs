@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use net::{Client, ClientConfig};
+use net::{Client, ClientConfig, Connection};
 use wire::{
     Body, RegisterBrokerBody, RegisterBrokerRequest, RemotingCommand, RequestCode,
     TopicConfigSerializeWrapper, UnregisterBrokerRequest, body_crc,
@@ -42,11 +42,14 @@ async fn keep_registered(
     let mut next: Option<Instant> = None;
     let mut told = Told::default();
     let mut reachable = true;
+    // Over which the nameserver heard of this node: when it ends, the nameserver has forgotten or is gone.
+    let mut heard_over: Option<Arc<Connection>> = None;
     loop {
         let timer = next.map_or(REGISTER_INTERVAL, |next| next.saturating_duration_since(Instant::now()));
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(timer) => {}
+            () = ended(heard_over.as_deref()) => heard_over = None,
         }
         // Changes come in groups: a new leader's role, its system topics.
         tokio::time::sleep(REGISTER_COLLECT).await;
@@ -63,6 +66,7 @@ async fn keep_registered(
                     tracing::info!(group = hosted.name(), nameserver, "registered again");
                 }
                 told.0 = Some((standing.term, standing.broker_id));
+                heard_over = client.connection(&nameserver, REGISTER_TIMEOUT).await.ok();
                 next = Some(Instant::now() + REGISTER_INTERVAL);
                 note_done(&hosted, &done, at, change);
             }
@@ -76,6 +80,16 @@ async fn keep_registered(
             }
         }
         reachable = result.is_ok();
+    }
+}
+
+/// Returns when the connection has ended; never where there is none.
+async fn ended(connection: Option<&Connection>) {
+    match connection {
+        Some(connection) => {
+            connection.ended().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -311,6 +311,8 @@ impl Proposer {
                     }
                 }
                 proposal = self.queue.recv() => match proposal {
+                    // It may have come together with the news that this node leads.
+                    Some(proposal) if self.role.borrow().ready => self.carried = Some(proposal),
                     Some(proposal) => proposal.refuse(ProposeError::NotLeader { leader: role.leader }),
                     None => return,
                 },

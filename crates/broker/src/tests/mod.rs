@@ -183,8 +183,19 @@ async fn a_restarted_node_has_everything() {
     let data = tempfile::tempdir().unwrap();
     let client = Client::new(ClientConfig::default());
     for round in 0..3 {
-        let broker = Broker::start(config(&data)).await.unwrap();
-        broker.ready().await;
+        // What a dropped broker still has running lets go of the directory a moment later.
+        let broker = loop {
+            let mut broker = Broker::start(config(&data)).await.unwrap();
+            match broker.ready_or_failed().await {
+                Ok(()) => break broker,
+                Err(crate::BrokerError::Open(replica::OpenError::Store(store::StoreError::Locked {
+                    ..
+                }))) => {
+                    broker.shutdown(Drain::Now).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
         let address = broker.addresses()["b1"].to_string();
         let response = client.call(&address, send_request("T", 0, "", "m"), SOON).await.unwrap();
         assert_eq!(response.code, 0, "{:?}", response.remark);

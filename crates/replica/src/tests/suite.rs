@@ -9,8 +9,8 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt as _};
 use openraft::entry::RaftEntry as _;
@@ -36,11 +36,15 @@ struct SuiteLog {
     inner: LogStorage,
     log: Log,
     first: Arc<AtomicU64>,
+    /// Purged below the first entry, where the log has nothing.
+    below: Arc<Mutex<Option<RaftLogId>>>,
 }
 
 impl SuiteLog {
-    fn inward(&self, id: RaftLogId) -> RaftLogId {
-        RaftLogId::new(id.leader_id, id.index - self.first.load(Ordering::Relaxed))
+    /// `None`: below the first entry.
+    fn inward(&self, id: RaftLogId) -> Option<RaftLogId> {
+        let index = id.index.checked_sub(self.first.load(Ordering::Relaxed))?;
+        Some(RaftLogId::new(id.leader_id, index))
     }
 
     fn outward(&self, id: RaftLogId) -> RaftLogId {
@@ -94,7 +98,10 @@ impl RaftLogStorage<TypeConfig> for SuiteLog {
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let state = self.inner.get_log_state().await?;
         Ok(LogState {
-            last_purged_log_id: state.last_purged_log_id.map(|id| self.outward(id)),
+            last_purged_log_id: state
+                .last_purged_log_id
+                .map(|id| self.outward(id))
+                .or(*self.below.lock().unwrap()),
             last_log_id: state.last_log_id.map(|id| self.outward(id)),
         })
     }
@@ -108,7 +115,7 @@ impl RaftLogStorage<TypeConfig> for SuiteLog {
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> Result<(), io::Error> {
-        self.inner.save_committed(committed.map(|id| self.inward(id))).await
+        self.inner.save_committed(committed.and_then(|id| self.inward(id))).await
     }
 
     async fn read_committed(&mut self) -> Result<Option<RaftLogId>, io::Error> {
@@ -127,19 +134,27 @@ impl RaftLogStorage<TypeConfig> for SuiteLog {
             self.first.store(entry.index(), Ordering::Relaxed);
         }
         for entry in &mut entries {
-            let id = self.inward(entry.log_id());
+            let id = self.inward(entry.log_id()).ok_or_else(|| io::Error::other("below the first entry"))?;
             entry.set_log_id(id);
         }
         self.inner.append(entries, callback).await
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> Result<(), io::Error> {
-        self.inner.truncate_after(last.map(|id| self.inward(id))).await
+        let last = last.and_then(|id| self.inward(id));
+        if last.is_some_and(|id| self.log.state().last.is_some_and(|end| id.index >= end.index.0)) {
+            // Nothing lies after it; openraft does not ask then.
+            return Ok(());
+        }
+        self.inner.truncate_after(last).await
     }
 
     /// openraft purges to a snapshot that it has; the suite just purges.
     async fn purge(&mut self, upto: RaftLogId) -> Result<(), io::Error> {
-        let upto = self.inward(upto);
+        let Some(upto) = self.inward(upto) else {
+            *self.below.lock().unwrap() = Some(upto);
+            return Ok(());
+        };
         let id = store_log_id(&upto);
         let frame =
             self.log.read(id.index, id.index.next(), 1).ok().and_then(|frames| frames.into_iter().next());
@@ -238,7 +253,12 @@ impl StoreBuilder<TypeConfig, SuiteLog, SuiteMachine, (tempfile::TempDir, Flushe
             applied: None,
             membership: RaftStoredMembership::default(),
         };
-        let log = SuiteLog { inner: LogStorage::new(log.clone()), log, first: Arc::default() };
+        let log = SuiteLog {
+            inner: LogStorage::new(log.clone()),
+            log,
+            first: Arc::default(),
+            below: Arc::default(),
+        };
         Ok(((directory, flusher), log, machine))
     }
 }
