@@ -13,8 +13,20 @@ struct Three {
     data: Vec<TempDir>,
 }
 
+/// A free port below Linux's ephemeral range, so that no outgoing connection takes the port of a node that is down. None is
+/// given out twice.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    loop {
+        let slot = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let port =
+            13_000 + (std::process::id().wrapping_mul(2_654_435_761).wrapping_add(slot) % 4_750) as u16 * 4;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok()
+            && TcpListener::bind(("127.0.0.1", port - 2)).is_ok()
+        {
+            return port;
+        }
+    }
 }
 
 impl Three {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -151,10 +152,7 @@ impl Cluster {
     }
 
     pub(crate) fn plan(n: u64) -> Cluster {
-        // Ports that were free a moment ago; held until all are known, so that they differ.
-        let held: Vec<_> = (0..n).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let peers =
-            held.iter().zip(1..).map(|(l, id)| (NodeId(id), l.local_addr().unwrap().to_string())).collect();
+        let peers = (1..=n).map(|id| (NodeId(id), format!("127.0.0.1:{}", free_port()))).collect();
         Cluster { directory: tempfile::tempdir().unwrap(), peers, nodes: HashMap::new(), name: "test" }
     }
 
@@ -231,6 +229,20 @@ impl Cluster {
             all.all(|t| t == first).then_some(first)
         })
         .await
+    }
+}
+
+/// A free port below Linux's ephemeral range, so that no outgoing connection takes the port of a node that is down. None is
+/// given out twice.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let slot = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port =
+            13_001 + (std::process::id().wrapping_mul(2_654_435_761).wrapping_add(slot) % 4_750) as u16 * 4;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 
