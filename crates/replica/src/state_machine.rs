@@ -168,14 +168,19 @@ impl RaftStateMachine<TypeConfig> for Machine {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
     {
+        let mut answers = Vec::new();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let applied = self.apply_entry(&entry)?;
             if let Some(responder) = responder {
-                responder.send(applied);
+                answers.push((responder, applied));
             }
         }
+        // First what is applied becomes readable, then it is acknowledged: who has the answer must find the message.
         self.batch_applied();
+        for (responder, applied) in answers {
+            responder.send(applied);
+        }
         Ok(())
     }
 
