@@ -1,4 +1,4 @@
-//! A group that advertises an address that moves (virtual IP, Service, balancer): sends that are pinned to the group go on
+//! A group whose leader has an address that moves (virtual IP, Service, balancer): sends that are pinned to the group go on
 //! when its leader dies, because the address the client knows stays good (clients.md, lever 2).
 
 use std::time::Duration;
@@ -16,8 +16,7 @@ const PINNED: [&str; 3] = ["pinned", "pinned-async", "explicit"];
 
 pub(crate) fn tests() -> Vec<Test> {
     let versions = java::versions();
-    // Open: nodes that advertise one address displace each other at the nameserver.
-    let needs = [Requirement::Open, Requirement::Java, Requirement::OwnCluster];
+    let needs = [Requirement::Java, Requirement::OwnCluster];
     vec![test("virtual_address::pinned_sends_go_on", &needs, move |scratch| {
         pinned_sends_go_on(scratch, &versions)
     })]
@@ -26,7 +25,7 @@ pub(crate) fn tests() -> Vec<Test> {
 fn pinned_sends_go_on(scratch: &Scratch, versions: &[String]) -> Result<()> {
     let address = format!("{VIRTUAL}:{}", ports::free()?);
     let mut plan = Plan::new(3, 1);
-    plan.advertise.insert(GROUP.to_owned(), address.clone());
+    plan.advertise_leader.insert(GROUP.to_owned(), address.clone());
     let mut cluster = Cluster::prepare(scratch.dir(), plan)?;
     let relay = Relay::start(&address, cluster.address(1, GROUP))?;
     for node in 1..=3 {

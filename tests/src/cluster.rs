@@ -31,8 +31,8 @@ pub struct Plan {
     /// `None`: every node is a nameserver too. Otherwise the addresses of nameservers that run already.
     pub nameservers: Option<Vec<String>>,
     pub auto_create_topic: bool,
-    /// What the nodes tell clients instead of their own address, by group.
-    pub advertise: BTreeMap<String, String>,
+    /// What clients are told for the leader instead of its own address, by group.
+    pub advertise_leader: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -45,7 +45,7 @@ impl Plan {
             preferred_leaders: true,
             nameservers: None,
             auto_create_topic: true,
-            advertise: BTreeMap::new(),
+            advertise_leader: BTreeMap::new(),
         }
     }
 }
@@ -83,8 +83,8 @@ fn configuration(plan: &Plan, node: &Node, all: &[(u64, String)], nameservers: &
     let _ = write!(text, "\n[broker]\nauto_create_topic = {}\n", plan.auto_create_topic);
     for (n, name) in (0..).zip(&plan.groups) {
         let _ = write!(text, "\n[[group]]\nname = {name:?}\nlisten = {:?}\n", node.groups[name]);
-        if let Some(address) = plan.advertise.get(name) {
-            let _ = writeln!(text, "advertise = {address:?}");
+        if let Some(address) = plan.advertise_leader.get(name) {
+            let _ = writeln!(text, "advertise_leader = {address:?}");
         }
         if plan.preferred_leaders {
             let _ = writeln!(text, "preferred_leader = {}", n % plan.nodes + 1);
@@ -290,8 +290,7 @@ impl Cluster {
             let count = self.running().len();
             for group in &self.plan.groups {
                 let members = brokers.get(group).with_context(|| format!("{group} is not registered"))?;
-                let virtual_address = self.plan.advertise.contains_key(group);
-                ensure!(virtual_address || members.len() == count, "{group} is {members:?}");
+                ensure!(members.len() == count, "{group} is {members:?}");
             }
             let leaders = self.plan.groups.iter().map(|group| Ok((group.clone(), self.leader(group)?)));
             let leaders = leaders.collect::<Result<BTreeMap<String, u64>>>()?;
@@ -310,7 +309,7 @@ impl Cluster {
     /// The node that leads a group: the owner of brokerId 0's address, or, where that address moves, what
     /// `raftmq admin group status` says.
     pub fn leader(&self, group: &str) -> Result<u64> {
-        if self.plan.advertise.contains_key(group) {
+        if self.plan.advertise_leader.contains_key(group) {
             return self.leader_by_admin(group);
         }
         let brokers = self.brokers()?;
@@ -318,6 +317,12 @@ impl Cluster {
         let address = address.with_context(|| format!("{group} has no brokerId 0: {brokers:?}"))?;
         let node = self.nodes.iter().find(|node| node.groups.get(group) == Some(address));
         Ok(node.with_context(|| format!("nobody is {address}"))?.id)
+    }
+
+    /// Group → where the node that leads it serves clients, as the nameservers tell it.
+    pub fn leader_addresses(&self) -> Result<BTreeMap<String, String>> {
+        let address = |group: &String| Ok((group.clone(), self.address(self.leader(group)?, group).to_owned()));
+        self.plan.groups.iter().map(address).collect()
     }
 
     /// `raftmq admin group status --json`: one row for each node that answers, with `term` and `leader` (0: unknown)
@@ -463,7 +468,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("raftmq-plan-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let mut plan = Plan::new(3, 3);
-        plan.advertise.insert("broker-b".to_owned(), "127.0.0.9:999".to_owned());
+        plan.advertise_leader.insert("broker-b".to_owned(), "127.0.0.9:999".to_owned());
         let cluster = Cluster::prepare(&dir, plan).unwrap();
         let text = std::fs::read_to_string(dir.join("node-2.toml")).unwrap();
         std::fs::remove_dir_all(dir).unwrap();

@@ -7,6 +7,7 @@
 //! target/java-clients/newest                   the version that Maven Central's metadata called the newest
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
@@ -207,6 +208,8 @@ pub enum Event {
     Delivery(Delivery),
     /// The queues of the topic that the consumer holds now, as `broker/queue`.
     Assigned(Vec<String>),
+    /// Where a producer sends to now: group → address.
+    Routes(BTreeMap<String, String>),
     /// `started`, `done`, and the results of `latency` and `throughput`.
     Other(Value),
 }
@@ -218,6 +221,11 @@ impl Event {
             Some("send") => Event::Send(serde_json::from_value(value)?),
             Some("deliver") => Event::Delivery(serde_json::from_value(value)?),
             Some("assigned") => Event::Assigned(serde_json::from_value(value["queues"].clone())?),
+            Some("routes") => {
+                let mut routes: BTreeMap<String, String> = serde_json::from_value(value)?;
+                routes.remove("event");
+                Event::Routes(routes)
+            }
             Some(_) => Event::Other(value),
             None => bail!("no event"),
         })
@@ -291,6 +299,13 @@ impl Scenario {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let newest =
             events.iter().rev().find_map(|e| if let Event::Assigned(q) = e { Some(q) } else { None });
+        newest.cloned().unwrap_or_default()
+    }
+
+    /// Where a `failover-producer` sends to now.
+    pub fn routes(&self) -> BTreeMap<String, String> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = events.iter().rev().find_map(|e| if let Event::Routes(r) = e { Some(r) } else { None });
         newest.cloned().unwrap_or_default()
     }
 

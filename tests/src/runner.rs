@@ -27,8 +27,6 @@ pub enum Requirement {
     Ports,
     /// Something that the broker does not claim to have yet: it answers code 3 to the request.
     Feature,
-    /// It shows what an open issue still asks for and is known to fail: only with `RAFTMQ_OPEN=1`.
-    Open,
 }
 
 impl Requirement {
@@ -41,7 +39,6 @@ impl Requirement {
             Requirement::Long => "long",
             Requirement::Ports => "ports",
             Requirement::Feature => "feature",
-            Requirement::Open => "open",
         }
     }
 
@@ -55,8 +52,6 @@ impl Requirement {
             Requirement::Long => {
                 (std::env::var_os("RAFTMQ_LONG").is_none()).then(|| "minutes: set RAFTMQ_LONG=1".to_owned())
             }
-            Requirement::Open => (std::env::var_os("RAFTMQ_OPEN").is_none())
-                .then(|| "what is still to be built: set RAFTMQ_OPEN=1".to_owned()),
             Requirement::Ports | Requirement::Feature => None,
         }
     }

@@ -68,9 +68,13 @@ pub struct GroupConfig {
     pub listen: SocketAddr,
     /// A second listener with the same answers, on port − 2 (RocketMQ's VIP channel).
     pub vip: bool,
-    /// `host:port` that clients are told; the listener's own address unless set. It may be one that moves between
-    /// the nodes of the group.
+    /// `host:port` of this node that clients are told; the listener's own address unless set. No other node of the
+    /// group may have the same: nameservers know a broker by it.
     pub advertise: Option<String>,
+    /// `host:port` that clients are told for whoever leads; the leader's own [`advertise`](Self::advertise) unless
+    /// set. The same on every node: an address that reaches any live one (a virtual IP, a Service, a balancer), so
+    /// that what clients know stays good when leadership moves.
+    pub advertise_leader: Option<String>,
     /// Bytes of a log segment, a property of the group.
     pub segment_bytes: u64,
     /// Whether pulls may be served by this node while it does not lead.
@@ -96,6 +100,7 @@ impl Default for GroupConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 10911)),
             vip: true,
             advertise: None,
+            advertise_leader: None,
             segment_bytes: 1 << 30,
             follower_reads: false,
             permission: 6,
@@ -109,9 +114,14 @@ impl Default for GroupConfig {
 }
 
 impl GroupConfig {
-    /// What clients are told.
+    /// What clients are told of this node.
     pub fn advertised(&self) -> String {
         self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+
+    /// What clients are told of this node while it leads.
+    pub fn advertised_as_leader(&self) -> String {
+        self.advertise_leader.clone().unwrap_or_else(|| self.advertised())
     }
 
     /// The address of the second listener.

@@ -48,7 +48,7 @@ pub(crate) struct Hosted {
     pub(crate) node: Arc<Node>,
     pub(crate) state: Arc<State>,
     pub(crate) stats: Stats,
-    /// What messages store as the host that took them: the advertised address.
+    /// What messages store as the host that took them: the leader's advertised address.
     pub(crate) store_host: SocketAddr,
     serving: OnceLock<Serving>,
     /// What a new log needs before it serves (the system topics) is there.

@@ -191,17 +191,22 @@ fn request(hosted: &Hosted, standing: Standing, brief: bool) -> RemotingCommand 
         },
     };
     let body = if compressed { body.encode_compressed() } else { body.encode() };
+    let address = address(hosted, standing.broker_id);
     let header = RegisterBrokerRequest {
         broker_name: hosted.name().to_owned(),
-        broker_addr: hosted.config.advertised(),
+        ha_server_addr: ha_address(&address),
+        broker_addr: address,
         cluster_name: hosted.names.cluster.clone(),
-        ha_server_addr: ha_address(&hosted.config.advertised()),
         broker_id: standing.broker_id as i64,
         compressed,
         body_crc32: body_crc(&body) as i32,
         ..RegisterBrokerRequest::default()
     };
     RemotingCommand::request(RequestCode::REGISTER_BROKER).with_header(&header).with_body(body)
+}
+
+fn address(hosted: &Hosted, broker_id: u64) -> String {
+    if broker_id == 0 { hosted.config.advertised_as_leader() } else { hosted.config.advertised() }
 }
 
 /// Any text serves: only Apache's brokers use it. RocketMQ's rule is port + 1.
@@ -212,11 +217,12 @@ fn ha_address(advertised: &str) -> String {
 
 /// A planned stop: the nameservers forget this member of the group.
 pub(crate) async fn unregister(hosted: &Hosted) {
+    let broker_id = hosted.broker_id();
     let header = UnregisterBrokerRequest {
         broker_name: hosted.name().to_owned(),
-        broker_addr: hosted.config.advertised(),
+        broker_addr: address(hosted, broker_id),
         cluster_name: hosted.names.cluster.clone(),
-        broker_id: hosted.broker_id() as i64,
+        broker_id: broker_id as i64,
     };
     let calls = hosted.node.config.nameservers.iter().map(|nameserver| {
         let request = RemotingCommand::request(RequestCode::UNREGISTER_BROKER).with_header(&header);

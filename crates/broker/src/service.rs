@@ -372,9 +372,10 @@ fn server_config(config: &BrokerConfig) -> ServerConfig {
     }
 }
 
-/// The advertised address as an IP address: what offset message ids are made of.
+/// The leader's advertised address as an IP address: what offset message ids are made of. Any node of the group answers
+/// for a message, so one that moves is the best: it outlives the node.
 async fn store_host(group: &GroupConfig) -> Result<SocketAddr, BrokerError> {
-    let advertised = group.advertised();
+    let advertised = group.advertised_as_leader();
     if let Ok(address) = advertised.parse() {
         return Ok(address);
     }

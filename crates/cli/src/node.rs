@@ -98,6 +98,7 @@ pub(crate) fn broker_config(checked: &Checked) -> Option<BrokerConfig> {
         preferred_leader: group.preferred_leader,
         listen: group.listen,
         advertise: Some(group.advertise.to_string()),
+        advertise_leader: group.advertise_leader.map(|address| address.to_string()),
         segment_bytes: group.segment_size,
         follower_reads: group.follower_reads,
         auto_create_topic: config.broker.auto_create_topic,

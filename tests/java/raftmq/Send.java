@@ -105,6 +105,7 @@ final class Send {
             thread.start();
         }
         new Line("started").print();
+        Routes.watch(sends.get(0).producer, sends.get(0).topic);
         Stdin.waitUntilClosed();
         for (Send send : sends) {
             send.next.set(Long.MAX_VALUE);
@@ -236,7 +237,7 @@ final class Send {
         }
         Line line = new Line("send").put("mode", mode).put("values", values).put("ok", error == null);
         if (error != null) {
-            line.put("error", error.toString());
+            line.put("error", text(error));
         }
         if (result != null) {
             line.put("status", result.getSendStatus().name())
@@ -247,6 +248,15 @@ final class Send {
                 .put("offset_msg_id", result.getOffsetMsgId());
         }
         line.put("start", start).put("end", end).print();
+    }
+
+    /** An error and its causes: the client's own text often names neither the address nor the reason. */
+    private static String text(Throwable error) {
+        StringBuilder text = new StringBuilder(error.toString());
+        for (Throwable cause = error.getCause(); cause != null; cause = cause.getCause()) {
+            text.append("; caused by ").append(cause);
+        }
+        return text.toString();
     }
 
     private void finish() throws InterruptedException {

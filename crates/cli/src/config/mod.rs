@@ -136,8 +136,11 @@ pub(crate) struct GroupSection {
     pub(crate) name: Spanned<String>,
     /// Where clients connect; the group listens on this port and on port − 2 (RocketMQ's VIP channel).
     pub(crate) listen: Spanned<String>,
-    /// What clients are told; `listen` unless set. It may be an address that moves between nodes.
+    /// What clients are told of this node; `listen` unless set.
     pub(crate) advertise: Option<Spanned<String>>,
+    /// What clients are told of the leader, the same on every node: an address that reaches any live one (a virtual
+    /// IP, a Service, a balancer). The leader's `advertise` unless set.
+    pub(crate) advertise_leader: Option<Spanned<String>>,
     /// The node that leads while it is caught up.
     pub(crate) preferred_leader: Option<Spanned<u64>>,
     /// The nodes that vote; all of `peers` unless set.
@@ -173,6 +176,7 @@ pub(crate) struct CheckedGroup {
     pub(crate) name: String,
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: SocketAddr,
+    pub(crate) advertise_leader: Option<SocketAddr>,
     pub(crate) preferred_leader: Option<u64>,
     pub(crate) voters: Vec<u64>,
     pub(crate) follower_reads: bool,
@@ -315,13 +319,19 @@ impl Checker<'_> {
         self.claim(listen, &format!("group {}", group.name.get_ref()), group.listen.span())?;
         let vip = SocketAddr::new(listen.ip(), listen.port() - 2);
         self.claim(vip, &format!("group {} (port − 2)", group.name.get_ref()), group.listen.span())?;
-        let advertise = match &group.advertise {
-            Some(address) => self.socket(address, "group.advertise")?,
-            None => listen,
+        let advertised = group.advertise.as_ref().unwrap_or(&group.listen);
+        let advertise = self.reachable(advertised, "group.advertise")?;
+        let advertise_leader = match &group.advertise_leader {
+            None => None,
+            Some(address) => Some(self.reachable(address, "group.advertise_leader")?),
         };
-        if advertise.ip().is_unspecified() {
-            let span = group.advertise.as_ref().map_or(group.listen.span(), Spanned::span);
-            return self.error(span, "group.advertise", "clients cannot connect to an unspecified address");
+        if let Some(address) = &group.advertise_leader
+            && advertise_leader == Some(advertise)
+            && peers.len() > 1
+        {
+            let rule = "must differ from this node's own address: nodes of a group that register one address \
+                        displace each other";
+            return self.error(address.span(), "group.advertise_leader", rule);
         }
         let voters = match &group.voters {
             None => peers.keys().copied().collect(),
@@ -373,11 +383,21 @@ impl Checker<'_> {
             name: group.name.get_ref().clone(),
             listen,
             advertise,
+            advertise_leader,
             preferred_leader,
             voters,
             follower_reads: group.follower_reads,
             segment_size,
         })
+    }
+
+    /// An address that clients can be told.
+    fn reachable(&self, address: &Spanned<String>, key: &str) -> Result<SocketAddr, ConfigError> {
+        let socket = self.socket(address, key)?;
+        if socket.ip().is_unspecified() {
+            return self.error(address.span(), key, "clients cannot connect to an unspecified address");
+        }
+        Ok(socket)
     }
 
     fn name(&self, name: &Spanned<String>, key: &str, longest: usize) -> Result<(), ConfigError> {
