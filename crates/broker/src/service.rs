@@ -312,6 +312,11 @@ impl Broker {
         node.outside.close();
         // The groups refer to the node.
         node.groups.write().unwrap_or_else(PoisonError::into_inner).clear();
+        // What consensus still has running refers to the logs: when this returns, their directories are free.
+        if let Some(consensus) = self.consensus.take() {
+            let ended = tokio::task::spawn_blocking(move || consensus.shutdown_timeout(CLOSE_GRACE));
+            let _ = ended.await;
+        }
     }
 
     /// Clients use an address until they next ask for the route.

@@ -254,7 +254,6 @@ async fn members_are_the_same_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "open: leadership does not always come back within the test's time"]
 async fn the_preferred_leader_comes_back() {
     let mut three = Three::start(|config| config.groups[0].preferred_leader = Some(2)).await;
     let client = Client::new(ClientConfig::default());
