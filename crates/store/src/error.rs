@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use wire::LogPosition;
 
 use crate::ids::LogIndex;
@@ -133,6 +134,19 @@ impl StoreError {
             position: LogPosition(0),
             index: LogIndex(0),
             reason: reason.into(),
+        }
+    }
+
+    /// True when bytes are lost for good: they are not what they were, or the disk cannot give them back.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Io { source, .. } => {
+                // What Linux answers for a bad sector, and file systems for their own broken checksums and structures.
+                let lost = [Errno::IO, Errno::BADMSG, Errno::UCLEAN].map(Errno::raw_os_error);
+                source.raw_os_error().is_some_and(|errno| lost.contains(&errno))
+            }
+            _ => false,
         }
     }
 }

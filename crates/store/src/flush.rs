@@ -6,12 +6,13 @@
 //! ```
 //! A lane is with one worker at a time, so its jobs complete in order; up to [`FLUSH_THREADS_MAX`] lanes are synced at
 //! once and share the device's flush. Workers sleep unless there is work: an append wakes one only when its lane is idle.
+//! A flush that does not complete is a hung disk, and concerns all logs of the flusher: [`Flusher::stuck_for`].
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::limits::{ALLOCATE_RETRY, FLUSH_THREADS_MAX};
 use crate::log::Inner;
@@ -30,7 +31,7 @@ struct Handle {
 }
 
 struct Shared {
-    /// Lock order: innermost, after the lane of a log; never held during I/O.
+    /// Lock order: after the lane of a log, before `flushing` of one; never held during I/O.
     ready: Mutex<Ready>,
     work: Condvar,
     chores: Mutex<Chores>,
@@ -41,12 +42,20 @@ struct Shared {
 #[derive(Default)]
 struct Ready {
     lanes: VecDeque<Arc<Inner>>,
+    /// Lanes that are with a worker.
+    served: Vec<Arc<Inner>>,
     /// When to look again at a log that may have gone idle; ascending, at most one per log.
     timers: VecDeque<(Instant, Weak<Inner>)>,
     /// One waiting worker, at most, waits for the first timer; the others for work only.
     has_timekeeper: bool,
     idle_workers: usize,
     is_stopping: bool,
+}
+
+impl Ready {
+    fn is_timer_due(&self, now: Instant) -> bool {
+        self.timers.front().is_some_and(|(when, _)| *when <= now)
+    }
 }
 
 /// Work that no acknowledgement waits for.
@@ -148,6 +157,18 @@ impl Flusher {
         }
     }
 
+    /// How long the disk has owed an answer: the age of the flush that has been under way longest, of whichever log on this
+    /// disk; `None` when none is. Work that waits for its turn does not count, nor do syncs that have completed, so a slow
+    /// disk stays at the time of one sync, and only one that hangs grows (log.md 16).
+    pub fn stuck_for(&self) -> Option<Duration> {
+        self.oldest_flush().map(|since| since.elapsed())
+    }
+
+    pub(crate) fn oldest_flush(&self) -> Option<Instant> {
+        let ready = lock(&self.0.shared.ready);
+        ready.served.iter().filter_map(|lane| *lock(&lane.flushing)).min()
+    }
+
     pub(crate) fn is_manual(&self) -> bool {
         self.0.shared.is_manual
     }
@@ -215,6 +236,17 @@ impl Shared {
     fn work(&self) {
         let mut ready = lock(&self.ready);
         loop {
+            let now = Instant::now();
+            // Before the lanes: one that always has more would keep the watermarks of the others waiting.
+            if ready.is_timer_due(now) && !ready.is_stopping {
+                let due = ready.timers.pop_front();
+                drop(ready);
+                if let Some(log) = due.and_then(|(_, log)| log.upgrade()) {
+                    log.on_idle(Some(now));
+                }
+                ready = lock(&self.ready);
+                continue;
+            }
             if let Some(lane) = ready.lanes.pop_front() {
                 drop(ready);
                 self.serve(&lane);
@@ -225,16 +257,6 @@ impl Shared {
             }
             if ready.is_stopping {
                 return;
-            }
-            let now = Instant::now();
-            if ready.timers.front().is_some_and(|(when, _)| *when <= now) {
-                let due = ready.timers.pop_front();
-                drop(ready);
-                if let Some(log) = due.and_then(|(_, log)| log.upgrade()) {
-                    log.on_idle(Some(now));
-                }
-                ready = lock(&self.ready);
-                continue;
             }
             ready.idle_workers += 1;
             let first = ready.timers.front().map(|(when, _)| *when).filter(|_| !ready.has_timekeeper);
@@ -250,17 +272,25 @@ impl Shared {
         }
     }
 
-    /// One round of a lane; it goes back to the end of the list when more has arrived meanwhile.
+    /// Rounds of a lane, until nothing is left or others want the worker: then it goes back to the end of the list.
     fn serve(&self, lane: &Arc<Inner>) {
-        while is_more(lane) {
+        lock(&self.ready).served.push(Arc::clone(lane));
+        loop {
+            let is_more = is_more(lane);
             let mut ready = lock(&self.ready);
-            if !ready.lanes.is_empty() {
+            // A manual flusher has no clock.
+            let is_timer_due = || !self.is_manual && ready.is_timer_due(Instant::now());
+            if is_more && ready.lanes.is_empty() && !is_timer_due() {
+                continue;
+            }
+            ready.served.retain(|served| !Arc::ptr_eq(served, lane));
+            if is_more {
                 ready.lanes.push_back(Arc::clone(lane));
                 if ready.idle_workers > 0 {
                     self.work.notify_one();
                 }
-                return;
             }
+            return;
         }
     }
 

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::bytes_at::{array, put, u32_at, u64_at};
 use crate::error::StoreError;
 use crate::ids::{LogId, LogIndex, Term};
-use crate::limits::{DRAFT_SLACK_MAX, FRAME_ALIGN, FRAME_LEN_MAX, HEADER_LEN};
+use crate::limits::{DRAFT_SLACK_MAX, FRAME_ALIGN, FRAME_LEN_MAX, HEADER_LEN, POSITION_MAX};
 
 /// `RMQ` and format version 1.
 pub const FRAME_MAGIC: u32 = 0x524D_5101;
@@ -389,6 +389,18 @@ impl Tail {
             end: frame.end(),
             chain: frame.chain(),
             log_time_ms: frame.log_time_ms(),
+        }
+    }
+
+    /// Where a log goes on whose entries up to a boundary, this one, are gone: at the start of the next segment.
+    pub(crate) fn at_next_segment(self, segment_size: u64) -> Result<Self, StoreError> {
+        let end = self.end.0.checked_next_multiple_of(segment_size).filter(|end| *end <= POSITION_MAX);
+        match end.filter(|_| self.next.0 < u64::MAX) {
+            Some(end) => Ok(Self { end: LogPosition(end), ..self }),
+            None => {
+                let Self { id, end, .. } = self;
+                Err(StoreError::Invariant(format!("{id:?}, which ends at position {end}, is beyond any log")))
+            }
         }
     }
 

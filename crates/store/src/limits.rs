@@ -24,6 +24,9 @@ pub const SEGMENT_SIZE_MAX: u64 = 64 << 30;
 /// The smallest segment that a test may ask for.
 pub const SEGMENT_SIZE_TEST_MIN: u64 = 2 * SEGMENT_HEADER_LEN;
 
+/// The last position that is ever written down. No log comes near it, so that sums of positions do not overflow.
+pub const POSITION_MAX: u64 = 1 << 62;
+
 /// Recent frames that stay in memory although they are on disk, bytes per log.
 pub const RECENT_BYTES_MAX: usize = 8 << 20;
 /// A draft whose buffer holds more unused bytes than its frame has, plus this, is copied into one that fits: else
@@ -45,8 +48,14 @@ pub const IOV_MAX: usize = 1024;
 pub const WATERMARK_IDLE: Duration = Duration::from_millis(50);
 /// How long to wait before an allocation that met a full disk is tried again.
 pub const ALLOCATE_RETRY: Duration = Duration::from_secs(1);
-/// Allocated segments ahead of the open one: the next, and the spare that reservations do not touch (log.md 10).
+/// Allocated segments ahead of the open one: the next, and the spare that reservations for messages do not touch (log.md
+/// 10).
 pub const SEGMENTS_AHEAD: usize = 2;
+/// What one reservation may take of the spare, bytes: the largest blank, membership or retention entry.
+pub const SPARE_TAKE_MAX: u64 = 64 << 10;
+/// Bytes at the end of the last segment there is room for, once it is in use, that stay kept for such entries: thousands of
+/// elections. A sixteenth of smaller segments.
+pub const SPARE_REST: u64 = 1 << 20;
 
 /// Checkpoints that are kept.
 pub const CHECKPOINTS_KEPT: usize = 2;
@@ -78,6 +87,8 @@ pub const INDEX_TAIL_LOG_BYTES_MAX: u64 = INDEX_PART_LOG_BYTES_MAX + FRAME_LEN_M
 
 const _: () = {
     assert!(FRAME_LEN_MAX + SEGMENT_HEADER_LEN <= SEGMENT_SIZE_MIN);
+    assert!(SPARE_REST <= SEGMENT_SIZE_MIN / 16 && SPARE_TAKE_MAX <= SPARE_REST / 16);
+    assert!(POSITION_MAX < i64::MAX as u64 - SEGMENT_SIZE_MAX);
     assert!(FRAME_LEN_MAX.is_multiple_of(FRAME_ALIGN));
     assert!(FRAME_LEN_MAX < u32::MAX as u64);
     assert!(SEGMENT_HEADER_LEN.is_multiple_of(FRAME_ALIGN));

@@ -8,7 +8,8 @@
 //! Watermarks, and what bounds them: `purged < first ≤ synced ≤ last`; `committed ≤ last` in memory, `≤ synced` on disk.
 //! Frames that are not yet written are always in `recent`; so a reader never waits for the flusher.
 //!
-//! Lock order: `order` → `tables` → `writer` → `manifest` → `state` → `lane`; `pool` and `segment.sparse` are leaves.
+//! Lock order: `order` → `tables` → `writer` → `manifest` → `state` → `lane`; `pool`, `flushing` and `segment.sparse` are
+//! leaves.
 //! Only `writer`, `manifest` and `tables` are held during I/O, and none of these is taken by append or by a read.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -145,6 +146,8 @@ pub(crate) struct Inner {
     pub(crate) order: Mutex<()>,
     pub(crate) state: Mutex<State>,
     pub(crate) lane: Mutex<Lane>,
+    /// Since when the round in progress waits for the disk: from its start, or from its last sync that completed.
+    pub(crate) flushing: Mutex<Option<Instant>>,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) manifest: Mutex<Manifest>,
     /// Held while tables are written.
@@ -193,11 +196,9 @@ pub(crate) struct Recent {
 /// The queue of jobs of one log.
 #[derive(Default)]
 pub(crate) struct Lane {
-    jobs: VecDeque<(Instant, Job)>,
+    jobs: VecDeque<Job>,
     /// On the flusher's ready list, or with a worker.
     is_scheduled: bool,
-    /// When the oldest job of the round in progress was queued.
-    in_progress_since: Option<Instant>,
     last_round: Option<Instant>,
     has_timer: bool,
     poisoned: Option<String>,
@@ -379,7 +380,7 @@ impl Log {
                     tail.id
                 )));
             };
-            let origin = Tail { end: LogPosition(origin.end.0.next_multiple_of(size)), ..origin };
+            let origin = origin.at_next_segment(size)?;
             let epoch = {
                 let mut state = lock(&inner.state);
                 (state.first, state.tail) = (origin, origin);
@@ -398,9 +399,7 @@ impl Log {
             sealed.filter(|sealed| sealed.tail.next < tail.next).find(|sealed| sealed.tail.id == Some(upto));
         let first = match boundary {
             // At a boundary the log goes on in the next segment.
-            Some(sealed) => {
-                Tail { end: LogPosition(sealed.tail.end.0.next_multiple_of(size)), ..sealed.tail }
-            }
+            Some(sealed) => sealed.tail.at_next_segment(size)?,
             None => self.tail_of(Some(upto))?,
         };
         {
@@ -499,10 +498,10 @@ impl Log {
         segment_start(position, self.0.identity.segment_size)
     }
 
-    /// When the oldest work was queued that is not yet durable: a disk that hangs shows here (log.md 9).
+    /// Since when the disk owes an answer, to this log or to any other that shares its flusher: a disk that hangs shows
+    /// here, in all groups on it (log.md 9, 16). See [`Flusher::stuck_for`], which says what counts.
     pub fn oldest_pending_flush(&self) -> Option<Instant> {
-        let lane = lock(&self.0.lane);
-        lane.in_progress_since.or_else(|| lane.jobs.front().map(|(since, _)| *since))
+        self.0.flusher.oldest_flush()
     }
 
     /// Calls `done` when everything that was queued before is durable, and the watermark and commit index that say so.
@@ -718,9 +717,11 @@ impl Log {
     /// without the truncation would find a log that it takes for corrupt.
     ///
     /// # Errors
-    /// `Invariant` when it is older than the current one; those of the disk.
+    /// `Invariant` when it is older than the current one, or names a place where no log can be; those of the disk.
     pub fn install_snapshot(&self, meta: &TablesMeta, tables: &[u8]) -> Result<(), StoreError> {
         let inner = &*self.0;
+        // The peer's word: what cannot be purged to, or read back, must not get into the manifest.
+        meta.resume(inner.identity.segment_size)?;
         self.sync_all()?;
         let _tables = lock(&inner.tables);
         lock(&inner.state).check_poison()?;
@@ -834,7 +835,7 @@ impl Inner {
         if let Some(reason) = &lane.poisoned {
             return Err(Refused { reason: reason.clone(), job });
         }
-        lane.jobs.push_back((Instant::now(), job));
+        lane.jobs.push_back(job);
         if !std::mem::replace(&mut lane.is_scheduled, true)
             && let Some(me) = self.me.upgrade()
         {
@@ -845,20 +846,17 @@ impl Inner {
 
     /// Does everything that is queued; true when more has arrived meanwhile. By one worker at a time.
     pub(crate) fn round(&self) -> bool {
-        let jobs = {
-            let mut lane = lock(&self.lane);
-            lane.in_progress_since = lane.jobs.front().map(|(since, _)| *since);
-            std::mem::take(&mut lane.jobs)
-        };
-        let is_marked = lock(&self.writer).round(self, jobs.into_iter().map(|(_, job)| job));
+        let jobs = std::mem::take(&mut lock(&self.lane).jobs);
+        *lock(&self.flushing) = Some(Instant::now());
+        let is_settled = lock(&self.writer).round(self, jobs);
+        *lock(&self.flushing) = None;
         let is_more = {
             let mut lane = lock(&self.lane);
-            lane.in_progress_since = None;
             lane.last_round = Some(Instant::now());
             lane.is_scheduled = !lane.jobs.is_empty();
             lane.is_scheduled
         };
-        if !is_marked {
+        if !is_settled {
             self.arm_timer();
         }
         is_more
@@ -869,6 +867,13 @@ impl Inner {
         let mut lane = lock(&self.lane);
         if lane.poisoned.is_none() && !std::mem::replace(&mut lane.has_timer, true) {
             self.flusher.set_timer(Instant::now() + WATERMARK_IDLE, self.me.clone());
+        }
+    }
+
+    /// A sync of the round in progress has completed.
+    pub(crate) fn disk_answers(&self) {
+        if let Some(since) = &mut *lock(&self.flushing) {
+            *since = Instant::now();
         }
     }
 
@@ -907,7 +912,7 @@ impl Inner {
         tracing::error!(group = self.identity.group, reason, "the log stops");
         self.poison(reason);
         let jobs = std::mem::take(&mut lock(&self.lane).jobs);
-        for (_, job) in jobs {
+        for job in jobs {
             job.fail(reason);
         }
     }

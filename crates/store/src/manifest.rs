@@ -13,13 +13,11 @@ use crate::disk::{Disk, read_file, replace_file};
 use crate::error::{At, StoreError};
 use crate::frame::Tail;
 use crate::ids::{LogId, LogIndex, Term};
-use crate::limits::{MANIFEST_LEN_MAX, SEGMENT_SIZE_MAX};
+use crate::limits::{MANIFEST_LEN_MAX, POSITION_MAX, SEGMENT_SIZE_MAX};
 
 pub(crate) const MANIFEST: &str = "manifest";
 const FORMAT: u32 = 1;
 pub(crate) const RAFT_V1: &str = "raft-v1";
-/// No position comes near it, so that sums of positions do not overflow.
-const POSITION_MAX: u64 = 1 << 62;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -20,11 +20,11 @@ use crate::segment::{SegmentEntry, SegmentKind, segment_start};
 use crate::sparse::Sparse;
 
 /// What a read from the files needs to know of a moment.
-struct View {
+pub(crate) struct View {
     segments: Arc<Vec<SegmentEntry>>,
     epoch: u64,
     first: Tail,
-    tail: Tail,
+    pub(crate) tail: Tail,
     /// The position of the first frame in memory.
     memory: Option<LogPosition>,
     /// Frames that end at or before this position are in the files; the others are in memory.
@@ -33,7 +33,7 @@ struct View {
 }
 
 impl State {
-    fn view(&self) -> View {
+    pub(crate) fn view(&self) -> View {
         View {
             segments: Arc::clone(&self.segments),
             epoch: self.epoch,
@@ -66,6 +66,13 @@ impl State {
         Some(frames)
     }
 
+    /// The frame in memory whose bytes hold a position.
+    pub(crate) fn frame_with(&self, position: LogPosition) -> Option<&Frame> {
+        let after = self.recent.partition_point(|recent| recent.frame.position() <= position);
+        let frame = &self.recent.get(after.checked_sub(1)?)?.frame;
+        (position < frame.end()).then_some(frame)
+    }
+
     /// The first frame in memory that starts at or after a position, if that is where it belongs.
     fn frame_from(&self, position: LogPosition) -> Option<&Frame> {
         let at = self.recent.partition_point(|recent| recent.frame.position() < position);
@@ -95,6 +102,11 @@ impl View {
     fn file_end(&self, segment: &SegmentEntry) -> LogPosition {
         let end = segment.sealed.map_or(self.files_end, |sealed| sealed.tail.end.min(self.files_end));
         LogPosition(end.0.min(segment.start.0 + segment.file.len))
+    }
+
+    /// Frames that end at or before this position are in the files for good: a map may show them (log.md 18).
+    fn never_written_again(&self) -> LogPosition {
+        self.committed_end.min(self.files_end)
     }
 
     /// Everything in the file of a segment is part of this log, its padding too.
@@ -176,8 +188,9 @@ impl Log {
         }
     }
 
-    /// `len` bytes at a position, within one segment: records of messages, or any part of a sealed or foreign segment. The
-    /// caller asks for committed bytes only. May read the disk: see [`Log::read_bytes_resident`].
+    /// `len` bytes at a position, within one segment: a record of a message, or any part of a sealed or foreign segment. The
+    /// caller asks for committed bytes only. May read the disk: see [`Log::read_bytes_resident`]; and for more than one
+    /// record [`Log::read_records`].
     ///
     /// # Errors
     /// `Purged` below the first segment; `OutOfRange` beyond the end or across segments; those of the disk.
@@ -186,10 +199,78 @@ impl Log {
             Ok(bytes) => return Ok(bytes),
             Err(view) => view,
         };
-        if let Some(bytes) = self.bytes_in_map(&view, position, len)? {
-            return Ok(bytes);
+        match self.bytes_in_map(&view, position, len)? {
+            Some(bytes) => Ok(bytes),
+            None => self.bytes_in_files(&view, position, len),
         }
-        let segment = Self::segment_with(&view, position, len)?;
+    }
+
+    /// [`Log::read_bytes`] that waits for no disk: `None` when it might, and belongs on a thread that may block.
+    pub fn read_bytes_resident(
+        &self,
+        position: LogPosition,
+        len: usize,
+    ) -> Option<Result<Bytes, StoreError>> {
+        match self.bytes_in_memory(position, len) {
+            Ok(Ok(bytes)) => Some(Ok(bytes)),
+            Ok(Err(view)) => self.bytes_in_map(&view, position, len).transpose(),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn bytes_in_memory(&self, position: LogPosition, len: usize) -> Result<Result<Bytes, View>, StoreError> {
+        let state = lock(&self.0.state);
+        if position >= state.tail.end && position.plus(len as u64) > state.tail.end {
+            return Err(StoreError::OutOfRange { position, len: len as u64, end: state.tail.end });
+        }
+        if let Some(frame) = state.frame_with(position) {
+            let skip = (position.0 - frame.position().0) as usize;
+            if skip + len <= frame.bytes().len() {
+                return Ok(Ok(frame.bytes().slice(skip..skip + len)));
+            }
+        }
+        Ok(Err(state.view()))
+    }
+
+    fn bytes_in_map(
+        &self,
+        view: &View,
+        position: LogPosition,
+        len: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        if position.plus(len as u64) > view.never_written_again() {
+            return Ok(None);
+        }
+        let segment = Self::segment_with(view, position, len)?;
+        let bytes = self.start_in_map(view, segment, position, len)?;
+        Ok((bytes.len() == len).then_some(bytes))
+    }
+
+    /// Of a range within a segment, from its start on, what may be read from the map: what is resident and never written
+    /// again.
+    pub(crate) fn start_in_map(
+        &self,
+        view: &View,
+        segment: &SegmentEntry,
+        position: LogPosition,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
+        let final_len = view.never_written_again().0.saturating_sub(position.0).min(len as u64) as usize;
+        if final_len == 0 {
+            return Ok(Bytes::new());
+        }
+        let Some(map) = segment.file.map(&*self.0.disk)? else { return Ok(Bytes::new()) };
+        let offset = position.0 - segment.start.0;
+        Ok(map.bytes(offset, map.resident(offset, final_len)).unwrap_or_default())
+    }
+
+    pub(crate) fn bytes_in_files(
+        &self,
+        view: &View,
+        position: LogPosition,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
+        let segment = Self::segment_with(view, position, len)?;
         // What the files do not have yet is laid over what they have.
         let in_file = if view.is_whole(segment) { u64::MAX } else { view.files_end.0 };
         let from_file = in_file.saturating_sub(position.0).min(len as u64) as usize;
@@ -216,52 +297,11 @@ impl Log {
         Ok(whole.freeze())
     }
 
-    /// [`Log::read_bytes`] that waits for no disk: `None` when it might, and belongs on a thread that may block.
-    pub fn read_bytes_resident(
-        &self,
-        position: LogPosition,
-        len: usize,
-    ) -> Option<Result<Bytes, StoreError>> {
-        match self.bytes_in_memory(position, len) {
-            Ok(Ok(bytes)) => Some(Ok(bytes)),
-            Ok(Err(view)) => self.bytes_in_map(&view, position, len).transpose(),
-            Err(error) => Some(Err(error)),
-        }
-    }
-
-    fn bytes_in_memory(&self, position: LogPosition, len: usize) -> Result<Result<Bytes, View>, StoreError> {
-        let state = lock(&self.0.state);
-        if position >= state.tail.end && position.0 + len as u64 > state.tail.end.0 {
-            return Err(StoreError::OutOfRange { position, len: len as u64, end: state.tail.end });
-        }
-        let after = state.recent.partition_point(|recent| recent.frame.position() <= position);
-        let holder = after.checked_sub(1).and_then(|at| state.recent.get(at));
-        if let Some(frame) = holder.map(|recent| &recent.frame) {
-            let skip = (position.0 - frame.position().0) as usize;
-            if skip + len <= frame.bytes().len() {
-                return Ok(Ok(frame.bytes().slice(skip..skip + len)));
-            }
-        }
-        Ok(Err(state.view()))
-    }
-
-    fn bytes_in_map(
-        &self,
+    pub(crate) fn segment_with(
         view: &View,
         position: LogPosition,
         len: usize,
-    ) -> Result<Option<Bytes>, StoreError> {
-        // Only what is never written again.
-        if position.0 + len as u64 > view.committed_end.min(view.files_end).0 {
-            return Ok(None);
-        }
-        let segment = Self::segment_with(view, position, len)?;
-        let offset = position.0 - segment.start.0;
-        let Some(map) = segment.file.map(&*self.0.disk)? else { return Ok(None) };
-        Ok(if map.is_resident(offset, len) { map.bytes(offset, len) } else { None })
-    }
-
-    fn segment_with(view: &View, position: LogPosition, len: usize) -> Result<&SegmentEntry, StoreError> {
+    ) -> Result<&SegmentEntry, StoreError> {
         let Some(segment) = view.segment_at(position) else {
             let oldest = view.segments.first().map_or(view.first.end, |segment| segment.start);
             if position < oldest {
@@ -274,7 +314,7 @@ impl Log {
         };
         let whole = LogPosition(segment.start.0 + segment.file.len);
         let end = if view.is_whole(segment) { whole } else { whole.min(view.tail.end) };
-        if position.0 + len as u64 > end.0 {
+        if position.plus(len as u64) > end {
             return Err(StoreError::OutOfRange { position, len: len as u64, end });
         }
         Ok(segment)

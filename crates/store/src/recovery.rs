@@ -69,7 +69,7 @@ impl Log {
             return Err(StoreError::Invariant(format!("{} holds a log already", dir.display())));
         }
         let log_dir = dir.join("log");
-        let start = origin.resume(identity.segment_size);
+        let start = origin.resume(identity.segment_size)?;
         let mut segments = Vec::new();
         for segment in foreign {
             let path = log_dir.join(segment_name(segment.start));
@@ -190,6 +190,7 @@ pub(crate) fn open(
         order: Mutex::default(),
         state: Mutex::new(state),
         lane: Mutex::new(Lane::default()),
+        flushing: Mutex::default(),
         writer: Mutex::new(writer),
         manifest: Mutex::new(manifest),
         tables: Mutex::default(),
@@ -212,21 +213,28 @@ fn take_lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Send + Sync>, StoreE
     }
 }
 
+/// Makes the directories of a group, and those above as far as they are missing; durable on return.
 fn make_dirs(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
     for name in ["log", "queues", "tables"] {
         let path = dir.join(name);
         disk.create_dir(&path).at("create", &path)?;
     }
     disk.sync_dir(dir).at("sync", dir)?;
-    // Its own name, and that of the root of the data, may have been created just now as well. A directory that this user
-    // may not read was not created by this user.
-    for path in dir.ancestors().skip(1).take(2).filter(|path| !path.as_os_str().is_empty()) {
+    // Every name on the way here, for any may have been made just now, or by a process that was killed before it got this
+    // far. A directory that this user may not read, or whose file system takes no changes, has no name of ours.
+    for path in dir.ancestors().skip(1) {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         match disk.sync_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) if is_of_others(error.kind()) => {}
             outcome => outcome.at("sync", path)?,
         }
     }
     Ok(())
+}
+
+fn is_of_others(error: io::ErrorKind) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error, PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported)
 }
 
 /// A new directory: the manifest comes last, so that a crash leaves one that is made again.
@@ -311,8 +319,12 @@ fn open_vote(disk: &dyn Disk, dir: &Path) -> Result<(Arc<dyn DiskFile>, VoteSlot
     let mut slots = [None; 2];
     for (at, slot) in slots.iter_mut().enumerate() {
         let mut bytes = [0; VOTE_LEN];
-        if file.read_exact_at(at as u64 * SLOT_LEN, &mut bytes).is_ok() {
-            *slot = VoteSlot::decode(&bytes);
+        // Too short a file is damage, and the other slot may do. But what the disk cannot read now may be the newest vote,
+        // and the other slot an older one: this node would vote a second time.
+        match file.read_exact_at(at as u64 * SLOT_LEN, &mut bytes) {
+            Ok(()) => *slot = VoteSlot::decode(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) => return Err(StoreError::io("read", &path, error)),
         }
     }
     let Some(newest) = slots.into_iter().flatten().max_by_key(|slot| slot.sequence) else {
@@ -600,7 +612,8 @@ impl Scan<'_> {
             file.allocate(file_len(size)).at("allocate", &segment.path)?;
         }
         let stale_to = LogPosition(segment.start.0 + size);
-        Ok(Open { segment: Arc::clone(segment), file: Arc::clone(file), stale_to, is_dirty: false })
+        let (segment, file) = (Arc::clone(segment), Arc::clone(file));
+        Ok(Open { segment, file, stale_to, is_dirty: false, marked: None })
     }
 
     fn check_header(&self, entry: &SegmentEntry, before: Option<Tail>) -> Result<SegmentHeader, StoreError> {

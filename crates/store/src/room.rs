@@ -1,7 +1,15 @@
 //! Space before it is needed: segments are allocated ahead, and callers reserve in what is allocated (log.md 10).
 //!
-//! A full disk so shows as a refused reservation, never as a failed append. One allocated segment is the spare: reservations
-//! do not touch it, so a blank, a membership or a retention entry always finds room.
+//! A full disk so shows as a refused reservation, never as a failed append. One allocated segment is the spare:
+//! reservations for messages do not touch it, so the entries by which a group gets on without messages (a blank, a
+//! membership, a retention entry) find room, also on a follower. Once one of them has opened the spare and there is no
+//! other, messages may follow it, up to [`SPARE_REST`] bytes before its end.
+//!
+//! ```text
+//!            open              spare                        disk full, the spare is open:
+//! messages   ▓▓▓▓▓▓▓░░░░░░│    ───────────────────────      ▓▓▓▓░░░░░░░░░░░░░░───
+//! others     ▓▓▓▓▓▓▓░░░░░░│    ░░░░░░░░░░░░░░░░░░░░░░░      ▓▓▓▓░░░░░░░░░░░░░░░░░     ▓ used  ░ to be had
+//! ```
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +18,7 @@ use std::sync::atomic::Ordering;
 use crate::disk::DiskFile;
 use crate::error::{At, StoreError};
 use crate::flush::{Chore, lock};
-use crate::limits::{FRAME_LEN_MAX, SEGMENT_HEADER_LEN, SEGMENTS_AHEAD};
+use crate::limits::{FRAME_LEN_MAX, SEGMENT_HEADER_LEN, SEGMENTS_AHEAD, SPARE_REST, SPARE_TAKE_MAX};
 use crate::log::{Inner, Log, State};
 use crate::segment::file_len;
 
@@ -29,6 +37,14 @@ pub(crate) struct Pool {
 pub(crate) struct Prepared {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn DiskFile>,
+}
+
+/// For what room is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Messages,
+    /// What a group needs to get on.
+    Group,
 }
 
 /// Bytes that are kept free for one caller until it is dropped: keep it until the append has returned.
@@ -52,10 +68,24 @@ impl Log {
     /// # Errors
     /// `NoRoom`: try again later; the log allocates by itself as soon as the disk has room. `Poisoned`.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        self.reserve_for(Purpose::Messages, bytes)
+    }
+
+    /// [`Log::reserve`] for entries without which a group does not get on (blank, membership, retention; never messages): also
+    /// in the spare segment, and in what is kept back when that is in use. A new leader's blank so finds room on a follower
+    /// whose disk is full. Above [`SPARE_TAKE_MAX`] bytes it is no such entry, and this is [`Log::reserve`].
+    ///
+    /// # Errors
+    /// As [`Log::reserve`].
+    pub fn reserve_small(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        self.reserve_for(if bytes <= SPARE_TAKE_MAX { Purpose::Group } else { Purpose::Messages }, bytes)
+    }
+
+    fn reserve_for(&self, purpose: Purpose, bytes: u64) -> Result<Reservation, StoreError> {
         let inner = &*self.0;
         let mut state = lock(&inner.state);
         state.check_poison()?;
-        if state.reserved.saturating_add(bytes) > inner.room(&state) {
+        if state.reserved.saturating_add(bytes) > inner.room(&state, purpose) {
             return Err(StoreError::NoRoom { wanted: bytes });
         }
         state.reserved += bytes;
@@ -63,10 +93,11 @@ impl Log {
         Ok(Reservation { log: self.clone(), bytes })
     }
 
-    /// Bytes that may still be reserved.
+    /// Bytes that [`Log::reserve`] would still give at this moment: the room for messages. Little of it means a full disk
+    /// only together with [`Log::is_disk_full`]; else the next segment is on its way.
     pub fn free_room(&self) -> u64 {
         let state = lock(&self.0.state);
-        self.0.room(&state).saturating_sub(state.reserved)
+        self.0.room(&state, Purpose::Messages).saturating_sub(state.reserved)
     }
 
     /// Bytes that the disk has left beyond what this log has allocated.
@@ -77,7 +108,8 @@ impl Log {
         self.0.disk.free_space(&self.0.dir).at("stat", &self.0.dir)
     }
 
-    /// True while segments cannot be allocated because the disk is full.
+    /// True while segments cannot be allocated, because the disk is full or answers with errors. What is allocated already
+    /// goes on being used: messages are refused only once [`Log::free_room`] is used up.
     pub fn is_disk_full(&self) -> bool {
         lock(&self.0.pool).lacks_room
     }
@@ -86,14 +118,19 @@ impl Log {
 impl Inner {
     /// Bytes of frames that fit for certain, whatever their lengths: the rest of the open segment, or else `n` whole
     /// ones, of which all but the last may each waste a little less than one frame at their end.
-    fn room(&self, state: &State) -> u64 {
+    fn room(&self, state: &State, purpose: Purpose) -> u64 {
         let size = self.identity.segment_size;
         let body = size - SEGMENT_HEADER_LEN;
-        let ready = lock(&self.pool).ready.len() as u64;
-        let free = ready.saturating_sub(state.rolls_queued).saturating_sub(1);
+        let ready = (lock(&self.pool).ready.len() as u64).saturating_sub(state.rolls_queued);
         let rest = match state.tail.end.0 % size {
             0 => 0,
             used => size - used,
+        };
+        let (free, rest) = match purpose {
+            Purpose::Group => (ready, rest),
+            // Without a spare the end of this segment is kept in its place.
+            Purpose::Messages if ready == 0 => (0, rest.saturating_sub(SPARE_REST.min(size / 16))),
+            Purpose::Messages => (ready - 1, rest),
         };
         rest.max((free * body).saturating_sub(free.saturating_sub(1) * body.min(FRAME_LEN_MAX)))
     }
@@ -140,7 +177,11 @@ impl Inner {
         self.flusher.add_chore(Chore::Prepare(self.me.clone()));
         match ready {
             Some(prepared) => Ok(prepared),
-            None => self.allocate(),
+            None => {
+                let prepared = self.allocate()?;
+                self.disk_answers();
+                Ok(prepared)
+            }
         }
     }
 
@@ -165,8 +206,8 @@ impl Inner {
         }
     }
 
-    /// At open: takes over the allocated segments of before, as many as are wanted. Their bytes are zeros but for a
-    /// header that was never used and is written anew.
+    /// At open: takes over the allocated segments of before, as many as are wanted. Their bytes are zeros but for a header
+    /// and a watermark that were never used and are written anew.
     pub(crate) fn adopt_prepared(&self, names: &[String]) -> Result<(), StoreError> {
         let want = file_len(self.identity.segment_size);
         for name in names {

@@ -10,7 +10,7 @@ use crate::disk::{Disk, read_file, replace_file};
 use crate::error::{At, StoreError};
 use crate::frame::Tail;
 use crate::ids::{LogId, LogIndex, Term};
-use crate::limits::TABLES_LEN_MAX;
+use crate::limits::{POSITION_MAX, TABLES_LEN_MAX};
 
 const MAGIC: [u8; 8] = *b"RMQTAB01";
 const HEADER: usize = 64;
@@ -57,9 +57,9 @@ impl TablesMeta {
         }
     }
 
-    /// Where a log goes on whose entries up to a boundary are gone: at the start of the next segment.
-    pub(crate) fn resume(&self, segment_size: u64) -> Tail {
-        Tail { end: LogPosition(self.end.0.next_multiple_of(segment_size)), ..self.tail() }
+    /// Where a log goes on whose entries up to here are gone.
+    pub(crate) fn resume(&self, segment_size: u64) -> Result<Tail, StoreError> {
+        self.tail().at_next_segment(segment_size)
     }
 
     fn encode(&self, tables: &[u8]) -> [u8; HEADER] {
@@ -92,7 +92,7 @@ impl TablesMeta {
             chain: u64_at(&bytes, 32),
             log_time_ms: u64_at(&bytes, 40),
         };
-        if meta.end.0 > 1 << 62 {
+        if meta.end.0 > POSITION_MAX {
             return Err(format!("position {}", meta.end));
         }
         Ok((meta, tables))
@@ -144,7 +144,8 @@ impl TablesDir<'_> {
         }
     }
 
-    /// The newest checkpoint that is whole; damaged ones are logged and passed over.
+    /// The newest checkpoint that is whole; damaged ones are logged and passed over, and those that the disk cannot read
+    /// any more are damaged too: an older one and the log make the same tables.
     pub(crate) fn newest_checkpoint(
         &self,
         upto: Option<LogIndex>,
@@ -156,7 +157,7 @@ impl TablesDir<'_> {
             match self.load(TablesKind::Checkpoint, index) {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => {}
-                Err(error @ StoreError::Corrupt { .. }) => {
+                Err(error) if error.is_damage() => {
                     tracing::warn!(%error, "passing over a damaged checkpoint");
                 }
                 Err(error) => return Err(error),

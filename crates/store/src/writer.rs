@@ -3,6 +3,7 @@
 //! ```text
 //! round: [append append append] vote [append truncate append]
 //!         └─ one pwritev, one fdatasync per dirty file ─▶ completions ─▶ vote written, fsynced ─▶ completion ─▶ …
+//!         … and behind everything the copy of a vote of the round before
 //! ```
 //! Rules, with their numbers in log.md: completions in order, a vote only after every earlier append is durable (2); a new
 //! segment is durable under its name and in the manifest before its first frame (5); truncation lowers the watermark
@@ -10,20 +11,21 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use wire::LogPosition;
 
+use crate::bytes_at::put;
 use crate::disk::{DiskFile, read_file};
 use crate::error::{At, StoreError};
 use crate::flush::{Chore, lock};
 use crate::frame::{Frame, Tail};
 use crate::ids::{LogId, LogIndex, Vote};
-use crate::limits::{HEADER_LEN, SEGMENT_HEADER_LEN, SLOT_LEN, SPARSE_LEN_MAX};
+use crate::limits::{HEADER_LEN, SEGMENT_HEADER_LEN, SLOT_LEN, SPARSE_LEN_MAX, TRAILER_LEN};
 use crate::log::{Done, Inner};
-use crate::manifest::{Mark, Segment};
+use crate::manifest::{Manifest, Mark, Segment};
 use crate::segment::{
     Sealed, SegmentEntry, SegmentFile, SegmentHeader, SegmentKind, file_len, segment_start,
 };
@@ -91,11 +93,13 @@ pub(crate) struct Writer {
     ticket: u64,
     /// Of the appends whose frames are written but not synced, in order.
     waiting: Vec<Done>,
+    /// Of the last watermark slot, and the commit index that it names.
     sequence: u64,
-    /// What the last watermark slot says.
-    marked: Option<(Tail, Option<LogId>)>,
+    marked_committed: Option<LogId>,
     vote_file: Arc<dyn DiskFile>,
     vote_sequence: u64,
+    /// The newest vote while it is in one slot only.
+    lone_vote: Option<Vote>,
     failed: Option<String>,
 }
 
@@ -107,6 +111,8 @@ pub(crate) struct Open {
     pub(crate) stale_to: LogPosition,
     /// Written since its last sync.
     pub(crate) is_dirty: bool,
+    /// What the newest watermark slot of this file says. Of this file: what another one says dies with it.
+    pub(crate) marked: Option<(Tail, Option<LogId>)>,
 }
 
 impl Writer {
@@ -127,21 +133,21 @@ impl Writer {
             ticket: 0,
             waiting: Vec::new(),
             sequence,
-            marked: None,
+            marked_committed: None,
             vote_file,
             vote_sequence,
+            lone_vote: None,
             failed: None,
         }
     }
 
-    /// Does the jobs of one round; true when the watermark on disk says all there is to say.
-    pub(crate) fn round(&mut self, inner: &Inner, jobs: impl Iterator<Item = Job>) -> bool {
-        let mut jobs: VecDeque<Job> = jobs.collect();
+    /// Does the jobs of one round; true when nothing is left to do when the log is idle.
+    pub(crate) fn round(&mut self, inner: &Inner, mut jobs: VecDeque<Job>) -> bool {
         let outcome = match &self.failed {
             Some(reason) => Err(reason.clone()),
             None => self.work(inner, &mut jobs).map_err(|error| error.to_string()),
         };
-        let Err(reason) = outcome else { return self.is_marked(inner) };
+        let Err(reason) = outcome else { return self.is_marked(inner) && self.lone_vote.is_none() };
         if self.failed.is_none() {
             tracing::error!(
                 group = inner.identity.group,
@@ -162,6 +168,7 @@ impl Writer {
     }
 
     fn work(&mut self, inner: &Inner, jobs: &mut VecDeque<Job>) -> Result<(), StoreError> {
+        let lone_before = self.lone_vote;
         while let Some(job) = jobs.pop_front() {
             match job {
                 Job::Append { frames, ticket, done } => {
@@ -176,10 +183,9 @@ impl Writer {
                 Job::Vote { vote, done } => {
                     let outcome = self.save_vote(inner, vote);
                     self.finish(done, outcome)?;
-                    self.copy_vote(inner, vote)?;
                 }
                 Job::Sync { done } => {
-                    let outcome = self.flush(inner).and_then(|()| self.mark(inner));
+                    let outcome = self.settle(inner);
                     self.finish(done, outcome)?;
                 }
                 Job::Mark => {
@@ -188,7 +194,19 @@ impl Writer {
                 }
             }
         }
-        self.flush(inner)
+        self.flush(inner)?;
+        // That of an earlier round: now nobody waits for what comes next but who asks for more.
+        if lone_before.is_some() && self.lone_vote == lone_before {
+            self.copy_vote(inner)?;
+        }
+        Ok(())
+    }
+
+    /// Everything durable, with nothing left for an idle log to do.
+    fn settle(&mut self, inner: &Inner) -> Result<(), StoreError> {
+        self.flush(inner)?;
+        self.mark(inner)?;
+        self.copy_vote(inner)
     }
 
     fn finish(&mut self, done: Done, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
@@ -237,7 +255,7 @@ impl Writer {
             // The watermark of the round before, so that it costs no sync of its own.
             self.write_mark(inner)?;
             if let Some(open) = &mut self.open {
-                open.file.sync_data().at("sync", &open.segment.path)?;
+                inner.sync_file(&*open.file, &open.segment.path)?;
                 open.is_dirty = false;
             }
             self.synced = self.tail;
@@ -266,14 +284,23 @@ impl Writer {
         let identity = &inner.identity;
         let header = SegmentHeader::new(&identity.cluster, &identity.group, size, start, &self.tail);
         prepared.file.write_all_at(0, &header.encode()).at("write", &prepared.path)?;
-        prepared.file.sync_data().at("sync", &prepared.path)?;
+        // With the header comes a watermark, the same that the segment before has: should a crash bring back the slots that
+        // are cut off there, one with a higher sequence is here, whatever this process still gets to write.
+        let committed = self.committed(inner);
+        let mark = Watermark::new(self.sequence + 1, &self.synced, committed);
+        let mut slots = [0; TRAILER_LEN as usize];
+        put(&mut slots, (mark.offset(size) - size) as usize, &mark.encode());
+        prepared.file.write_all_at(size, &slots).at("write", &prepared.path)?;
+        inner.sync_file(&*prepared.file, &prepared.path)?;
+        (self.sequence, self.marked_committed) = (mark.sequence, committed);
+        let marked = Some((self.synced, committed));
         let segment = SegmentFile::with_file(&inner.log_dir, start, size, Arc::clone(&prepared.file));
         inner.disk.rename(&prepared.path, &segment.path).at("rename", &prepared.path)?;
-        inner.disk.sync_dir(&inner.log_dir).at("sync", &inner.log_dir)?;
+        inner.sync_log_dir()?;
 
         let sealed = self.open.is_some().then_some(self.tail);
         let first_index = self.tail.next;
-        inner.change_manifest(|manifest| {
+        inner.flush_manifest(|manifest| {
             if let (Some(last), Some(sealed)) = (manifest.segments.last_mut(), sealed) {
                 last.sealed = Some(Mark::from(sealed));
             }
@@ -291,7 +318,7 @@ impl Writer {
             state.rolls_queued = state.rolls_queued.saturating_sub(1);
         }
         let stale_to = start.plus(SEGMENT_HEADER_LEN);
-        let old = self.open.replace(Open { segment, file: prepared.file, stale_to, is_dirty: false });
+        let old = self.open.replace(Open { segment, file: prepared.file, stale_to, is_dirty: false, marked });
         if let Some(old) = old {
             // The manifest says now what its watermark slots said; without them the file is the same on every replica.
             old.file.set_len(size).at("cut", &old.segment.path)?;
@@ -339,10 +366,11 @@ impl Writer {
                 file: Arc::clone(file),
                 stale_to: holder.start.plus(size),
                 is_dirty: false,
+                marked: None,
             };
             self.open = Some(open);
             self.write_mark(inner)?;
-            file.sync_data().at("sync", &holder.file.path)?;
+            inner.sync_file(&**file, &holder.file.path)?;
         }
 
         let is_reopened = last.as_ref().is_some_and(|last| last.sealed.is_some());
@@ -351,7 +379,7 @@ impl Writer {
                 open.segment.sparse().cut(to.end);
             }
         } else {
-            inner.change_manifest(|manifest| {
+            inner.flush_manifest(|manifest| {
                 manifest.segments.retain(|segment| segment.is_foreign() || segment.start < to.end.0);
                 if let Some(last) = manifest.segments.last_mut().filter(|segment| !segment.is_foreign()) {
                     last.sealed = None;
@@ -361,10 +389,11 @@ impl Writer {
                 remove_if_there(&*inner.disk, &segment.file.path)?;
                 remove_if_there(&*inner.disk, &segment.file.index_path())?;
             }
-            inner.disk.sync_dir(&inner.log_dir).at("sync", &inner.log_dir)?;
+            inner.sync_log_dir()?;
             let mut kept = kept;
+            let marked = self.open.as_ref().and_then(|open| open.marked);
             self.open = match kept.last_mut().filter(|segment| segment.kind == SegmentKind::RaftV1) {
-                Some(last) => Some(reopen(inner, last, to)?),
+                Some(last) => Some(Open { marked, ..reopen(inner, last, to)? }),
                 None => None,
             };
             lock(&inner.state).segments = Arc::new(kept);
@@ -387,7 +416,7 @@ impl Writer {
         let at = to.end.0 - open.segment.start.0;
         if at + HEADER_LEN as u64 <= inner.identity.segment_size {
             open.file.write_all_at(at, &[0; HEADER_LEN]).at("write", &open.segment.path)?;
-            open.file.sync_data().at("sync", &open.segment.path)?;
+            inner.sync_file(&*open.file, &open.segment.path)?;
         }
         Ok(())
     }
@@ -395,7 +424,7 @@ impl Writer {
     fn purge(&mut self, inner: &Inner, first: Tail) -> Result<(), StoreError> {
         // The manifest may not name what is not durable.
         self.flush(inner)?;
-        inner.change_manifest(|manifest| {
+        inner.flush_manifest(|manifest| {
             manifest.first = Mark::from(first);
             manifest.segments.retain(|segment| {
                 let sealed = segment.sealed.filter(|mark| segment.is_foreign() || mark.index <= first.next.0);
@@ -426,10 +455,10 @@ impl Writer {
             self.synced = Tail { id: None, next: LogIndex(0), end: LogPosition(0), chain: 0, log_time_ms: 0 };
             self.write_mark(inner)?;
             if let Some(open) = &self.open {
-                open.file.sync_data().at("sync", &open.segment.path)?;
+                inner.sync_file(&*open.file, &open.segment.path)?;
             }
         }
-        inner.change_manifest(|manifest| {
+        inner.flush_manifest(|manifest| {
             manifest.first = Mark::from(origin);
             manifest.segments.clear();
         })?;
@@ -438,7 +467,7 @@ impl Writer {
             remove_if_there(&*inner.disk, &segment.file.path)?;
             remove_if_there(&*inner.disk, &segment.file.index_path())?;
         }
-        inner.disk.sync_dir(&inner.log_dir).at("sync", &inner.log_dir)?;
+        inner.sync_log_dir()?;
         inner.flusher.add_chore(Chore::Remove(inner.me.clone(), Vec::new()));
         self.open = None;
         self.tail = origin;
@@ -451,25 +480,31 @@ impl Writer {
         Ok(())
     }
 
-    /// The vote, after every append that was queued before it (log.md 2).
+    /// The vote, after every append that was queued before it (log.md 2). Its slot is the one that does not hold the vote
+    /// before it, or holds but a copy of it: a torn write loses this vote only.
     fn save_vote(&mut self, inner: &Inner, vote: Vote) -> Result<(), StoreError> {
         self.flush(inner)?;
         self.vote_sequence += 1;
         self.write_vote(inner, vote, self.vote_sequence % 2)?;
+        self.lone_vote = Some(vote);
         lock(&inner.state).vote = Some(vote);
         Ok(())
     }
 
-    /// The same into the other slot, so that neither a torn write of the next vote nor a bad sector loses this one.
-    fn copy_vote(&mut self, inner: &Inner, vote: Vote) -> Result<(), StoreError> {
-        self.write_vote(inner, vote, (self.vote_sequence + 1) % 2)
+    /// The same into the other slot, so that a bad sector does not bring back the vote before. Not at once: the vote for
+    /// itself that makes a node the leader, and then its blank, would wait for one more fsync each.
+    fn copy_vote(&mut self, inner: &Inner) -> Result<(), StoreError> {
+        let Some(vote) = self.lone_vote else { return Ok(()) };
+        self.write_vote(inner, vote, (self.vote_sequence + 1) % 2)?;
+        self.lone_vote = None;
+        Ok(())
     }
 
     fn write_vote(&self, inner: &Inner, vote: Vote, slot: u64) -> Result<(), StoreError> {
         let path = inner.dir.join("vote");
         let bytes = VoteSlot { sequence: self.vote_sequence, vote: Some(vote) }.encode();
         self.vote_file.write_all_at(slot * SLOT_LEN, &bytes).at("write", &path)?;
-        self.vote_file.sync_data().at("sync", &path)
+        inner.sync_file(&*self.vote_file, &path)
     }
 
     /// At open: the watermark of what recovery found.
@@ -482,29 +517,29 @@ impl Writer {
         if self.write_mark(inner)?
             && let Some(open) = &self.open
         {
-            open.file.sync_data().at("sync", &open.segment.path)?;
+            inner.sync_file(&*open.file, &open.segment.path)?;
         }
         Ok(())
     }
 
-    /// Writes a slot behind the open segment, when it says something new; the caller syncs.
+    /// Writes a slot behind the open segment, when it says something new there; the caller syncs.
     fn write_mark(&mut self, inner: &Inner) -> Result<bool, StoreError> {
-        let Some(open) = &self.open else { return Ok(false) };
-        let committed = self.committed(inner);
-        if self.marked == Some((self.synced, committed)) {
+        if self.is_marked(inner) {
             return Ok(false);
         }
-        let sequence = self.sequence + 1;
-        let mark = Watermark::new(sequence, &self.synced, committed);
+        let committed = self.committed(inner);
+        let Some(open) = &mut self.open else { return Ok(false) };
+        let mark = Watermark::new(self.sequence + 1, &self.synced, committed);
         let offset = mark.offset(inner.identity.segment_size);
         open.file.write_all_at(offset, &mark.encode()).at("write", &open.segment.path)?;
-        self.sequence = sequence;
-        self.marked = Some((self.synced, committed));
+        open.marked = Some((self.synced, committed));
+        (self.sequence, self.marked_committed) = (mark.sequence, committed);
         Ok(true)
     }
 
     fn is_marked(&self, inner: &Inner) -> bool {
-        self.open.is_none() || self.marked == Some((self.synced, self.committed(inner)))
+        let Some(open) = &self.open else { return true };
+        open.marked == Some((self.synced, self.committed(inner)))
     }
 
     /// The commit index that may be on disk: never beyond what is synced (log.md 3). While a truncation is queued it may be
@@ -512,7 +547,7 @@ impl Writer {
     fn committed(&self, inner: &Inner) -> Option<LogId> {
         let state = lock(&inner.state);
         if state.epoch != self.epoch {
-            return self.marked.and_then(|(_, committed)| committed).filter(|id| id.index < self.synced.next);
+            return self.marked_committed.filter(|id| id.index < self.synced.next);
         }
         let committed = state.committed?;
         if committed.index < self.synced.next { Some(committed) } else { self.synced.id }
@@ -537,10 +572,30 @@ fn reopen(inner: &Inner, entry: &mut SegmentEntry, to: Tail) -> Result<Open, Sto
     let file = Arc::clone(segment.open(&*inner.disk)?);
     entry.sealed = None;
     entry.file = Arc::clone(&segment);
-    Ok(Open { segment, file, stale_to: entry.start.plus(size), is_dirty: false })
+    Ok(Open { segment, file, stale_to: entry.start.plus(size), is_dirty: false, marked: None })
 }
 
 impl Inner {
+    /// Waits until a file is durable. Like the two below it is for the flusher, whose rounds are watched: each sync that
+    /// completes shows that the disk answers.
+    fn sync_file(&self, file: &dyn DiskFile, path: &Path) -> Result<(), StoreError> {
+        file.sync_data().at("sync", path)?;
+        self.disk_answers();
+        Ok(())
+    }
+
+    fn sync_log_dir(&self) -> Result<(), StoreError> {
+        self.disk.sync_dir(&self.log_dir).at("sync", &self.log_dir)?;
+        self.disk_answers();
+        Ok(())
+    }
+
+    fn flush_manifest(&self, change: impl FnOnce(&mut Manifest)) -> Result<(), StoreError> {
+        self.change_manifest(change)?;
+        self.disk_answers();
+        Ok(())
+    }
+
     /// Chore: the sparse index of a segment to its file. It is derived, so nothing is synced and an error is only logged.
     pub(crate) fn write_sparse(&self, segment: &Arc<SegmentFile>) {
         let segments = Arc::clone(&lock(&self.state).segments);

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
 
+/// Pages that one mincore(2) asks about: 1 MiB of small ones, more than a pull brings.
+const PAGES_ASKED: usize = 256;
+
 /// A read-only map of the start of a file whose blocks are all allocated and which is never made shorter while mapped.
 #[derive(Clone)]
 pub struct Map(Arc<MmapRaw>);
@@ -23,20 +26,31 @@ impl Map {
 
     /// True when every page of the range is in memory at this moment, so that reading it now waits for no disk.
     pub fn is_resident(&self, offset: u64, len: usize) -> bool {
-        let Some(offset) = self.holds(offset, len) else { return false };
-        if len == 0 {
-            return true;
+        self.holds(offset, len).is_some() && self.resident(offset, len) == len
+    }
+
+    /// How many bytes of the range, from its start on, are in memory at this moment; none of one that leaves the map.
+    pub fn resident(&self, offset: u64, len: usize) -> usize {
+        let Some(offset) = self.holds(offset, len) else { return 0 };
+        let (page, end) = (rustix::param::page_size(), offset + len);
+        let mut at = offset - offset % page;
+        // On the stack: this is asked for each pull.
+        let mut states = [0_u8; PAGES_ASKED];
+        while at < end {
+            let asked = (end - at).min(states.len() * page);
+            // SAFETY: `at` is a multiple of the page size within the map (maps start at a page), `asked` bytes from there
+            // end within the map, and `states` has one byte for each page that they touch.
+            let answer =
+                unsafe { libc::mincore(self.0.as_mut_ptr().add(at).cast(), asked, states.as_mut_ptr()) };
+            let pages = asked.div_ceil(page);
+            let is_in_memory = |state: &&u8| answer == 0 && **state & 1 == 1;
+            let here = states.iter().take(pages).take_while(is_in_memory).count();
+            at += here * page;
+            if here < pages {
+                break;
+            }
         }
-        let page = rustix::param::page_size();
-        let start = offset - offset % page;
-        let pages = (offset + len - start).div_ceil(page);
-        let mut states = vec![0_u8; pages];
-        // SAFETY: `start` is a multiple of the page size within the map (maps start at a page), `pages` pages from
-        // there end at or before the last page of the map, and `states` has one byte for each of them.
-        let answer = unsafe {
-            libc::mincore(self.0.as_mut_ptr().add(start).cast(), offset + len - start, states.as_mut_ptr())
-        };
-        answer == 0 && states.iter().all(|state| state & 1 == 1)
+        at.min(end).saturating_sub(offset)
     }
 
     /// The bytes of a range, without a copy; they keep the map alive. `None` outside the map. The caller vouches that

@@ -198,7 +198,7 @@ mod tests {
         assert!(map.is_resident(70_000, 5), "it was written a moment ago");
         assert_eq!(map.bytes(70_000, 5).unwrap(), b"bytes"[..]);
         assert!(map.bytes(99_999, 2).is_none() && map.bytes(u64::MAX, 1).is_none());
-        assert!(!map.is_resident(99_999, 2) && map.is_resident(5, 0));
+        assert!(!map.is_resident(99_999, 2) && map.is_resident(5, 0) && !map.is_resident(100_001, 0));
         let held = map.bytes(70_000, 5).unwrap();
         drop((map, file));
         assert_eq!(held, b"bytes"[..]);

@@ -339,9 +339,10 @@ impl Part {
             }
             let Some(skip) = next.checked_sub(extent.first) else { return false };
             let here = extent.units.get(skip as usize..).unwrap_or_default();
-            let here = here.iter().take(max - units.len()).filter_map(|bytes| Unit::decode(bytes));
+            let here = here.get(..max - units.len()).unwrap_or(here);
             let before = units.len();
-            units.extend(here);
+            units.reserve(here.len());
+            units.extend(here.iter().filter_map(|bytes| Unit::decode(bytes)));
             *next += (units.len() - before) as u64;
             if units.len() == max {
                 return false;

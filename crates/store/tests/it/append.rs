@@ -1,6 +1,5 @@
 //! Appends: who patches what (8), the order of completions and votes (2), group commit (16).
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -11,36 +10,9 @@ use store::{
 };
 
 use super::harness::{
-    self, Ack, Dice, Machine, append, draft, drafts, entries, frame_at, identity, ids, try_open, vote,
+    self, Ack, Dice, Machine, append, content, draft, drafts, entries, frame_at, identity, ids, messages,
+    try_open, vote,
 };
-
-/// A draft that holds `n` records whose position and store time are yet to be known.
-fn messages(term: u64, index: u64, n: usize, store_timestamp: u64) -> NewEntry {
-    let host: SocketAddr = "10.0.0.1:10911".parse().unwrap();
-    let mut buffer = Draft::room(0);
-    for at in 0..n {
-        let record = wire::NewMessage {
-            topic: "Orders",
-            queue_id: wire::QueueId(3),
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: 7,
-            born_host: host,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: &vec![at as u8; 100 + at],
-            properties: "KEYS\u{1}k1\u{2}",
-        };
-        wire::encode_message(&record, &mut buffer).unwrap();
-    }
-    NewEntry::Draft(Draft {
-        id: LogId::new(term, index),
-        kind: FrameKind::Messages,
-        log_time_ms: store_timestamp,
-        buffer,
-    })
-}
 
 #[test]
 fn rule_8_append_fills_in_positions_chain_and_checksum() {
@@ -127,11 +99,9 @@ fn entries_are_readable_before_they_are_durable() {
     assert_eq!(ack.get(), None);
     assert_eq!(ids(&machine.log), [(1, 0), (1, 1), (1, 2), (1, 3)]);
     assert_eq!(machine.log.state().synced, None);
-    assert!(machine.log.oldest_pending_flush().is_some());
     machine.flusher.turn();
     ack.ok();
     assert_eq!(machine.log.state().synced, Some(LogId::new(1, 3)));
-    assert!(machine.log.oldest_pending_flush().is_none());
 }
 
 #[test]
@@ -226,6 +196,7 @@ fn a_vote_is_kept_in_both_slots() {
     machine.log.save_vote_now(Vote { term: Term(5), node: 2, committed: true }).unwrap();
     let expect = Some(Vote { term: Term(5), node: 2, committed: true });
     assert_eq!(machine.log.vote(), expect);
+    machine.flusher.turn_idle();
     for at in [20, 4096 + 20] {
         let disk = machine.disk.fork();
         disk.flip(Path::new("/data/g/vote"), at).unwrap();
@@ -239,6 +210,62 @@ fn a_vote_is_kept_in_both_slots() {
     disk.crash(0);
     let error = try_open(&disk, &Flusher::manual()).err().unwrap();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+}
+
+#[test]
+fn what_follows_a_vote_does_not_wait_for_its_copy() {
+    let copied = |machine: &Machine| {
+        let slots = content(&machine.disk, "/data/g/vote");
+        slots[..33] == slots[4096..4096 + 33]
+    };
+    let machine = Machine::new();
+    machine.append_lens(1, &[10]);
+    machine.flusher.turn_idle();
+    // A candidate: its vote for itself, its leadership, its blank, each when the one before is durable.
+    let before = machine.disk.syncs();
+    for committed in [false, true] {
+        machine.log.save_vote_now(Vote { term: Term(2), node: 1, committed }).unwrap();
+    }
+    assert_eq!(machine.disk.syncs() - before, 2, "one for each");
+    let order: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let (disk, seen) = (machine.disk.clone(), Arc::clone(&order));
+    let done = Box::new(move |_| seen.lock().unwrap().push(disk.syncs()));
+    machine.log.append(drafts(&machine.log, 2, &[10]), done).unwrap();
+    machine.flusher.turn();
+    assert_eq!(*order.lock().unwrap(), [before + 3], "the blank is acknowledged after its own");
+    assert_eq!(machine.disk.syncs() - before, 4, "and the copy follows, also when the log never rests");
+    assert!(copied(&machine));
+    // Nothing follows: it is copied when the log is idle, or stops.
+    machine.log.save_vote_now(Vote { term: Term(3), node: 2, committed: false }).unwrap();
+    assert!(!copied(&machine));
+    machine.flusher.turn_idle();
+    assert!(copied(&machine));
+    vote(&machine.log, 4, 2);
+    machine.log.close().unwrap();
+    assert!(copied(&machine));
+}
+
+#[test]
+fn a_torn_vote_loses_no_vote_before_it() {
+    let vote_of = |term| Vote { term: Term(term), node: term, committed: false };
+    for written in 0..6 {
+        for luck in 0..16 {
+            let machine = Machine::new();
+            for term in 1..=written {
+                machine.log.save_vote_now(vote_of(term)).unwrap();
+                if (luck >> term) & 1 == 1 {
+                    machine.flusher.turn_idle();
+                }
+            }
+            let ack = vote(&machine.log, written + 1, written + 1);
+            machine.disk.power_off_at_sync(machine.disk.syncs() + 1);
+            machine.flusher.turn();
+            assert_eq!(ack.get(), Some(false));
+            let found = machine.crash(luck).log.vote();
+            let expect = (written > 0).then(|| vote_of(written));
+            assert!(found == expect || found == Some(vote_of(written + 1)), "{found:?} after {expect:?}");
+        }
+    }
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use store::{CrashDisk, Disk, Flusher, LogId, LogIndex, LogPosition, NewEntry, StoreError};
+use store::{CrashDisk, Disk, Fault, FaultOp, Flusher, LogId, LogIndex, LogPosition, NewEntry, StoreError};
 
 use super::harness::{
-    Dice, Machine, append, content, draft, drafts, entries, frame_at, frames_as_entries, ids, meta,
+    Dice, Machine, SEGMENT, append, content, draft, drafts, entries, frame_at, frames_as_entries, ids, meta,
     next_index, place_of, segment_file, try_open, vote,
 };
 
@@ -172,6 +172,62 @@ fn rule_5_the_watermark_is_lowered_before_anything_is_overwritten() {
         let found = ids(&Machine::on(disk).log);
         assert!(found.len() >= 5 && found[..5] == [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4)], "{found:?}");
     }
+}
+
+#[test]
+fn rule_5_a_segment_that_is_open_again_has_a_watermark_of_its_own() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[7000, 2000]);
+    // The first watermark of the second segment says where the first one ends, and that is where the log is cut.
+    machine.append_lens(1, &[7000]);
+    assert_eq!(machine.log.segments().len(), 2);
+    machine.log.truncate_after(Some(LogId::new(1, 1))).unwrap();
+    machine.flusher.turn();
+    assert_eq!(machine.log.segments().len(), 1);
+    for index in 0..2 {
+        let (disk, ..) = flip(&machine, index);
+        let error = refuses(&disk);
+        assert!(matches!(error, StoreError::Corrupt { index: at, .. } if at.0 == index), "{error}");
+    }
+}
+
+#[test]
+fn rule_5_slots_that_come_back_behind_a_sealed_segment_do_not_count() {
+    let mut came_back = 0;
+    for luck in 0..24 {
+        let machine = Machine::new();
+        // Many slots, so that the last one has a high sequence.
+        for _ in 0..6 {
+            machine.append_lens(1, &[1000]);
+            machine.flusher.turn_idle();
+        }
+        // The process dies when the next segment is part of the log and the slots behind the old one are cut off, but
+        // before anything is written to the new one. (Header, watermark, frames.)
+        let after = 2;
+        machine.disk.inject(Fault {
+            op: FaultOp::Write,
+            path: "/next-".into(),
+            after,
+            errno: 5,
+            for_good: false,
+        });
+        append(&machine.log, drafts(&machine.log, 1, &[8000]));
+        machine.flusher.turn();
+        let machine = machine.restart();
+        // The page cache is still there: a few entries more, all of them synced and marked.
+        machine.append_lens(2, &[8000]);
+        machine.append_lens(2, &[100]);
+        machine.flusher.turn_idle();
+        assert_eq!(machine.log.segments().len(), 2);
+        let (file, offset) = place_of(frame_at(&machine.log, 7).position());
+        // And now the power fails, which may undo the cut: it was never synced.
+        machine.disk.crash(luck);
+        came_back += usize::from(content(&machine.disk, &segment_file(0)).len() > SEGMENT as usize);
+        machine.disk.flip(Path::new(&file), offset + 70).unwrap();
+        let error = refuses(&machine.disk);
+        assert!(matches!(error, StoreError::Corrupt { index: LogIndex(7), .. }), "luck {luck}: {error}");
+    }
+    assert!(came_back > 3, "{came_back}");
 }
 
 #[test]

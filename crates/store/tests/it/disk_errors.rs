@@ -1,8 +1,8 @@
 //! Rule 16: the first failed write or fsync ends the log for good.
 
-use store::{Fault, FaultOp, LogId, StoreError};
+use store::{Fault, FaultOp, Flusher, LogId, StoreError, TablesKind, Term, Vote};
 
-use super::harness::{Machine, append, drafts, ids, next_index, vote};
+use super::harness::{Machine, append, drafts, frame_at, ids, meta, next_index, try_open, vote};
 
 fn fault(op: FaultOp, path: &str) -> Fault {
     Fault { op, path: path.into(), after: 0, errno: 5, for_good: false }
@@ -71,6 +71,45 @@ fn rule_16_an_error_while_rolling_fails_the_appends_that_need_the_new_segment() 
             assert!(next_index(&Machine::on(disk).log) >= 2);
         }
     }
+}
+
+#[test]
+fn a_vote_that_cannot_be_read_is_an_error_and_not_the_vote_before() {
+    let machine = Machine::new();
+    for term in [5, 6] {
+        machine.log.save_vote_now(Vote { term: Term(term), node: term, committed: false }).unwrap();
+    }
+    machine.disk.crash(0);
+    let disk = machine.disk;
+    for after in [0, 1] {
+        disk.inject(Fault { after, ..fault(FaultOp::Read, "/vote") });
+        let error = try_open(&disk, &Flusher::manual()).err().unwrap();
+        assert!(matches!(error, StoreError::Io { .. }), "slot {after}: {error}");
+    }
+    assert_eq!(Machine::on(disk).log.vote().map(|vote| vote.term), Some(Term(6)));
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_is_passed_over() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[100; 9]);
+    for index in [5, 7] {
+        let meta = meta(&frame_at(&machine.log, index));
+        machine.log.save_tables(TablesKind::Checkpoint, &meta, &[index as u8]).unwrap();
+    }
+    machine.flusher.turn_idle();
+    machine.disk.inject(Fault { for_good: true, ..fault(FaultOp::Read, "checkpoint-7") });
+    let machine = machine.restart();
+    assert_eq!(next_index(&machine.log), 9);
+    let (found, tables) = machine.log.load_newest_checkpoint().unwrap().unwrap();
+    assert_eq!((found.last, tables), (LogId::new(1, 5), vec![5]));
+    // An error that says nothing of the bytes is no damage.
+    machine.disk.heal();
+    let too_many_files = Fault { errno: 24, ..fault(FaultOp::Read, "checkpoint-7") };
+    machine.disk.inject(too_many_files);
+    assert!(matches!(machine.log.load_newest_checkpoint(), Err(StoreError::Io { .. })));
+    let (found, _) = machine.log.load_newest_checkpoint().unwrap().unwrap();
+    assert_eq!(found.last, LogId::new(1, 7));
 }
 
 #[test]

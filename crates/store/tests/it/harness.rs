@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use store::{
-    CrashDisk, Disk, Draft, Flusher, Frame, FrameKind, Identity, Log, LogId, LogIndex, LogPosition, NewEntry,
-    Options, StoreError, TablesMeta, Vote,
+    CrashDisk, Disk, DiskFile, Draft, Flusher, Frame, FrameKind, Identity, Log, LogId, LogIndex, LogPosition,
+    NewEntry, Options, StoreError, TablesMeta, Vote,
 };
 
 pub(crate) const DIR: &str = "/data/g";
@@ -74,6 +75,89 @@ impl Machine {
     }
 }
 
+/// Called with the path of a file, as it was when the file was opened.
+pub(crate) type Hook = Arc<dyn Fn(&Path) + Send + Sync>;
+
+/// A disk in memory that calls the test before each sync of a file.
+pub(crate) struct HookedDisk {
+    pub(crate) disk: CrashDisk,
+    pub(crate) before_sync: Hook,
+}
+
+struct HookedFile {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    before_sync: Hook,
+}
+
+impl HookedDisk {
+    fn hooked(&self, path: &Path, file: io::Result<Arc<dyn DiskFile>>) -> io::Result<Arc<dyn DiskFile>> {
+        let before_sync = Arc::clone(&self.before_sync);
+        Ok(Arc::new(HookedFile { file: file?, path: path.to_owned(), before_sync }))
+    }
+}
+
+impl Disk for HookedDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.hooked(path, self.disk.open(path))
+    }
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.hooked(path, self.disk.create(path))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        self.disk.free_space(dir)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock(path)
+    }
+    fn entropy(&self) -> io::Result<[u8; 16]> {
+        self.disk.entropy()
+    }
+}
+
+impl DiskFile for HookedFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(offset, buffer)
+    }
+    fn write_at(&self, offset: u64, buffers: &[io::IoSlice<'_>]) -> io::Result<()> {
+        self.file.write_at(offset, buffers)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        (self.before_sync)(&self.path);
+        self.file.sync_data()
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.file.allocate(len)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn map(&self, len: u64) -> io::Result<Option<store::Map>> {
+        self.file.map(len)
+    }
+    fn forget(&self, offset: u64, len: u64) {
+        self.file.forget(offset, len);
+    }
+}
+
 /// How a call with a `done` ended.
 #[derive(Clone, Default)]
 pub(crate) struct Ack(Arc<Mutex<Option<io::Result<()>>>>);
@@ -124,6 +208,34 @@ pub(crate) fn draft(term: u64, index: u64, len: usize) -> NewEntry {
         1000 + index,
         &body(term, index, len),
     ))
+}
+
+/// A draft that holds `n` records whose position and store time are yet to be known.
+pub(crate) fn messages(term: u64, index: u64, n: usize, store_timestamp: u64) -> NewEntry {
+    let host: SocketAddr = "10.0.0.1:10911".parse().unwrap();
+    let mut buffer = Draft::room(0);
+    for at in 0..n {
+        let record = wire::NewMessage {
+            topic: "Orders",
+            queue_id: wire::QueueId(3),
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 7,
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: &vec![at as u8; 100 + at],
+            properties: "KEYS\u{1}k1\u{2}",
+        };
+        wire::encode_message(&record, &mut buffer).unwrap();
+    }
+    NewEntry::Draft(Draft {
+        id: LogId::new(term, index),
+        kind: FrameKind::Messages,
+        log_time_ms: store_timestamp,
+        buffer,
+    })
 }
 
 /// Drafts at the end of a log.

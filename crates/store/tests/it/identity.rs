@@ -100,6 +100,27 @@ fn real_segments_are_at_least_sixteen_mebibytes() {
 }
 
 #[test]
+fn directories_that_were_made_above_a_new_one_are_durable() {
+    let dir = Path::new("/a/b/c/d/group");
+    let open = |disk: &CrashDisk| {
+        Log::open_with(Arc::new(disk.clone()), dir, &identity(), &Flusher::manual(), options())
+    };
+    let made = CrashDisk::new(1);
+    drop(open(&made).unwrap());
+    // Also when the process was killed between making and syncing them.
+    let killed = CrashDisk::new(1);
+    killed.create_dir(dir).unwrap();
+    drop(open(&killed).unwrap());
+    for disk in [made, killed] {
+        for luck in 0..16 {
+            let disk = disk.fork();
+            disk.crash(luck);
+            assert!(disk.list(&dir.join("log")).is_ok(), "luck {luck}: the group is gone");
+        }
+    }
+}
+
+#[test]
 fn a_crash_while_a_directory_is_made_leaves_one_that_can_be_made() {
     let disk = CrashDisk::new(1);
     drop(Machine::on(disk.clone()));

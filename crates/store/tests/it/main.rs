@@ -13,3 +13,4 @@ mod reads;
 mod replicas;
 mod room;
 mod snapshot;
+mod stuck;

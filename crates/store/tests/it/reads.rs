@@ -8,8 +8,8 @@ use store::{
 };
 
 use super::harness::{
-    DIR, Dice, Machine, append, content, draft, drafts, entries, frame_at, identity, ids, next_index,
-    options, segment_file,
+    DIR, Dice, Machine, append, content, draft, drafts, entries, frame_at, identity, ids, messages,
+    next_index, options, segment_file,
 };
 
 fn indexes(machine: &Machine) -> Vec<String> {
@@ -233,6 +233,174 @@ fn rule_9_committed_bytes_come_from_the_map_and_stay_when_the_segment_goes() {
     drop(log);
     flusher.stop();
     assert_eq!(held, frames[0].bytes());
+}
+
+/// Position and size of each record of these frames.
+fn units(frames: &[store::Frame]) -> Vec<(LogPosition, u32)> {
+    let mut units = Vec::new();
+    for frame in frames {
+        let mut at = frame.body_position();
+        for record in wire::Messages::new(&frame.body()) {
+            let size = record.unwrap().size() as u64;
+            units.push((at, size as u32));
+            at = at.plus(size);
+        }
+    }
+    units
+}
+
+/// Every second, every third unit …: what other queues have between those of one.
+fn every(n: usize, units: &[(LogPosition, u32)]) -> Vec<(LogPosition, u32)> {
+    units.iter().copied().step_by(n).collect()
+}
+
+#[test]
+fn many_records_are_what_each_of_them_is() {
+    // Everything in memory, part of it, nothing.
+    for recent in [usize::MAX, 20_000, 0] {
+        let disk = CrashDisk::new(1);
+        let flusher = Flusher::manual();
+        let options = Options { recent_bytes_max: recent, ..options() };
+        let log = Log::open_with(Arc::new(disk), Path::new(DIR), &identity(), &flusher, options).unwrap();
+        let mut dice = Dice(recent as u64);
+        for index in 0..60 {
+            append(&log, vec![messages(1, index, 1 + dice.roll(9) as usize, 5)]);
+            if index < 58 {
+                flusher.turn();
+            }
+        }
+        let all = units(&entries(&log));
+        assert!(log.segments().len() > 2);
+        let check = |wanted: &[(LogPosition, u32)]| {
+            let each: Vec<u8> = wanted
+                .iter()
+                .flat_map(|(position, len)| log.read_bytes(*position, *len as usize).unwrap())
+                .collect();
+            let found = log.read_records(wanted).unwrap();
+            assert_eq!((found.count, found.size()), (wanted.len(), each.len()));
+            assert!(found.copy() == each);
+            // This disk has no maps: what is not in memory is not resident.
+            let is_in_memory = |unit: &&(LogPosition, u32)| log.read_bytes_resident(unit.0, 8).is_some();
+            let resident = log.read_records_resident(wanted).unwrap();
+            assert_eq!(resident.count, wanted.iter().take_while(is_in_memory).count());
+            assert!(resident.copy() == each[..resident.size()]);
+        };
+        check(&[]);
+        check(&all);
+        for n in 2..9 {
+            check(&every(n, &all));
+        }
+        for _ in 0..50 {
+            let from = dice.roll(all.len() as u64) as usize;
+            let upto = from + dice.roll((all.len() - from) as u64 + 1) as usize;
+            check(&all[from..upto]);
+        }
+        // In no order.
+        let mut mixed = all.clone();
+        mixed.rotate_left(all.len() / 2);
+        check(&mixed);
+        mixed.reverse();
+        check(&mixed);
+        check(&[all[3], all[3], all[all.len() - 1], all[2]]);
+    }
+}
+
+#[test]
+fn records_of_one_entry_are_one_piece() {
+    let disk = CrashDisk::new(1);
+    let flusher = Flusher::manual();
+    let options = Options { recent_bytes_max: 4000, ..options() };
+    let log = Log::open_with(Arc::new(disk), Path::new(DIR), &identity(), &flusher, options).unwrap();
+    for index in 0..8 {
+        append(&log, vec![messages(1, index, 5, 5)]);
+        flusher.turn();
+    }
+    let all = units(&entries(&log));
+    assert!(
+        log.read_bytes_resident(all[0].0, 8).is_none() && log.read_bytes_resident(all[39].0, 8).is_some()
+    );
+    let found = log.read_records(&all).unwrap();
+    assert_eq!((found.count, found.pieces.len()), (40, 8));
+    assert_eq!(log.read_records(&all[..5]).unwrap().pieces.len(), 1);
+    assert_eq!(log.read_records(&all[36..39]).unwrap().pieces.len(), 1);
+    assert_eq!(log.read_records(&every(2, &all[..10])).unwrap().pieces.len(), 5);
+}
+
+#[test]
+fn records_that_are_not_there_are_errors() {
+    let machine = Machine::new();
+    machine.append(vec![messages(1, 0, 3, 5)]);
+    let good = units(&entries(&machine.log));
+    append(&machine.log, vec![messages(1, 1, 3, 5)]);
+    let end = machine.log.state().end;
+    for wrong in
+        [(end, 100), (LogPosition(end.0 - 8), 100), (LogPosition(u64::MAX - 3), 100), (good[2].0, 9999)]
+    {
+        for wanted in [vec![wrong], vec![good[0], wrong], vec![good[0], wrong, good[1]]] {
+            let error = machine.log.read_records(&wanted).unwrap_err();
+            assert!(matches!(error, StoreError::OutOfRange { .. }), "{wrong:?}: {error}");
+        }
+        assert!(machine.log.read_bytes(wrong.0, wrong.1 as usize).is_err());
+        assert!(matches!(machine.log.read_records_resident(&[wrong]), Err(StoreError::OutOfRange { .. })));
+    }
+    machine.flusher.turn();
+    machine.disk.inject(store::Fault {
+        op: store::FaultOp::Read,
+        path: "/log/".into(),
+        after: 0,
+        errno: 5,
+        for_good: false,
+    });
+    assert!(matches!(machine.log.read_records(&good), Err(StoreError::Io { .. })));
+    assert_eq!(machine.log.read_records(&good).unwrap().count, 3);
+}
+
+#[test]
+fn rule_9_many_records_come_from_the_map_as_far_as_they_are_resident_and_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let flusher = Flusher::start(1);
+    let identity = store::Identity { segment_size: 4 << 20, ..identity() };
+    let log = Log::open_with(Arc::new(OsDisk), dir.path(), &identity, &flusher, options()).unwrap();
+    for index in 0..400 {
+        append(&log, vec![messages(1, index, 8, 5)]);
+    }
+    log.sync_all().unwrap();
+    let frames = entries(&log);
+    let all = units(&frames);
+    assert_eq!(log.read_records_resident(&all).unwrap().count, 0, "above the commit index never from a map");
+    // The commit index is known of entries in memory, so the last one is.
+    log.save_committed(Some(LogId::new(1, 399)));
+    let file = OsDisk.open(&dir.path().join("log").join(format!("{:020}", 0))).unwrap();
+    let map = file.map(identity.segment_size).unwrap().unwrap();
+    for n in [1, 3, 7, 50] {
+        // As much as possible out of memory, from the middle on. (Nothing of a file system in memory.)
+        file.forget(256 << 10, 0);
+        let wanted = every(n, &all);
+        let resident = |wanted: &[(LogPosition, u32)]| {
+            let is_resident = |unit: &&(LogPosition, u32)| map.is_resident(unit.0.0, unit.1 as usize);
+            wanted.iter().take_while(is_resident).count()
+        };
+        let before = resident(&wanted);
+        let found = log.read_records_resident(&wanted).unwrap();
+        let bounds = [before, resident(&wanted)];
+        assert!((bounds[0].min(bounds[1])..=bounds[0].max(bounds[1])).contains(&found.count), "{bounds:?}");
+        let blocking = log.read_records(&wanted).unwrap();
+        assert_eq!(blocking.count, wanted.len());
+        let expect: Vec<u8> = wanted
+            .iter()
+            .flat_map(|(position, len)| log.read_bytes(*position, *len as usize).unwrap())
+            .collect();
+        assert!(blocking.copy() == expect && found.copy() == expect[..found.size()]);
+    }
+    // Once everything was read.
+    assert_eq!(log.read_records(&all).unwrap().count, all.len());
+    let found = log.read_records_resident(&all).unwrap();
+    assert_eq!((found.count, found.pieces.len()), (all.len(), 400));
+    let whole: Vec<u8> = frames.iter().flat_map(store::Frame::body).collect();
+    assert!(found.copy() == whole);
+    log.close().unwrap();
+    drop(log);
+    flusher.stop();
 }
 
 #[test]

@@ -67,6 +67,78 @@ fn rule_10_a_full_disk_refuses_reservations_and_keeps_a_spare() {
 }
 
 #[test]
+fn rule_10_a_blank_finds_room_where_messages_do_not() {
+    let machine = Machine::on(small_disk(3));
+    let entry = |log: &store::Log, kind, body: &[u8]| {
+        let id = store::LogId::new(1, next_index(log));
+        store::NewEntry::Draft(store::Draft::new(id, kind, 0, body))
+    };
+    let blank = |log: &store::Log| vec![entry(log, store::FrameKind::Blank, b"")];
+    while let Ok(reservation) = machine.log.reserve(3064) {
+        machine.append(vec![entry(&machine.log, store::FrameKind::Command, &[7; 3000])]);
+        drop(reservation);
+    }
+    while let Ok(reservation) = machine.log.reserve(72) {
+        machine.append(vec![entry(&machine.log, store::FrameKind::Command, &[7; 8])]);
+        drop(reservation);
+    }
+    // The open segment is exhausted.
+    assert!(machine.log.is_disk_full() && machine.log.free_room() < 72);
+    assert!(matches!(machine.log.reserve(72), Err(StoreError::NoRoom { wanted: 72 })));
+    let segments = machine.log.segments().len();
+    let first = machine.log.reserve_small(72).unwrap();
+    machine.append(blank(&machine.log));
+    machine.append(blank(&machine.log));
+    drop(first);
+    assert_eq!(machine.log.segments().len(), segments + 1);
+    // The spare is in use, so messages may follow; but its end is kept.
+    while let Ok(reservation) = machine.log.reserve(2064) {
+        machine.append(vec![entry(&machine.log, store::FrameKind::Command, &[7; 2000])]);
+        drop(reservation);
+    }
+    while let Ok(reservation) = machine.log.reserve(72) {
+        machine.append(vec![entry(&machine.log, store::FrameKind::Command, &[7; 8])]);
+        drop(reservation);
+    }
+    assert!(machine.log.free_room() < 72 && machine.log.is_disk_full());
+    let mut elections = 0;
+    while let Ok(reservation) = machine.log.reserve_small(64) {
+        machine.append(blank(&machine.log));
+        drop(reservation);
+        elections += 1;
+        assert!(machine.log.reserve(64).is_err(), "nothing of it is for messages");
+    }
+    // A sixteenth of the segment.
+    assert!((SEGMENT / 16 / 64..SEGMENT / 16 / 64 + 2).contains(&elections), "{elections}");
+    assert_eq!(machine.log.segments().len(), segments + 1);
+    let expect = next_index(&machine.log);
+    assert_eq!(next_index(&machine.crash(0).log), expect);
+}
+
+#[test]
+fn rule_10_what_is_too_large_for_the_spare_is_reserved_as_messages_are() {
+    let disk = CrashDisk::new(1);
+    let identity = store::Identity { segment_size: 1 << 20, ..super::harness::identity() };
+    disk.set_capacity(Some(2 * ((1 << 20) + 8192) + 12_000));
+    let flusher = store::Flusher::manual();
+    let dir = std::path::Path::new("/large");
+    let options = super::harness::options();
+    let log = store::Log::open_with(std::sync::Arc::new(disk), dir, &identity, &flusher, options).unwrap();
+    // No segment is open yet: one of the two will be, the other is the spare.
+    assert_eq!(log.free_room(), (1 << 20) - 4096);
+    append(&log, drafts(&log, 1, &[1_000_000]));
+    flusher.turn();
+    assert!(log.free_room() < 64 << 10 && log.is_disk_full());
+    assert!(log.reserve((64 << 10) + 1).is_err());
+    assert!(log.reserve_small((64 << 10) + 1).is_err());
+    let most: Vec<_> = std::iter::from_fn(|| log.reserve_small(64 << 10).ok()).collect();
+    assert_eq!(most.len(), 15, "small ones add up like others, and fit the spare together");
+    assert!(log.reserve(1).is_err());
+    drop(most);
+    assert!(log.reserve(1).is_ok());
+}
+
+#[test]
 fn rule_10_purging_makes_room_again() {
     let machine = Machine::on(small_disk(4));
     while machine.log.reserve(3100).is_ok() {

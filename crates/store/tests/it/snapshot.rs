@@ -202,6 +202,24 @@ fn rule_7_purging_beyond_the_log_needs_an_installed_snapshot() {
     }
 }
 
+#[test]
+fn a_snapshot_from_beyond_any_log_is_refused() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[100; 5]);
+    let good = boundary_of(&leader());
+    for end in [u64::MAX, u64::MAX - SEGMENT, (1 << 62) + 1] {
+        let error =
+            machine.log.install_snapshot(&TablesMeta { end: LogPosition(end), ..good }, b"t").unwrap_err();
+        assert!(matches!(error, StoreError::Invariant(_)), "{error}");
+    }
+    let last = LogId::new(5, u64::MAX);
+    assert!(machine.log.install_snapshot(&TablesMeta { last, ..good }, b"t").is_err());
+    assert!(machine.log.current_snapshot().unwrap().is_none());
+    let machine = machine.restart();
+    assert_eq!(ids(&machine.log).len(), 5);
+    machine.log.install_snapshot(&good, b"t").unwrap();
+}
+
 /// A leader whose log is far ahead.
 fn leader() -> Machine {
     let machine = Machine::on(CrashDisk::new(9));
