@@ -1,6 +1,7 @@
 //! Each configuration of conf/ is started as it stands, and used. A file directly in conf/ is a deployment; the files of a
 //! folder are one deployment together. Data folders in them are relative, so each test has its own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +14,8 @@ use tests::runner::{Requirement, Scratch, Test, skip, test};
 use tests::{paths, ports, wait};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Leaders move one after another, each when its successor has been caught up for 5 s.
+const SPREAD: Duration = Duration::from_mins(1);
 
 pub(crate) fn tests() -> Vec<Test> {
     let deployments = deployments().unwrap_or_default();
@@ -71,6 +74,20 @@ impl File {
             .collect()
     }
 
+    fn node(&self) -> Result<i64> {
+        self.config.get("node").and_then(|node| node.as_integer()).context("no node")
+    }
+
+    /// Names of the groups that are to be led by some node, and that node.
+    fn preferred_leaders(&self) -> Vec<(&str, i64)> {
+        let groups = self.config.get("group").and_then(|g| g.as_array()).into_iter().flatten();
+        groups
+            .filter_map(|group| {
+                Some((group.get("name")?.as_str()?, group.get("preferred_leader")?.as_integer()?))
+            })
+            .collect()
+    }
+
     /// Every port that the node listens on.
     fn ports(&self) -> Result<Vec<u16>> {
         let port = |address: &str| {
@@ -81,7 +98,7 @@ impl File {
         for (_, listen) in self.groups() {
             ports.extend([port(listen)?, port(listen)? - 2]);
         }
-        let node = self.config.get("node").and_then(|n| n.as_integer()).context("no node")?.to_string();
+        let node = self.node()?.to_string();
         let peer = self.config.get("peers").and_then(|peers| peers.get(&node)).and_then(|peer| peer.as_str());
         for address in self.nameserver().into_iter().chain(peer) {
             ports.push(port(address)?);
@@ -127,6 +144,7 @@ fn starts_and_is_used(scratch: &Scratch, files: &[PathBuf]) -> Result<()> {
     groups.dedup();
     let nameservers: Vec<&str> = files.iter().filter_map(File::nameserver).collect();
     ensure!(!nameservers.is_empty(), "no file plays a nameserver");
+    let wanted = preferred_addresses(&files)?;
     for namesrv in nameservers {
         wait::until_true(&format!("{namesrv} knows {groups:?} and all their members"), PATIENCE, || {
             alive(&mut nodes)?;
@@ -139,6 +157,18 @@ fn starts_and_is_used(scratch: &Scratch, files: &[PathBuf]) -> Result<()> {
                     "{group}: {known:?}"
                 );
             }
+            Ok(true)
+        })?;
+        wait::until_true(&format!("{namesrv} has the leaders {wanted:?}"), SPREAD, || {
+            alive(&mut nodes)?;
+            let brokers = remoting::brokers(namesrv)?;
+            let leads = |(group, address): (&&str, &&str)| {
+                brokers
+                    .get(*group)
+                    .and_then(|members| members.get(&0))
+                    .is_some_and(|leader| leader == address)
+            };
+            ensure!(wanted.iter().all(leads), "{brokers:?}");
             Ok(true)
         })?;
         // a message in and out of each group, through the address that clients are told
@@ -154,4 +184,27 @@ fn starts_and_is_used(scratch: &Scratch, files: &[PathBuf]) -> Result<()> {
         }
     }
     alive(&mut nodes)
+}
+
+/// Group → where the node that is to lead it serves clients. The files of a deployment agree on it, and with several
+/// groups every node leads as many as any other.
+fn preferred_addresses(files: &[File]) -> Result<BTreeMap<&str, &str>> {
+    let mut preferred = BTreeMap::new();
+    for (group, node) in files.iter().flat_map(File::preferred_leaders) {
+        let before = preferred.insert(group, node);
+        ensure!(before.is_none_or(|before| before == node), "{group} prefers {before:?} and {node}");
+    }
+    let leaders: BTreeSet<i64> = preferred.values().copied().collect();
+    ensure!(preferred.len() < files.len() || leaders.len() == files.len(), "not spread: {preferred:?}");
+    let mut addresses = BTreeMap::new();
+    for (group, node) in preferred {
+        for file in files {
+            if file.node()? == node {
+                let listen = file.groups().into_iter().find(|(name, _)| *name == group);
+                addresses.extend(listen);
+            }
+        }
+        ensure!(addresses.contains_key(group), "node {node}, which is to lead {group}, does not hold it");
+    }
+    Ok(addresses)
 }

@@ -1,6 +1,7 @@
 //! The one integration binary. Each module lists its tests; runner.rs runs them one after another.
 
 mod bad_input;
+mod command_line;
 mod conf_files;
 mod failover;
 mod java_basic;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     let tests = [
         java_basic::tests(),
         mqadmin::tests(),
+        command_line::tests(),
         bad_input::tests(),
         replicas_equal::tests(),
         failover::tests(),

@@ -321,7 +321,8 @@ impl Cluster {
 
     /// Group → where the node that leads it serves clients, as the nameservers tell it.
     pub fn leader_addresses(&self) -> Result<BTreeMap<String, String>> {
-        let address = |group: &String| Ok((group.clone(), self.address(self.leader(group)?, group).to_owned()));
+        let address =
+            |group: &String| Ok((group.clone(), self.address(self.leader(group)?, group).to_owned()));
         self.plan.groups.iter().map(address).collect()
     }
 

@@ -3,16 +3,21 @@
 //!
 //! ```text
 //! local    client id ─▶ what it said, its connections      told to the others by version: `news_since`
+//! changes  version ─▶ client that is new or changed, client that is gone, membership given up
 //! remote   node ─▶ client id ─▶ what it said               vanishes when the node is silent (`forget_silent`)
 //! views    consumer group ─▶ members of all parts, merged subscriptions     what 38, 203 and a pull read
 //! ```
 //!
 //! The members of a group are the union over the parts, by client id; so every node gives the same list (clients.md 7).
-//! A client leaves by 35, by closing its last connection anywhere, or by silence.
+//! A client leaves by 35, by closing its last connection anywhere, or by silence. Whether a group exists is not asked
+//! here: that is for the tables of each of the process's brokers, and one of them may have it.
+//!
+//! What a client says is bounded, and so is what all of them say together: it lies in memory on every node.
 //!
 //! Lock order: `inner` before `views`. Both are held for table work only.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -20,7 +25,10 @@ use replica::NodeId;
 use serde::{Deserialize, Serialize};
 use wire::{ConsumeFromWhere, ConsumeType, Language, MessageModel, SubscriptionData};
 
-use crate::limits::{CLIENT_SILENT, REGISTRY_REMOVALS, REGISTRY_SILENT};
+use crate::limits::{
+    CLIENT_BYTES_MAX, CLIENT_GROUP_BYTES_MAX, CLIENT_GROUPS_MAX, CLIENT_ID_BYTES_MAX, CLIENT_SILENT,
+    CLIENT_SUBSCRIPTIONS_MAX, REGISTRY_BYTES_MAX, REGISTRY_PAGE_BYTES, REGISTRY_REMOVALS, REGISTRY_SILENT,
+};
 
 /// The number of a client connection, unique in this process.
 pub(crate) type ConnectionId = u64;
@@ -46,6 +54,51 @@ pub(crate) struct Consumer {
     pub(crate) subscriptions: BTreeMap<String, SubscriptionData>,
 }
 
+impl Client {
+    /// Whether it keeps the limits of one client.
+    fn check(&self) -> Result<(), Excess> {
+        let within = |what, has, max| {
+            if has > max { Err(Excess::Client { what, has, max }) } else { Ok(()) }
+        };
+        let groups = self.producers.iter().chain(self.consumers.keys());
+        let longest = groups.clone().map(String::len).max().unwrap_or(0);
+        let subscriptions: usize = self.consumers.values().map(|consumer| consumer.subscriptions.len()).sum();
+        within("bytes in its id", self.id.len(), CLIENT_ID_BYTES_MAX)?;
+        within("groups", groups.count(), CLIENT_GROUPS_MAX)?;
+        within("bytes in the name of a group", longest, CLIENT_GROUP_BYTES_MAX)?;
+        within("subscriptions", subscriptions, CLIENT_SUBSCRIPTIONS_MAX)?;
+        within("bytes of groups and subscriptions", self.bytes(), CLIENT_BYTES_MAX)
+    }
+
+    /// What it takes: at least the bytes of its JSON, which travels, and roughly those of its place in the tables.
+    fn bytes(&self) -> usize {
+        let subscription = |(topic, data): (&String, &SubscriptionData)| {
+            let tags: usize = data.tags_set.iter().map(|tag| text_bytes(tag)).sum();
+            let codes = data.code_set.len() * ENTRY_BYTES;
+            let texts = [topic, &data.topic, &data.expression_type, &data.sub_string];
+            RECORD_BYTES + texts.map(|text| text_bytes(text)).iter().sum::<usize>() + tags + codes
+        };
+        let consumer = |(group, consumer): (&String, &Consumer)| {
+            let subscriptions: usize = consumer.subscriptions.iter().map(subscription).sum();
+            RECORD_BYTES + text_bytes(group) + subscriptions
+        };
+        let producers: usize = self.producers.iter().map(|group| text_bytes(group)).sum();
+        let consumers: usize = self.consumers.iter().map(consumer).sum();
+        RECORD_BYTES + text_bytes(&self.id) + text_bytes(&self.address) + producers + consumers
+    }
+}
+
+/// What a record takes beside its texts: the names and numbers of its JSON, or its fields and a place in a table.
+const RECORD_BYTES: usize = 320;
+/// The same of a text or number in a list.
+const ENTRY_BYTES: usize = 64;
+
+/// What a text takes. In JSON some characters become six.
+fn text_bytes(text: &str) -> usize {
+    let escaped = text.bytes().filter(|byte| *byte < b' ' || matches!(byte, b'"' | b'\\')).count();
+    ENTRY_BYTES + text.len() + 5 * escaped
+}
+
 /// A consumer group as all nodes see it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ConsumerGroup {
@@ -57,18 +110,50 @@ pub(crate) struct ConsumerGroup {
     pub(crate) consume_from_where: ConsumeFromWhere,
 }
 
-/// What one node tells another about its clients.
+/// As what a client is in a group. A producer group and a consumer group of one name have nothing to do with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    Producer,
+    Consumer,
+}
+
+/// A membership that a client gave up by 35.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Left {
+    pub(crate) client: String,
+    pub(crate) group: String,
+    pub(crate) role: Role,
+}
+
+/// What one node tells another about its clients, in pages where it is much: each goes on from the version of the one
+/// before. A *copy* tells of all clients; it is made where a difference cannot be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct News {
     /// Differs after a restart.
     pub(crate) incarnation: u64,
-    /// The version that the receiver must have; 0: this is everything.
+    /// The version that the receiver must have; 0: a copy begins.
     pub(crate) since: u64,
+    /// The version at which the copy began to which this belongs; 0: it belongs to none.
+    pub(crate) copy: u64,
     pub(crate) version: u64,
+    /// Another page follows. With the last page of a copy, who was not named in it is gone.
+    pub(crate) more: bool,
+    /// Clients that are new or changed, as they are now.
     pub(crate) present: Vec<Client>,
     pub(crate) gone: Vec<String>,
-    /// Memberships that clients gave up by 35 since then: (client, group).
-    pub(crate) left: Vec<(String, String)>,
+    /// Given up since then, everywhere. Older than `present`: who has come back is a member.
+    pub(crate) left: Vec<Left>,
+}
+
+/// How far a node has another one's part of the registry. Nothing of it: the default.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct Have {
+    #[prost(uint64, tag = "1")]
+    pub(crate) version: u64,
+    /// The version at which the copy began that is not complete here yet; 0: none is under way.
+    #[prost(uint64, tag = "2")]
+    pub(crate) copy: u64,
 }
 
 /// Groups whose members or subscriptions changed: their consumers are to be notified (40).
@@ -78,6 +163,8 @@ pub(crate) struct Clients {
     inner: Mutex<Inner>,
     views: RwLock<HashMap<String, Arc<ConsumerGroup>>>,
     max: usize,
+    max_bytes: usize,
+    page_bytes: usize,
 }
 
 struct Inner {
@@ -88,20 +175,33 @@ struct Inner {
     /// Of each local client: its connections and when each was last heard.
     connections: HashMap<String, Vec<(ConnectionId, Instant)>>,
     client_of: HashMap<ConnectionId, String>,
-    /// Of each local client: the version at which it changed, and the fingerprint of its subscriptions.
     stamps: HashMap<String, Stamp>,
-    removals: VecDeque<(u64, Removal)>,
+    /// Bytes of all local clients.
+    bytes: usize,
+    /// By version: the last change of each local client, and removals, as many as are remembered.
+    changes: BTreeMap<u64, Change>,
+    /// The versions of the removals, from the oldest.
+    removals: VecDeque<u64>,
+    /// The version of the newest removal that is not remembered any more.
+    forgotten: u64,
     remote: BTreeMap<NodeId, Remote>,
 }
 
+/// What is noted of a local client.
+#[derive(Default)]
 struct Stamp {
+    /// At which it last changed.
     version: u64,
+    /// Of its subscriptions (V2); 0: they are not known, or not by a fingerprint.
     fingerprint: i32,
+    /// At most what [`Client::bytes`] said when it was last heard.
+    bytes: usize,
 }
 
-enum Removal {
+enum Change {
+    Present(String),
     Gone(String),
-    Left(String, String),
+    Left(Left),
 }
 
 struct Remote {
@@ -109,6 +209,35 @@ struct Remote {
     version: u64,
     heard: Instant,
     part: Part,
+    copying: Option<Copying>,
+}
+
+/// A copy that has begun to arrive. Until it is complete, who was known before stays: members that came and went with
+/// the pages would move queues.
+struct Copying {
+    began: u64,
+    named: BTreeSet<String>,
+}
+
+impl Remote {
+    fn has(&self) -> Have {
+        Have { version: self.version, copy: self.copying.as_ref().map_or(0, |copying| copying.began) }
+    }
+
+    /// Whether news of this life of the node bring something and leave nothing out.
+    fn takes(&self, news: &News) -> bool {
+        if news.since == 0 {
+            return match &self.copying {
+                // The same by another way (a starting node asks and is told), which may be ahead.
+                Some(_) => news.version > self.version,
+                // Its sender has forgotten what this node would have to be told. Otherwise it is a late call.
+                None => news.copy > self.version,
+            };
+        }
+        // A page of a copy leaves out who was gone when that copy began.
+        let may_lack = self.copying.as_ref().map_or(self.version, |copying| copying.began);
+        (news.since..=news.version).contains(&self.version) && news.copy <= may_lack
+    }
 }
 
 /// The clients of one node, by client id and by group.
@@ -153,18 +282,20 @@ impl Part {
         client.consumers.keys().cloned().collect()
     }
 
-    /// Takes a client out of a group, as producer and as consumer.
-    fn leave(&mut self, id: &str, group: &str) -> Changed {
-        let Some(client) = self.clients.get(id) else { return Changed::new() };
-        let mut client = Client::clone(client);
-        let producer = client.producers.remove(group);
-        if client.consumers.remove(group).is_none() && !producer {
-            return Changed::new();
+    /// Takes a client out of a group, in one role. `None`: it was not in it.
+    fn leave(&mut self, left: &Left) -> Option<Changed> {
+        let mut client = Client::clone(self.clients.get(&left.client)?);
+        let was_in = match left.role {
+            Role::Producer => client.producers.remove(&left.group),
+            Role::Consumer => client.consumers.remove(&left.group).is_some(),
+        };
+        if !was_in {
+            return None;
         }
         if client.producers.is_empty() && client.consumers.is_empty() {
-            return self.remove(id);
+            return Some(self.remove(&left.client));
         }
-        self.put(Arc::new(client))
+        Some(self.put(Arc::new(client)))
     }
 }
 
@@ -176,9 +307,16 @@ pub(crate) struct Heard {
     pub(crate) needs_subscriptions: bool,
 }
 
-/// The registry has as many clients as it may.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TooManyClients;
+/// Why a heartbeat is not taken: a limit, which the text names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Excess {
+    #[error("{has} clients are connected to this node; no more are taken")]
+    Clients { has: usize },
+    #[error("a client may have {max} {what}, this one has {has}")]
+    Client { what: &'static str, has: usize, max: usize },
+    #[error("the clients of this node have {max} bytes of groups and subscriptions; no more are taken")]
+    Registry { max: usize },
+}
 
 impl Clients {
     /// `incarnation` tells this process from earlier ones of the node.
@@ -191,16 +329,22 @@ impl Clients {
                 connections: HashMap::new(),
                 client_of: HashMap::new(),
                 stamps: HashMap::new(),
+                bytes: 0,
+                changes: BTreeMap::new(),
                 removals: VecDeque::new(),
+                forgotten: 0,
                 remote: BTreeMap::new(),
             }),
             views: RwLock::new(HashMap::new()),
             max,
+            max_bytes: REGISTRY_BYTES_MAX,
+            page_bytes: REGISTRY_PAGE_BYTES,
         }
     }
 
     /// A heartbeat over one of this node's connections. `without_subscriptions` (V2): those of the last heartbeat with
-    /// this `fingerprint` still hold.
+    /// this `fingerprint` still hold. One that is refused changes nothing: what its client said before stays until it is
+    /// silent for too long.
     pub(crate) fn heard(
         &self,
         connection: ConnectionId,
@@ -208,11 +352,12 @@ impl Clients {
         fingerprint: i32,
         without_subscriptions: bool,
         now: Instant,
-    ) -> Result<Heard, TooManyClients> {
+    ) -> Result<Heard, Excess> {
+        client.check()?;
         let mut inner = self.lock();
         let known = inner.local.clients.get(&client.id).cloned();
         if known.is_none() && inner.local.clients.len() >= self.max {
-            return Err(TooManyClients);
+            return Err(Excess::Clients { has: inner.local.clients.len() });
         }
         let mut needs_subscriptions = false;
         if without_subscriptions {
@@ -225,38 +370,46 @@ impl Clients {
                     needs_subscriptions = true;
                 }
             }
+            client.check()?;
         }
         // The connections of one client have different ports; its first one names it.
         if let Some(known) = &known {
             client.address.clone_from(&known.address);
         }
-        let id = client.id.clone();
+        let (id, bytes) = (client.id.clone(), client.bytes());
+        let others = inner.bytes - inner.stamps.get(&id).map_or(0, |stamp| stamp.bytes);
+        if others + bytes > self.max_bytes {
+            return Err(Excess::Registry { max: self.max_bytes });
+        }
         let changed_here = known.as_deref() != Some(&client);
         let touched = inner.local.put(Arc::new(client));
         inner.link(connection, &id, now);
-        if changed_here {
-            inner.version += 1;
-        }
-        let version = inner.version;
-        let stamp = inner.stamps.entry(id).or_insert(Stamp { version, fingerprint });
-        if changed_here {
-            stamp.version = version;
-        }
-        if !without_subscriptions {
+        let stamp = inner.stamps.entry(id.clone()).or_default();
+        stamp.bytes = bytes;
+        if needs_subscriptions {
+            stamp.fingerprint = 0;
+        } else if !without_subscriptions {
             stamp.fingerprint = fingerprint;
+        }
+        inner.bytes = others + bytes;
+        if changed_here {
+            inner.note_present(&id);
         }
         Ok(Heard { changed: self.review(&inner, touched), needs_subscriptions })
     }
 
-    /// Code 35: the client leaves the groups named, everywhere.
-    pub(crate) fn leave(&self, id: &str, groups: impl Iterator<Item = String>) -> Changed {
+    /// Code 35: the client leaves the groups named, in these roles, everywhere.
+    pub(crate) fn leave(&self, id: &str, groups: impl Iterator<Item = (Role, String)>) -> Changed {
         let mut inner = self.lock();
         let mut touched = Changed::new();
-        for group in groups {
-            inner.version += 1;
-            let version = inner.version;
-            touched.extend(inner.leave_everywhere(id, &group));
-            inner.removed(version, Removal::Left(id.to_owned(), group));
+        for (role, group) in groups {
+            // A client of such a name is nowhere, and nobody need remember it.
+            if id.len() > CLIENT_ID_BYTES_MAX || group.len() > CLIENT_GROUP_BYTES_MAX {
+                continue;
+            }
+            let left = Left { client: id.to_owned(), group, role };
+            touched.extend(inner.leave_everywhere(&left));
+            inner.note_removal(Change::Left(left));
         }
         self.review(&inner, touched)
     }
@@ -307,76 +460,100 @@ impl Clients {
         self.lock().version
     }
 
-    /// What a node that has version `since` of the local part lacks; everything where that cannot be told.
-    pub(crate) fn news_since(&self, since: u64) -> News {
+    /// What a node lacks that has so much of the local part: one page of it, at least one change where there is any.
+    pub(crate) fn news_since(&self, has: Have) -> News {
         let inner = self.lock();
-        let oldest = inner.removals.front().map_or(0, |(version, _)| *version);
-        let dropped_some = inner.removals.len() >= REGISTRY_REMOVALS && since + 1 < oldest;
-        let since = if dropped_some || since > inner.version { 0 } else { since };
+        // To a node that is getting a copy nobody was named who was gone when it began.
+        let told = has.version.max(has.copy);
+        let begins = has.version == 0 || told > inner.version || told < inner.forgotten;
+        let (since, copy) = if begins { (0, inner.version) } else { (has.version, has.copy) };
         let mut news = News {
             incarnation: inner.incarnation,
             since,
-            version: inner.version,
+            copy,
+            version: since,
+            more: false,
             present: Vec::new(),
             gone: Vec::new(),
             left: Vec::new(),
         };
-        let changed = |id: &str| inner.stamps.get(id).is_none_or(|stamp| stamp.version > since);
-        news.present.extend(
-            inner.local.clients.values().filter(|client| changed(&client.id)).map(|c| Client::clone(c)),
-        );
-        for (_, removal) in inner.removals.iter().filter(|(version, _)| since > 0 && *version > since) {
-            match removal {
-                Removal::Gone(id) if inner.local.clients.contains_key(id) => {}
-                Removal::Gone(id) => news.gone.push(id.clone()),
-                Removal::Left(id, group) => news.left.push((id.clone(), group.clone())),
+        let mut bytes = 0;
+        for (&version, change) in inner.changes.range((Bound::Excluded(since), Bound::Unbounded)) {
+            bytes += match change {
+                Change::Present(id) => inner.stamps.get(id).map_or(0, |stamp| stamp.bytes),
+                Change::Gone(_) | Change::Left(_) if version <= copy => continue,
+                Change::Gone(id) => text_bytes(id),
+                Change::Left(left) => RECORD_BYTES + text_bytes(&left.client) + text_bytes(&left.group),
+            };
+            if bytes > self.page_bytes && news.version > since {
+                news.more = true;
+                return news;
+            }
+            news.version = version;
+            match change {
+                Change::Present(id) => {
+                    news.present.extend(inner.local.clients.get(id).map(|client| Client::clone(client)));
+                }
+                // It is there again, and told of by its last change.
+                Change::Gone(id) if inner.local.clients.contains_key(id) => {}
+                Change::Gone(id) => news.gone.push(id.clone()),
+                Change::Left(left) => news.left.push(left.clone()),
             }
         }
+        news.version = inner.version;
         news
     }
 
-    /// Takes another node's news. Returns the version of its part that is held now (0: everything is wanted).
-    pub(crate) fn take_news(&self, from: NodeId, news: News, now: Instant) -> (u64, Changed) {
+    /// Takes another node's news. Returns how far its part is here now.
+    pub(crate) fn take_news(&self, from: NodeId, news: News, now: Instant) -> (Have, Changed) {
         let mut inner = self.lock();
         let mut touched = Changed::new();
-        let fits = inner
-            .remote
-            .get(&from)
-            .is_some_and(|remote| remote.incarnation == news.incarnation && remote.version >= news.since);
-        if news.since > 0 && !fits {
-            return (0, touched);
+        let begins = news.since == 0;
+        let of_this_life =
+            inner.remote.get(&from).is_some_and(|remote| remote.incarnation == news.incarnation);
+        if !begins && !of_this_life {
+            return (Have::default(), touched);
         }
         let remote = inner.remote.entry(from).or_insert_with(|| Remote {
             incarnation: news.incarnation,
             version: 0,
             heard: now,
             part: Part::default(),
+            copying: None,
         });
         remote.heard = now;
-        if remote.incarnation == news.incarnation && remote.version > news.version {
-            return (remote.version, touched);
+        if of_this_life && !remote.takes(&news) {
+            return (remote.has(), touched);
         }
         remote.incarnation = news.incarnation;
         remote.version = news.version;
-        if news.since == 0 {
-            let present: BTreeSet<&str> = news.present.iter().map(|client| client.id.as_str()).collect();
-            let gone: Vec<String> =
-                remote.part.clients.keys().filter(|id| !present.contains(id.as_str())).cloned().collect();
-            for id in gone {
-                touched.extend(remote.part.remove(&id));
-            }
+        if begins {
+            remote.copying = Some(Copying { began: news.copy, named: BTreeSet::new() });
         }
+        // First, for `present` is how its clients are now.
+        for left in &news.left {
+            touched.extend(inner.leave_everywhere(left));
+        }
+        let Some(remote) = inner.remote.get_mut(&from) else { return (Have::default(), touched) };
         for id in &news.gone {
             touched.extend(remote.part.remove(id));
         }
         for client in news.present {
+            if let Some(copying) = &mut remote.copying {
+                copying.named.insert(client.id.clone());
+            }
             touched.extend(remote.part.put(Arc::new(client)));
         }
-        let version = remote.version;
-        for (id, group) in &news.left {
-            touched.extend(inner.leave_everywhere(id, group));
+        if !news.more
+            && let Some(Copying { named, .. }) = remote.copying.take()
+        {
+            let part = &mut remote.part;
+            let gone: Vec<String> = part.clients.keys().filter(|id| !named.contains(*id)).cloned().collect();
+            for id in gone {
+                touched.extend(part.remove(&id));
+            }
         }
-        (version, self.review(&inner, touched))
+        (remote.has(), self.review(&inner, touched))
     }
 
     pub(crate) fn consumer_group(&self, group: &str) -> Option<Arc<ConsumerGroup>> {
@@ -437,10 +614,6 @@ impl Clients {
         inner.remote.iter().find(|(_, remote)| remote.part.clients.contains_key(id)).map(|(node, _)| *node)
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.lock().local.clients.len()
-    }
-
     /// Rebuilds the views of the groups touched; returns those that read differently now.
     fn review(&self, inner: &Inner, touched: Changed) -> Changed {
         if touched.is_empty() {
@@ -497,30 +670,52 @@ impl Inner {
         for (connection, _) in self.connections.remove(id).unwrap_or_default() {
             self.client_of.remove(&connection);
         }
-        self.stamps.remove(id);
-        self.version += 1;
-        let version = self.version;
-        self.removed(version, Removal::Gone(id.to_owned()));
+        self.note_gone(id);
         self.local.remove(id)
     }
 
-    fn removed(&mut self, version: u64, removal: Removal) {
-        if self.removals.len() >= REGISTRY_REMOVALS {
-            self.removals.pop_front();
+    /// A local client is new or has changed: its last change is the only one that is told.
+    fn note_present(&mut self, id: &str) {
+        self.version += 1;
+        if let Some(stamp) = self.stamps.get_mut(id) {
+            self.changes.remove(&stamp.version);
+            stamp.version = self.version;
+            self.changes.insert(self.version, Change::Present(id.to_owned()));
         }
-        self.removals.push_back((version, removal));
     }
 
-    fn leave_everywhere(&mut self, id: &str, group: &str) -> Changed {
-        let mut touched = self.local.leave(id, group);
-        if let Some(stamp) = self.stamps.get_mut(id)
-            && !touched.is_empty()
+    fn note_gone(&mut self, id: &str) {
+        if let Some(stamp) = self.stamps.remove(id) {
+            self.changes.remove(&stamp.version);
+            self.bytes -= stamp.bytes;
+        }
+        self.note_removal(Change::Gone(id.to_owned()));
+    }
+
+    fn note_removal(&mut self, removal: Change) {
+        self.version += 1;
+        self.changes.insert(self.version, removal);
+        self.removals.push_back(self.version);
+        if self.removals.len() > REGISTRY_REMOVALS
+            && let Some(oldest) = self.removals.pop_front()
         {
-            self.version += 1;
-            stamp.version = self.version;
+            self.changes.remove(&oldest);
+            self.forgotten = oldest;
+        }
+    }
+
+    fn leave_everywhere(&mut self, left: &Left) -> Changed {
+        let mut touched = Changed::new();
+        if let Some(changed) = self.local.leave(left) {
+            touched.extend(changed);
+            if self.local.clients.contains_key(&left.client) {
+                self.note_present(&left.client);
+            } else {
+                self.note_gone(&left.client);
+            }
         }
         for remote in self.remote.values_mut() {
-            touched.extend(remote.part.leave(id, group));
+            touched.extend(remote.part.leave(left).unwrap_or_default());
         }
         touched
     }
@@ -587,11 +782,29 @@ mod tests {
         clients.consumer_group(group).map(|g| g.members.keys().cloned().collect()).unwrap_or_default()
     }
 
-    /// Tells `to` what `from` has, as two nodes do; returns the groups that changed.
-    fn tell(from: &Clients, to: &Clients, node: u64, has: &mut u64) -> Vec<String> {
-        let (version, changed) = to.take_news(NodeId(node), from.news_since(*has), Instant::now());
-        *has = version;
+    /// Takes a page in, as the other node does; `has` becomes what it then has. Returns the groups that changed.
+    fn take(to: &Clients, node: u64, news: News, has: &mut Have) -> Vec<String> {
+        let (now, changed) = to.take_news(NodeId(node), news, Instant::now());
+        *has = now;
         changed.into_iter().collect()
+    }
+
+    /// Tells `to` what `from` has, as two nodes do; returns the groups that changed.
+    fn tell(from: &Clients, to: &Clients, node: u64, has: &mut Have) -> Vec<String> {
+        let mut changed = BTreeSet::new();
+        loop {
+            let news = from.news_since(*has);
+            let more = news.more;
+            changed.extend(take(to, node, news, has));
+            if !more {
+                assert_eq!(*has, Have { version: from.version(), copy: 0 });
+                return changed.into_iter().collect();
+            }
+        }
+    }
+
+    fn leave(clients: &Clients, id: &str, role: Role, group: &str) -> Vec<String> {
+        clients.leave(id, [(role, group.to_owned())].into_iter()).into_iter().collect()
     }
 
     #[test]
@@ -635,14 +848,138 @@ mod tests {
     fn the_registry_is_bounded() {
         let clients = Clients::new(1, 1);
         heard(&clients, 1, client("a", &[], 1));
-        assert_eq!(clients.heard(2, client("b", &[], 1), 0, false, Instant::now()), Err(TooManyClients));
+        let refused = |client| clients.heard(2, client, 0, false, Instant::now()).unwrap_err().to_string();
+        assert_eq!(refused(client("b", &[], 1)), "1 clients are connected to this node; no more are taken");
         heard(&clients, 2, client("a", &["g"], 1));
+
+        let mut clients = Clients::new(1, 10);
+        let refused = |client| clients.heard(1, client, 0, false, Instant::now()).unwrap_err().to_string();
+        assert_eq!(
+            refused(client(&"x".repeat(CLIENT_ID_BYTES_MAX + 1), &[], 1)),
+            "a client may have 1024 bytes in its id, this one has 1025"
+        );
+        let names: Vec<String> = (0..CLIENT_GROUPS_MAX).map(|n| format!("g{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert_eq!(refused(client("a", &names, 1)), "a client may have 1024 groups, this one has 1025");
+        assert!(refused(client("a", &[&"g".repeat(256)], 1)).contains("255 bytes in the name of a group"));
+        let subscribed = |count: usize, text: &str| {
+            let mut client = client("a", &["g"], 1);
+            let data = SubscriptionData { sub_string: text.to_owned(), ..SubscriptionData::default() };
+            let all = (0..count).map(|n| (format!("T{n}"), data.clone())).collect();
+            client.consumers.get_mut("g").unwrap().subscriptions = all;
+            client
+        };
+        assert!(
+            refused(subscribed(CLIENT_SUBSCRIPTIONS_MAX + 1, "*"))
+                .contains("4096 subscriptions, this one has")
+        );
+        let long = "x".repeat(CLIENT_BYTES_MAX);
+        assert!(refused(subscribed(1, &long)).contains("1048576 bytes of groups and subscriptions"));
+        assert!(members(&clients, "g").is_empty());
+
+        // All of them together. Who says less, or is gone, leaves room.
+        clients.max_bytes = 2 * subscribed(10, "*").bytes();
+        heard(&clients, 1, subscribed(10, "*"));
+        heard(&clients, 2, Client { id: "b".into(), ..subscribed(10, "*") });
+        let more = || clients.heard(3, client("c", &["g"], 1), 0, false, Instant::now());
+        assert_eq!(more(), Err(Excess::Registry { max: clients.max_bytes }));
+        heard(&clients, 2, Client { id: "b".into(), ..subscribed(2, "*") });
+        assert!(more().is_ok());
+        clients.disconnected(1);
+        heard(&clients, 2, Client { id: "b".into(), ..subscribed(10, "*") });
+        assert_eq!(members(&clients, "g"), ["b", "c"]);
+        for connection in [2, 3] {
+            clients.disconnected(connection);
+        }
+        assert_eq!(clients.lock().bytes, 0);
+    }
+
+    #[test]
+    fn a_client_is_counted_with_its_json() {
+        let odd = "\u{1}\"\\ü".repeat(9);
+        let mut strange = client(&odd, &[&odd, "g"], i64::MIN);
+        strange.version = i32::MIN;
+        for consumer in strange.consumers.values_mut() {
+            let tags = [odd.clone(), String::new(), "a".into()];
+            let data = SubscriptionData {
+                tags_set: tags.into(),
+                code_set: (i32::MIN..i32::MIN + 50).collect(),
+                sub_string: odd.clone(),
+                ..SubscriptionData::default()
+            };
+            consumer.consume_from_where = ConsumeFromWhere::LastOffsetAndFromMinWhenBootFirst;
+            consumer.subscriptions = BTreeMap::from([(odd.clone(), data.clone()), (String::new(), data)]);
+        }
+        for client in [strange, client("", &[""], 1)] {
+            let json = serde_json::to_vec(&client).unwrap().len();
+            assert!(json <= client.bytes(), "{json} and {}", client.bytes());
+        }
+    }
+
+    /// A full heartbeat is asked for until one comes.
+    #[test]
+    fn subscriptions_are_asked_for_until_they_are_here() {
+        let clients = Clients::new(1, 10);
+        let short = || {
+            let mut client = client("a", &["g"], 1);
+            client.consumers.get_mut("g").unwrap().subscriptions.clear();
+            clients.heard(1, client, 7, true, Instant::now()).unwrap().needs_subscriptions
+        };
+        assert!(short() && short());
+        clients.heard(1, client("a", &["g"], 1), 7, false, Instant::now()).unwrap();
+        assert!(!short());
+        leave(&clients, "a", Role::Consumer, "g");
+        assert!(short() && short());
+    }
+
+    #[test]
+    fn roles_are_left_apart() {
+        let (one, two) = (Clients::new(11, 10), Clients::new(22, 10));
+        let (mut has, mut back) = (Have::default(), Have::default());
+        for (clients, connection) in [(&one, 1), (&two, 2)] {
+            heard(clients, connection, client("a", &["p"], 1));
+        }
+        tell(&one, &two, 1, &mut has);
+        tell(&two, &one, 2, &mut back);
+        assert!(leave(&one, "a", Role::Producer, "p").is_empty(), "no consumer has anything to share anew");
+        tell(&one, &two, 1, &mut has);
+        for clients in [&one, &two] {
+            assert!(clients.producers("p").is_empty());
+            assert_eq!(members(clients, "p"), ["a"]);
+        }
+        heard(&one, 1, client("a", &["p"], 1));
+        assert_eq!(leave(&one, "a", Role::Consumer, "p"), ["p"]);
+        tell(&one, &two, 1, &mut has);
+        for clients in [&one, &two] {
+            assert_eq!(clients.producers("p").len(), 1);
+            assert!(members(clients, "p").is_empty());
+        }
+    }
+
+    #[test]
+    fn who_leaves_and_comes_back_is_a_member() {
+        let (one, two) = (Clients::new(11, 10), Clients::new(22, 10));
+        let mut has = Have::default();
+        heard(&one, 1, client("a", &["g", "h"], 1));
+        tell(&one, &two, 1, &mut has);
+        // Both before the next news.
+        leave(&one, "a", Role::Consumer, "g");
+        heard(&one, 1, client("a", &["g", "h"], 1));
+        assert!(tell(&one, &two, 1, &mut has).is_empty());
+        assert_eq!(members(&two, "g"), ["a"]);
+        // The same with all that it had.
+        leave(&one, "a", Role::Consumer, "g");
+        leave(&one, "a", Role::Consumer, "h");
+        leave(&one, "a", Role::Producer, "p");
+        heard(&one, 1, client("a", &["g"], 1));
+        assert_eq!(tell(&one, &two, 1, &mut has), ["h"]);
+        assert_eq!((members(&two, "g"), two.producers("p").len()), (vec!["a".to_owned()], 1));
     }
 
     #[test]
     fn nodes_tell_each_other_what_changed() {
         let (one, two) = (Clients::new(11, 10), Clients::new(22, 10));
-        let (mut has, mut back) = (0, 0);
+        let (mut has, mut back) = (Have::default(), Have::default());
         heard(&one, 1, client("a", &["g"], 1));
         heard(&one, 2, client("b", &["g", "h"], 1));
         assert_eq!(tell(&one, &two, 1, &mut has), ["g", "h"]);
@@ -662,7 +999,7 @@ mod tests {
         assert_eq!((members(&one, "g"), members(&two, "g")), (vec!["b".to_owned()], vec!["b".to_owned()]));
 
         // 35 anywhere is 35 everywhere.
-        two.leave("b", ["g".to_owned()].into_iter());
+        leave(&two, "b", Role::Consumer, "g");
         assert_eq!(tell(&two, &one, 2, &mut back), ["g"]);
         assert!(members(&one, "g").is_empty());
         assert_eq!(members(&one, "h"), ["b"]);
@@ -673,34 +1010,126 @@ mod tests {
     #[test]
     fn a_node_that_restarts_or_falls_silent() {
         let (one, two) = (Clients::new(11, 10), Clients::new(22, 10));
-        let mut has = 0;
+        let mut has = Have::default();
         heard(&one, 1, client("a", &["g"], 1));
         tell(&one, &two, 1, &mut has);
         // Restarted: it knows others, and what it says replaces what was known.
         let one = Clients::new(12, 10);
         heard(&one, 1, client("b", &["g"], 1));
-        let (version, _) = two.take_news(NodeId(1), one.news_since(1), Instant::now());
-        assert_eq!(version, 0, "a difference to what another life said does not fit");
-        has = 0;
+        take(&two, 1, one.news_since(has), &mut has);
+        assert_eq!(has, Have::default(), "a difference to what another life said does not fit");
         assert_eq!(tell(&one, &two, 1, &mut has), ["g"]);
         assert_eq!(members(&two, "g"), ["b"]);
         let later = Instant::now() + REGISTRY_SILENT + Duration::from_millis(1);
         assert_eq!(two.forget_silent(later).len(), 1);
         assert!(members(&two, "g").is_empty());
-        let (version, _) = two.take_news(NodeId(1), one.news_since(has), Instant::now());
-        assert_eq!(version, 0, "everything is wanted again");
+        take(&two, 1, one.news_since(has), &mut has);
+        assert_eq!(has, Have::default(), "everything is wanted again");
     }
 
     #[test]
     fn who_was_behind_too_far_gets_everything() {
-        let one = Clients::new(11, 10);
+        let (one, two) = (Clients::new(11, 10), Clients::new(22, 10));
+        let mut has = Have::default();
         heard(&one, 1, client("stays", &["g"], 1));
-        let old = one.version();
-        for n in 0..=REGISTRY_REMOVALS as u64 {
+        heard(&one, 2, client("goes", &["g"], 1));
+        tell(&one, &two, 1, &mut has);
+        one.disconnected(2);
+        for n in 0..REGISTRY_REMOVALS as u64 {
             heard(&one, 100 + n, client("passes", &["g"], 1));
             one.disconnected(100 + n);
         }
-        assert_eq!(one.news_since(old).since, 0);
-        assert!(one.news_since(one.version()).since > 0);
+        assert_eq!(one.news_since(has).since, 0);
+        assert!(one.news_since(Have { version: one.version(), copy: 0 }).since > 0);
+        assert_eq!(tell(&one, &two, 1, &mut has), ["g"]);
+        assert_eq!(members(&two, "g"), ["stays"]);
+    }
+
+    /// Twenty clients, a..t, on a node whose pages hold three.
+    fn paged() -> Clients {
+        let mut clients = Clients::new(11, 100);
+        clients.page_bytes = client("a", &["g"], 1).bytes() * 7 / 2;
+        for (n, id) in ('a'..='t').enumerate() {
+            heard(&clients, n as u64, client(&id.to_string(), &["g"], 1));
+        }
+        clients
+    }
+
+    #[test]
+    fn a_copy_comes_in_pages() {
+        let (one, two) = (paged(), Clients::new(22, 10));
+        let mut has = Have::default();
+        let mut pages = 0;
+        loop {
+            let news = one.news_since(has);
+            let more = news.more;
+            assert!(news.present.len() <= 3);
+            take(&two, 1, news, &mut has);
+            pages += 1;
+            if !more {
+                break;
+            }
+        }
+        assert_eq!((pages, members(&two, "g").len()), (7, 20));
+        // A difference comes in pages as well.
+        for n in 0..20 {
+            let id = char::from(b'a' + n).to_string();
+            heard(&one, n.into(), client(&id, &["g", "h"], 1));
+        }
+        one.disconnected(3);
+        let first = one.news_since(has);
+        assert!(first.more && first.since > 0 && first.copy == 0);
+        assert_eq!(tell(&one, &two, 1, &mut has), ["g", "h"]);
+        assert_eq!((members(&two, "g").len(), members(&two, "h").len()), (19, 19));
+        // A client that alone is more than a page is a page.
+        let names: Vec<String> = (0..50).map(|n| format!("g{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        heard(&one, 77, client("large", &names, 1));
+        tell(&one, &two, 1, &mut has);
+        assert_eq!(members(&two, "g49"), ["large"]);
+    }
+
+    #[test]
+    fn a_copy_drops_nobody_before_its_end_and_all_others_then() {
+        let two = Clients::new(22, 10);
+        let mut has = Have::default();
+        let before = Clients::new(10, 10);
+        heard(&before, 1, client("t", &["g"], 1));
+        heard(&before, 2, client("x", &["g"], 1));
+        tell(&before, &two, 1, &mut has);
+        // Another life of the node: `t` is in its last page, `x` in none.
+        let one = paged();
+        take(&two, 1, one.news_since(has), &mut has);
+        take(&two, 1, one.news_since(has), &mut has);
+        assert_eq!(members(&two, "g"), ["a", "b", "c", "t", "x"]);
+        // Meanwhile one that was named goes, one is new, and a late page comes again.
+        let late = one.news_since(Have::default());
+        one.disconnected(0);
+        heard(&one, 99, client("new", &["g"], 1));
+        take(&two, 1, one.news_since(has), &mut has);
+        let ahead = has;
+        take(&two, 1, late, &mut has);
+        assert_eq!(has, ahead, "it brings nothing");
+        tell(&one, &two, 1, &mut has);
+        let all = members(&two, "g");
+        assert_eq!(all.len(), 20);
+        assert!(!all.contains(&"a".to_owned()) && all.contains(&"new".to_owned()));
+        assert!(all.contains(&"t".to_owned()) && !all.contains(&"x".to_owned()));
+    }
+
+    /// A starting node asks for everything and is told it at the same time.
+    #[test]
+    fn a_copy_may_come_by_two_ways_at_once() {
+        let (one, two) = (paged(), Clients::new(22, 10));
+        let (mut asked, mut told) = (Have::default(), Have::default());
+        for n in 0..20 {
+            take(&two, 1, one.news_since(asked), &mut asked);
+            one.disconnected(n);
+            take(&two, 1, one.news_since(told), &mut told);
+            heard(&one, 100 + n, client(&format!("z{n:02}"), &["g"], 1));
+        }
+        tell(&one, &two, 1, &mut told);
+        assert_eq!(members(&two, "g"), members(&one, "g"));
+        assert_eq!(members(&two, "g").len(), 20);
     }
 }

@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
-
-use crate::limits::Limits;
+use crate::limits::{Limits, SEGMENT_BYTES, SEGMENT_BYTES_STEP};
+use crate::state::limits::QUEUES_PER_TOPIC_MAX;
 
 /// The broker role of one process.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerConfig {
     /// The cluster that clients and nameservers see; peers of another cluster are refused.
     pub cluster: String,
@@ -55,8 +53,7 @@ impl Default for BrokerConfig {
 }
 
 /// One group: a RocketMQ brokerName, a Raft group, a directory, listeners of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupConfig {
     /// The brokerName.
     pub name: String,
@@ -68,8 +65,8 @@ pub struct GroupConfig {
     pub listen: SocketAddr,
     /// A second listener with the same answers, on port − 2 (RocketMQ's VIP channel).
     pub vip: bool,
-    /// `host:port` of this node that clients are told; the listener's own address unless set. No other node of the
-    /// group may have the same: nameservers know a broker by it.
+    /// `host:port` of this node that clients are told, a name or an IP address; the listener's own address unless set.
+    /// No other node of the group may have the same: nameservers know a broker by it.
     pub advertise: Option<String>,
     /// `host:port` that clients are told for whoever leads; the leader's own [`advertise`](Self::advertise) unless
     /// set. The same on every node: an address that reaches any live one (a virtual IP, a Service, a balancer), so
@@ -132,79 +129,187 @@ impl GroupConfig {
     }
 }
 
+/// What a configuration does wrong: the path of the key, and the rule. A path is as `groups.0.listen` or
+/// `limits.frame_bytes`: names of fields, and places in lists from 0.
+type Broken = (String, String);
+
 impl BrokerConfig {
-    /// The first rule that the configuration breaks: the key, and what is wrong with it.
-    pub fn check(&self) -> Result<(), (String, String)> {
-        let fail = |key: &str, rule: String| Err((key.to_owned(), rule));
-        if let Err(error) = wire::validate_topic(&self.cluster) {
-            // The cluster's name is also a topic's.
-            return fail("cluster", error.to_string());
-        }
-        if !self.peers.is_empty() && !self.peers.contains_key(&self.node) {
-            return fail("peers", format!("node {} itself is missing", self.node));
-        }
-        if let Some(rule) = self.limits.contradiction() {
-            return fail("limits", rule);
-        }
+    /// The first rule that the configuration breaks: the path of the key, as `groups.0.listen`, and the rule.
+    pub fn check(&self) -> Result<(), Broken> {
+        self.check_beside(&[])
+    }
+
+    /// The same, in a process that listens on other sockets too, each with the key that says so. That there is a group
+    /// is asked when everything outside groups is good: a process without any is no broker, but has the same rules.
+    pub fn check_beside(&self, others: &[(&str, SocketAddr)]) -> Result<(), Broken> {
+        self.check_node()?;
         if self.groups.is_empty() {
-            return fail("groups", "a broker has at least one group".into());
+            return Err(("groups".into(), "a broker has at least one group".into()));
         }
         let mut names = BTreeSet::new();
-        let mut sockets = BTreeSet::from([self.peer_listen]);
-        for group in &self.groups {
-            let key = format!("groups.{}", group.name);
-            if let Err(error) = wire::validate_topic(&group.name) {
-                return fail(&key, error.to_string());
-            }
-            if group.name.contains(['|', '%']) {
-                return fail(&key, "a group's name is a directory's name as well: no | and no %".into());
-            }
+        for (n, group) in self.groups.iter().enumerate() {
+            let broken = |(key, rule): (&str, String)| (format!("groups.{n}.{key}"), rule);
+            group.check(self.node, &self.peers).map_err(broken)?;
             if !names.insert(&group.name) {
-                return fail(&key, "is there twice".into());
+                return Err(broken(("name", format!("two groups are called {}", group.name))));
             }
-            if !group.voters.contains(&self.node) {
-                return fail(&key, format!("node {} is not among the voters {:?}", self.node, group.voters));
+        }
+        self.check_sockets(others)
+    }
+
+    /// What is not about one group.
+    fn check_node(&self) -> Result<(), Broken> {
+        let broken = |key: &str, rule: &str| Err((key.to_owned(), rule.to_owned()));
+        name(&self.cluster).map_err(|rule| ("cluster".to_owned(), rule))?;
+        if self.node == 0 {
+            return broken("node", NODES_FROM);
+        }
+        if !self.peers.is_empty() && !self.peers.contains_key(&self.node) {
+            return broken("peers", &format!("must name this node, {}, like every other", self.node));
+        }
+        let mut addresses = BTreeMap::new();
+        for (node, address) in &self.peers {
+            let key = format!("peers.{node}");
+            if *node == 0 {
+                return broken(&key, NODES_FROM);
             }
-            if group.voters.iter().collect::<BTreeSet<_>>().len() != group.voters.len() {
-                return fail(&key, format!("a voter is there twice in {:?}", group.voters));
+            if let Err(rule) = reachable(address) {
+                return broken(&key, &rule);
             }
-            let unknown = |voter: &&u64| **voter != self.node && !self.peers.contains_key(voter);
-            if let Some(voter) = group.voters.iter().find(unknown) {
-                return fail(&key, format!("voter {voter} has no address in peers"));
+            if let Some(other) = addresses.insert(address, node) {
+                return broken(&key, &format!("node {other} has this address already"));
             }
-            if group.preferred_leader.is_some_and(|node| !group.voters.contains(&node)) {
-                return fail(&key, "preferred_leader is not a voter".into());
-            }
+        }
+        for (n, address) in self.nameservers.iter().enumerate() {
+            reachable(address).map_err(|rule| (format!("nameservers.{n}"), rule))?;
+        }
+        self.limits.check().map_err(|(key, rule)| (format!("limits.{key}"), rule))
+    }
+
+    /// That no two listeners want the same port.
+    fn check_sockets(&self, others: &[(&str, SocketAddr)]) -> Result<(), Broken> {
+        // Key, who it is, and the socket, in the order in which they have a claim.
+        let mut sockets: Vec<(String, String, SocketAddr)> =
+            others.iter().map(|(key, socket)| ((*key).to_owned(), (*key).to_owned(), *socket)).collect();
+        sockets.push(("peer_listen".into(), "peer_listen".into(), self.peer_listen));
+        for (n, group) in self.groups.iter().enumerate() {
             for socket in std::iter::once(group.listen).chain(group.vip_listen()) {
-                if socket.port() != 0 && !sockets.insert(socket) {
-                    return fail(&key, format!("{socket} is listened on twice"));
-                }
+                sockets.push((format!("groups.{n}.listen"), format!("group {}", group.name), socket));
             }
-            if group.segment_bytes < 16 << 20 {
-                return fail(
-                    &key,
-                    "segment_bytes is below 16 MiB, so the largest frame might not fit".into(),
-                );
-            }
-            let (min, max) = group.election_ms;
-            if group.heartbeat_ms == 0 || group.heartbeat_ms * 2 > min || min >= max {
-                return fail(
-                    &key,
-                    "needs heartbeat_ms > 0, 2 × heartbeat_ms ≤ election_ms[0] < election_ms[1]".into(),
-                );
-            }
-            if group.permission > 6 || group.permission & 1 != 0 {
-                return fail(
-                    &key,
-                    format!("permission is {}, not a sum of 4 (read) and 2 (write)", group.permission),
-                );
-            }
-            if group.default_topic_queues == 0 {
-                return fail(&key, "default_topic_queues is 0".into());
+        }
+        for (n, (key, who, socket)) in sockets.iter().enumerate() {
+            let everywhere = |socket: &SocketAddr| socket.ip().is_unspecified();
+            let clash = sockets[..n].iter().find(|(_, _, other)| {
+                // Port 0 is the kernel's choice, for tests.
+                let same_ip = other.ip() == socket.ip() || everywhere(other) || everywhere(socket);
+                socket.port() != 0 && other.port() == socket.port() && same_ip
+            });
+            if let Some((_, other, at)) = clash {
+                let rule = format!("port clash: {other} listens on {at}, {who} on {socket}");
+                return Err((key.clone(), rule));
             }
         }
         Ok(())
     }
+}
+
+impl GroupConfig {
+    /// The first rule that the group breaks on this node: the field, and the rule.
+    fn check(&self, node: u64, peers: &BTreeMap<u64, String>) -> Result<(), (&'static str, String)> {
+        let broken = |key: &'static str, rule: &str| Err((key, rule.to_owned()));
+        name(&self.name).map_err(|rule| ("name", rule))?;
+        if self.vip && matches!(self.listen.port(), 1 | 2) {
+            return broken("listen", "port − 2 is listened on too: from 3");
+        }
+        match &self.advertise {
+            Some(address) => reachable(address).map_err(|rule| ("advertise", rule))?,
+            None if self.listen.ip().is_unspecified() => {
+                return broken(
+                    "advertise",
+                    &format!("must be set: clients cannot connect to {}", self.listen),
+                );
+            }
+            None => {}
+        }
+        if let Some(address) = &self.advertise_leader {
+            reachable(address).map_err(|rule| ("advertise_leader", rule))?;
+            if *address == self.advertised() && self.voters.len() > 1 {
+                let rule = "must differ from this node's own address: nodes of a group that register one address \
+                            displace each other";
+                return broken("advertise_leader", rule);
+            }
+        }
+        if !self.voters.contains(&node) {
+            let rule = format!("node {node} does not vote: leave the group out of its configuration");
+            return broken("voters", &rule);
+        }
+        if self.voters.iter().collect::<BTreeSet<_>>().len() != self.voters.len() {
+            return broken("voters", &format!("a voter is there twice in {:?}", self.voters));
+        }
+        if let Some(voter) = self.voters.iter().find(|voter| **voter != node && !peers.contains_key(voter)) {
+            return broken("voters", &format!("voter {voter} has no address in peers"));
+        }
+        if self.preferred_leader.is_some_and(|node| !self.voters.contains(&node)) {
+            return broken("preferred_leader", "must be a voter of the group");
+        }
+        if !SEGMENT_BYTES.contains(&self.segment_bytes)
+            || !self.segment_bytes.is_multiple_of(SEGMENT_BYTES_STEP)
+        {
+            let (least, most) = (SEGMENT_BYTES.start() >> 20, SEGMENT_BYTES.end() >> 20);
+            let rule = format!("must be {least} to {most} MiB, a multiple of {SEGMENT_BYTES_STEP} bytes");
+            return broken("segment_bytes", &rule);
+        }
+        let (min, max) = self.election_ms;
+        if self.heartbeat_ms == 0 || self.heartbeat_ms * 2 > min || min >= max {
+            let rule = "must keep 0 < heartbeat_ms, 2 × heartbeat_ms ≤ election_ms.0 < election_ms.1";
+            return broken("election_ms", rule);
+        }
+        if self.permission > 6 || self.permission & 1 != 0 {
+            return broken(
+                "permission",
+                &format!("must be a sum of 4 (read) and 2 (write), not {}", self.permission),
+            );
+        }
+        if !(1..=QUEUES_PER_TOPIC_MAX).contains(&self.default_topic_queues) {
+            let rule = format!("must be 1 to {QUEUES_PER_TOPIC_MAX}, not {}", self.default_topic_queues);
+            return broken("default_topic_queues", &rule);
+        }
+        Ok(())
+    }
+}
+
+const NODES_FROM: &str = "node ids start at 1";
+
+/// The names of the cluster and of its groups are names of topics too, and a group's is that of a directory.
+fn name(name: &str) -> Result<(), String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > wire::TOPIC_LEN_MAX || !name.chars().all(legal) {
+        return Err(format!(
+            "must be 1 to {} letters, digits, '_' or '-', not {name:?}",
+            wire::TOPIC_LEN_MAX
+        ));
+    }
+    Ok(())
+}
+
+/// `host:port` at which others are to reach somebody.
+fn reachable(address: &str) -> Result<(), String> {
+    let socket = address.parse::<SocketAddr>().ok();
+    if socket.is_some_and(|socket| socket.ip().is_unspecified()) {
+        return Err(format!("nobody can connect to {address}, which is every address of a machine"));
+    }
+    let is_name = |host: &str| {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        !host.is_empty() && host.chars().all(legal)
+    };
+    let is_port = |port: &str| {
+        port.chars().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    let parts = address.rsplit_once(':');
+    if !parts.is_some_and(|(host, port)| is_port(port) && (socket.is_some() || is_name(host))) {
+        return Err(format!("must be HOST:PORT, as 10.0.0.1:10911, not {address:?}"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -228,22 +333,66 @@ mod tests {
             config.check().unwrap_err().0
         };
         assert_eq!(broken(|c| c.cluster = "a b".into()), "cluster");
+        assert_eq!(broken(|c| c.node = 0), "node");
         assert_eq!(broken(|c| c.node = 4), "peers");
+        assert_eq!(broken(|c| drop(c.peers.insert(0, "127.0.0.1:1".into()))), "peers.0");
+        assert_eq!(broken(|c| drop(c.peers.insert(2, "127.0.0.1".into()))), "peers.2");
+        assert_eq!(broken(|c| drop(c.peers.insert(3, c.peers[&2].clone()))), "peers.3");
+        assert_eq!(broken(|c| c.nameservers = vec!["n:1".into(), "n".into()]), "nameservers.1");
         assert_eq!(broken(|c| c.groups.clear()), "groups");
-        assert_eq!(broken(|c| c.limits.frame_bytes = 1), "limits");
-        for change in [
-            (|c: &mut BrokerConfig| c.groups[0].voters = vec![2, 3]) as fn(&mut BrokerConfig),
-            |c| c.groups[0].voters = vec![1, 2, 9],
-            |c| c.groups[0].voters = vec![1, 1],
-            |c| c.groups[0].preferred_leader = Some(7),
-            |c| c.groups[0].listen = c.peer_listen,
-            |c| c.groups[0].segment_bytes = 1 << 20,
-            |c| c.groups[0].election_ms = (50, 60),
-            |c| c.groups[0].permission = 7,
-            |c| c.groups.push(c.groups[0].clone()),
-        ] {
-            assert_eq!(broken(change), "groups.broker-a");
+        assert_eq!(broken(|c| c.limits.frame_bytes = 1), "limits.frame_bytes");
+        assert_eq!(broken(|c| c.groups.push(c.groups[0].clone())), "groups.1.name");
+        let clash = |c: &mut BrokerConfig| {
+            c.groups.push(GroupConfig { name: "b".into(), ..c.groups[0].clone() });
+            c.groups[1].listen.set_port(10913);
+        };
+        assert_eq!(broken(clash), "groups.1.listen");
+    }
+
+    #[test]
+    fn rules_of_a_group_name_the_key() {
+        let broken = |change: fn(&mut GroupConfig)| {
+            let mut config = config();
+            change(&mut config.groups[0]);
+            let (path, _) = config.check().unwrap_err();
+            path.strip_prefix("groups.0.").unwrap().to_owned()
+        };
+        assert_eq!(broken(|g| g.name = "a/b".into()), "name");
+        assert_eq!(broken(|g| g.listen.set_port(2)), "listen");
+        assert_eq!(broken(|g| g.listen.set_port(10920)), "listen");
+        assert_eq!(broken(|g| g.listen.set_ip([0, 0, 0, 0].into())), "advertise");
+        assert_eq!(broken(|g| g.advertise = Some("0.0.0.0:10911".into())), "advertise");
+        assert_eq!(broken(|g| g.advertise_leader = Some(g.listen.to_string())), "advertise_leader");
+        assert_eq!(broken(|g| g.voters = vec![2, 3]), "voters");
+        assert_eq!(broken(|g| g.voters = vec![1, 2, 9]), "voters");
+        assert_eq!(broken(|g| g.voters = vec![1, 1]), "voters");
+        assert_eq!(broken(|g| g.preferred_leader = Some(7)), "preferred_leader");
+        assert_eq!(broken(|g| g.segment_bytes = 1 << 20), "segment_bytes");
+        assert_eq!(broken(|g| g.segment_bytes = 2 << 30), "segment_bytes");
+        assert_eq!(broken(|g| g.segment_bytes = (16 << 20) + 512), "segment_bytes");
+        assert_eq!(broken(|g| g.election_ms = (50, 60)), "election_ms");
+        assert_eq!(broken(|g| g.permission = 7), "permission");
+        assert_eq!(broken(|g| g.default_topic_queues = 0), "default_topic_queues");
+    }
+
+    #[test]
+    fn what_others_can_connect_to() {
+        for good in ["10.0.0.1:1", "[::1]:80", "broker-1.example:10911", "a_b:65535"] {
+            assert_eq!(reachable(good), Ok(()), "{good}");
         }
+        for bad in ["", "a", ":1", "a:", "a:0", "a:65536", "a:+1", "a b:1", "a/b:1", "10.0.0.1:0", "[::]:1"] {
+            assert!(reachable(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn another_listener_of_the_process_counts() {
+        let clash = config().check_beside(&[("other", SocketAddr::from(([0, 0, 0, 0], 10909)))]).unwrap_err();
+        assert_eq!(clash.0, "groups.0.listen");
+        assert!(
+            clash.1.contains("other listens on 0.0.0.0:10909, group broker-a on 127.0.0.1:10909"),
+            "{clash:?}"
+        );
     }
 
     #[test]

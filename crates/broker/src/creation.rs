@@ -2,7 +2,6 @@
 //! group of the cluster, so that the topic survives the loss of one leader (clients.md 4).
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -21,10 +20,18 @@ use crate::state::{Command, TopicConfig};
 
 /// Topics of one group that are being created, and the sends that wait for them, in their order.
 pub(crate) struct Creations {
-    waiting: Mutex<HashMap<String, Vec<Call>>>,
+    waiting: Mutex<Waiting>,
     /// How many topics are being created: so that an ordinary send need not look.
     count: AtomicUsize,
+    /// Of sends that wait, and so of topics: each has a task, and a command that everything behind it waits for.
     max: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    topics: HashMap<String, Vec<Call>>,
+    /// Sends of all topics.
+    calls: usize,
 }
 
 /// What [`Creations::join`] did with a send.
@@ -45,14 +52,15 @@ impl Creations {
             return Join::No(call);
         }
         let mut waiting = lock(&self.waiting);
-        let total: usize = waiting.values().map(Vec::len).sum();
-        let Some(calls) = send::topic_of(&call).and_then(|topic| waiting.get_mut(topic)) else {
+        let is_full = waiting.calls >= self.max;
+        let Some(calls) = send::topic_of(&call).and_then(|topic| waiting.topics.get_mut(topic)) else {
             return Join::No(call);
         };
-        if total >= self.max {
+        if is_full {
             return Join::Full(call);
         }
         calls.push(call);
+        waiting.calls += 1;
         Join::Waits
     }
 
@@ -60,11 +68,19 @@ impl Creations {
     pub(crate) fn create(&self, hosted: &Arc<Hosted>, config: TopicConfig, call: Call) {
         {
             let mut waiting = lock(&self.waiting);
-            match waiting.entry(config.name.clone()) {
-                Entry::Occupied(mut calls) => return calls.get_mut().push(call),
-                Entry::Vacant(calls) => calls.insert(vec![call]),
-            };
-            self.count.store(waiting.len(), Ordering::Release);
+            let is_new = !waiting.topics.contains_key(&config.name);
+            // A topic whose sends are being let go has none that waits.
+            if waiting.calls >= self.max || (is_new && waiting.topics.len() >= self.max) {
+                drop(waiting);
+                let remark = "too many sends wait for their topic".into();
+                return hosted.fail(call, Error::Overloaded(remark));
+            }
+            waiting.topics.entry(config.name.clone()).or_default().push(call);
+            waiting.calls += 1;
+            self.count.store(waiting.topics.len(), Ordering::Release);
+            if !is_new {
+                return;
+            }
         }
         let hosted = hosted.clone();
         tokio::spawn(async move {
@@ -90,12 +106,13 @@ impl Creations {
         loop {
             let calls = {
                 let mut waiting = lock(&self.waiting);
-                let calls = waiting.get_mut(topic).map(std::mem::take).unwrap_or_default();
+                let calls = waiting.topics.get_mut(topic).map(std::mem::take).unwrap_or_default();
                 if calls.is_empty() {
-                    waiting.remove(topic);
-                    self.count.store(waiting.len(), Ordering::Release);
+                    waiting.topics.remove(topic);
+                    self.count.store(waiting.topics.len(), Ordering::Release);
                     return;
                 }
+                waiting.calls -= calls.len();
                 calls
             };
             for call in calls {

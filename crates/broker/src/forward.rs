@@ -84,7 +84,7 @@ struct ForwardReply {
 
 #[derive(Clone, PartialEq, Message)]
 struct Outcome {
-    #[prost(oneof = "OutcomeKind", tags = "1, 2, 3")]
+    #[prost(oneof = "OutcomeKind", tags = "1, 2, 3, 4")]
     kind: Option<OutcomeKind>,
 }
 
@@ -97,6 +97,24 @@ enum OutcomeKind {
     NotHere(Leader),
     #[prost(string, tag = "3")]
     Unknown(String),
+    /// Definitely not done, and another try would not help.
+    #[prost(message, tag = "4")]
+    Refused(Refused),
+}
+
+/// A response code and its remark.
+#[derive(Clone, PartialEq, Message)]
+struct Refused {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    remark: String,
+}
+
+impl From<Refused> for Error {
+    fn from(Refused { code, remark }: Refused) -> Error {
+        Error::refused(ResponseCode(code), remark)
+    }
 }
 
 /// 0: nobody known.
@@ -238,6 +256,7 @@ async fn ask(
                         Err(Error::NotLeader { leader: hint.get() })
                     }
                     Some(OutcomeKind::Unknown(why)) => Err(Error::Unknown(why)),
+                    Some(OutcomeKind::Refused(refused)) => Err(refused.into()),
                     None => Err(Error::Unknown("an empty outcome".into())),
                 });
             Ok(outcomes.collect())
@@ -275,6 +294,7 @@ pub(crate) async fn propose_at(
         }
         Some(OutcomeKind::NotHere(hint)) => Err(Error::NotLeader { leader: hint.get() }),
         Some(OutcomeKind::Unknown(why)) => Err(Error::Unknown(why)),
+        Some(OutcomeKind::Refused(refused)) => Err(refused.into()),
         None => Err(Error::Unknown("an unreadable reply".into())),
     }
 }
@@ -354,7 +374,11 @@ async fn answer(node: Arc<Node>, from: NodeId, service: Service, payload: Bytes)
                 Ok(reply) => OutcomeKind::Answer(reply.encode_to_vec().into()),
                 Err(Error::NotLeader { leader }) => OutcomeKind::NotHere(Leader::new(leader)),
                 Err(error) if error.may_retry() => OutcomeKind::NotHere(Leader::new(None)),
-                Err(error) => OutcomeKind::Unknown(error.to_string()),
+                Err(Error::Unknown(why)) => OutcomeKind::Unknown(why),
+                Err(error) => {
+                    let (code, remark) = error.answer();
+                    OutcomeKind::Refused(Refused { code: code.get(), remark })
+                }
             };
             Ok(Outcome { kind: Some(kind) }.encode_to_vec().into())
         }
@@ -377,7 +401,7 @@ async fn answer(node: Arc<Node>, from: NodeId, service: Service, payload: Bytes)
             Ok(Bytes::new())
         }
         NEWS => registry::take_news(&node, from, &payload),
-        EVERYTHING => registry::everything(&node),
+        EVERYTHING => registry::everything(&node, payload),
         RELAY => registry::relay_here(&node, payload).await,
         Service(other) => Err(format!("service {other} is not known here")),
     }

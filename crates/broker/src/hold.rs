@@ -1,14 +1,18 @@
 //! Long polling: pulls that found nothing wait here, at the node where they arrived, for a message that they want.
 //!
 //! ```text
-//! topic ─▶ queue ─▶ [ (pull, seen up to, until) … ]      one list per group; count bounded
+//! topic ─▶ queue ─▶ [ number: (pull, seen up to, until) … ]      one list per group; count bounded
 //! ```
 //!
 //! A held pull leaves in one of three ways: a message that passes its filter was applied here (`wake`), its time is
 //! over (`expired`), or the node stops (`close`). The list decides nothing about the answer: the pull is executed once
 //! more, with holding disallowed.
+//!
+//! `apply` asks the list about every queue that it has brought messages to, so its lock is held for look-ups only: what
+//! a pull wants is judged without it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -24,15 +28,27 @@ pub(crate) struct Held<P> {
 
 pub(crate) struct HoldList<P> {
     inner: Mutex<Inner<P>>,
+    /// How many wait. Changed under the lock, and before whoever holds a pull looks at the tables once more: `apply`,
+    /// which asks after it has changed them, finds the pull here, or the pull finds the message there.
+    count: AtomicUsize,
     max: usize,
 }
 
 struct Inner<P> {
-    topics: HashMap<Arc<str>, HashMap<QueueId, Vec<Held<P>>>>,
-    count: usize,
+    topics: HashMap<Arc<str>, Queues<P>>,
+    /// The number of the next pull.
+    next: u64,
     /// No pull's time is over before that.
     earliest: Option<Instant>,
     closed: bool,
+}
+
+/// The pulls of a topic, by queue, in the order of their numbers.
+type Queues<P> = HashMap<QueueId, Vec<Numbered<P>>>;
+
+struct Numbered<P> {
+    number: u64,
+    held: Held<P>,
 }
 
 /// Why a pull cannot be held; it comes back to be answered.
@@ -44,10 +60,8 @@ pub(crate) enum NotHeld<P> {
 
 impl<P> HoldList<P> {
     pub(crate) fn new(max: usize) -> HoldList<P> {
-        HoldList {
-            inner: Mutex::new(Inner { topics: HashMap::new(), count: 0, earliest: None, closed: false }),
-            max,
-        }
+        let inner = Inner { topics: HashMap::new(), next: 0, earliest: None, closed: false };
+        HoldList { inner: Mutex::new(inner), count: AtomicUsize::new(0), max }
     }
 
     pub(crate) fn hold(&self, topic: &Arc<str>, queue: QueueId, held: Held<P>) -> Result<(), NotHeld<P>> {
@@ -55,19 +69,21 @@ impl<P> HoldList<P> {
         if inner.closed {
             return Err(NotHeld::Closed(held));
         }
-        if inner.count >= self.max {
+        if self.count() >= self.max {
             return Err(NotHeld::Full(held));
         }
-        inner.count += 1;
+        self.count.fetch_add(1, Ordering::Release);
         inner.earliest = Some(inner.earliest.map_or(held.until, |earliest| earliest.min(held.until)));
-        inner.topics.entry(topic.clone()).or_default().entry(queue).or_default().push(held);
+        let number = inner.next;
+        inner.next += 1;
+        let queues = inner.topics.entry(topic.clone()).or_default();
+        queues.entry(queue).or_default().push(Numbered { number, held });
         Ok(())
     }
 
     /// Whether anybody waits for this queue: what `apply` asks before it makes a note.
     pub(crate) fn awaits(&self, topic: &str, queue: QueueId) -> bool {
-        let inner = self.lock();
-        inner.count > 0 && inner.topics.get(topic).is_some_and(|queues| queues.contains_key(&queue))
+        self.count() > 0 && self.lock().topics.get(topic).is_some_and(|queues| queues.contains_key(&queue))
     }
 
     /// The queues for which somebody waits.
@@ -77,17 +93,43 @@ impl<P> HoldList<P> {
 
     /// How many pulls wait.
     pub(crate) fn count(&self) -> usize {
-        self.lock().count
+        self.count.load(Ordering::Acquire)
     }
 
-    /// Takes out the pulls of a queue that `wanted` says yes to. It may raise `seen` of those that stay.
-    pub(crate) fn wake(
+    /// Takes out the pulls of a queue for which there is something below `next`. Of each that has not seen that far
+    /// `is_wanted` is asked, without the lock: it gets what the pull has seen and what `wish` says of it. Those for which
+    /// it says no have then seen everything below `next`.
+    pub(crate) fn wake<W>(
         &self,
         topic: &str,
         queue: QueueId,
-        mut wanted: impl FnMut(&mut Held<P>) -> bool,
+        next: QueueOffset,
+        wish: impl Fn(&P) -> W,
+        mut is_wanted: impl FnMut(QueueOffset, W) -> bool,
     ) -> Vec<Held<P>> {
-        self.lock().extract(topic, queue, &mut wanted)
+        let candidates: Vec<(u64, QueueOffset, W)> = {
+            let inner = self.lock();
+            let waiting = inner.topics.get(topic).and_then(|queues| queues.get(&queue));
+            let behind = waiting.into_iter().flatten().filter(|waits| waits.held.seen < next);
+            behind.map(|waits| (waits.number, waits.held.seen, wish(&waits.held.pull))).collect()
+        };
+        let verdicts: Vec<(u64, bool)> =
+            candidates.into_iter().map(|(number, seen, wish)| (number, is_wanted(seen, wish))).collect();
+        if verdicts.is_empty() {
+            return Vec::new();
+        }
+        let mut inner = self.lock();
+        self.take_of(&mut inner, topic, queue, &mut |waits: &mut Numbered<P>| {
+            match verdicts.binary_search_by_key(&waits.number, |(number, _)| *number) {
+                Ok(at) if verdicts[at].1 => true,
+                Ok(_) => {
+                    waits.held.seen = waits.held.seen.max(next);
+                    false
+                }
+                // It came meanwhile, and whoever held it looks after it.
+                Err(_) => false,
+            }
+        })
     }
 
     /// Takes out the pulls whose time is over.
@@ -96,9 +138,10 @@ impl<P> HoldList<P> {
         if inner.earliest.is_none_or(|earliest| now < earliest) {
             return Vec::new();
         }
-        let expired = inner.take(|held| held.until <= now);
+        let expired = self.take(&mut inner, |waits| waits.held.until <= now);
         let waiting = inner.topics.values().flat_map(HashMap::values).flatten();
-        inner.earliest = waiting.map(|held| held.until).min();
+        let earliest = waiting.map(|waits| waits.held.until).min();
+        inner.earliest = earliest;
         expired
     }
 
@@ -106,7 +149,32 @@ impl<P> HoldList<P> {
     pub(crate) fn close(&self) -> Vec<Held<P>> {
         let mut inner = self.lock();
         inner.closed = true;
-        inner.take(|_| true)
+        self.take(&mut inner, |_| true)
+    }
+
+    fn take(&self, inner: &mut Inner<P>, mut leaves: impl FnMut(&mut Numbered<P>) -> bool) -> Vec<Held<P>> {
+        let keys = inner.queues();
+        keys.iter().flat_map(|(topic, queue)| self.take_of(inner, topic, *queue, &mut leaves)).collect()
+    }
+
+    fn take_of(
+        &self,
+        inner: &mut Inner<P>,
+        topic: &str,
+        queue: QueueId,
+        leaves: &mut impl FnMut(&mut Numbered<P>) -> bool,
+    ) -> Vec<Held<P>> {
+        let Some(queues) = inner.topics.get_mut(topic) else { return Vec::new() };
+        let Some(waiting) = queues.get_mut(&queue) else { return Vec::new() };
+        let out: Vec<_> = waiting.extract_if(.., leaves).map(|waits| waits.held).collect();
+        if waiting.is_empty() {
+            queues.remove(&queue);
+        }
+        if queues.is_empty() {
+            inner.topics.remove(topic);
+        }
+        self.count.fetch_sub(out.len(), Ordering::Release);
+        out
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner<P>> {
@@ -119,30 +187,6 @@ impl<P> Inner<P> {
         let all =
             self.topics.iter().flat_map(|(topic, queues)| queues.keys().map(|queue| (topic.clone(), *queue)));
         all.collect()
-    }
-
-    fn take(&mut self, mut leaves: impl FnMut(&mut Held<P>) -> bool) -> Vec<Held<P>> {
-        let keys = self.queues();
-        keys.iter().flat_map(|(topic, queue)| self.extract(topic, *queue, &mut leaves)).collect()
-    }
-
-    fn extract(
-        &mut self,
-        topic: &str,
-        queue: QueueId,
-        leaves: &mut impl FnMut(&mut Held<P>) -> bool,
-    ) -> Vec<Held<P>> {
-        let Some(queues) = self.topics.get_mut(topic) else { return Vec::new() };
-        let Some(waiting) = queues.get_mut(&queue) else { return Vec::new() };
-        let out: Vec<_> = waiting.extract_if(.., leaves).collect();
-        self.count -= out.len();
-        if waiting.is_empty() {
-            queues.remove(&queue);
-        }
-        if queues.is_empty() {
-            self.topics.remove(topic);
-        }
-        out
     }
 }
 
@@ -160,24 +204,79 @@ mod tests {
         held.iter().map(|h| h.pull).collect()
     }
 
+    /// Wakes the pulls of T/0 of these names.
+    fn wake(list: &HoldList<&'static str>, next: u64, wanted: &[&str]) -> Vec<&'static str> {
+        let woken =
+            list.wake("T", QueueId(0), QueueOffset(next), |name| *name, |_, name| wanted.contains(&name));
+        names(&woken)
+    }
+
     #[test]
     fn wakes_only_the_queue_and_only_who_wants() {
         let now = Instant::now();
         let list = HoldList::new(8);
         let topic: Arc<str> = "T".into();
+        assert!(!list.awaits("T", QueueId(0)));
         for (name, queue, seen) in [("a", 0, 5), ("b", 0, 7), ("c", 1, 5)] {
             assert!(list.hold(&topic, QueueId(queue), held(name, seen, now)).is_ok());
         }
         assert!(
             list.awaits("T", QueueId(0)) && !list.awaits("T", QueueId(2)) && !list.awaits("U", QueueId(0))
         );
-        let woken = list.wake("T", QueueId(0), |h| h.seen < QueueOffset(6));
-        assert_eq!(names(&woken), ["a"]);
-        assert_eq!(list.queues().len(), 2);
-        assert_eq!(names(&list.wake("T", QueueId(0), |_| true)), ["b"]);
+        assert!(wake(&list, 5, &["a", "b", "c"]).is_empty(), "they have seen everything below 5");
+        assert_eq!(wake(&list, 6, &["a", "b", "c"]), ["a"]);
+        assert_eq!((list.queues().len(), list.count()), (2, 2));
+        assert!(wake(&list, 9, &[]).is_empty());
+        assert!(wake(&list, 9, &["b"]).is_empty(), "it was found not to want what is below 9");
+        assert_eq!(wake(&list, 10, &["b"]), ["b"]);
         assert!(!list.awaits("T", QueueId(0)));
         assert_eq!(names(&list.close()), ["c"]);
+        assert_eq!(list.count(), 0);
         assert!(matches!(list.hold(&topic, QueueId(0), held("d", 0, now)), Err(NotHeld::Closed(_))));
+    }
+
+    #[test]
+    fn others_use_the_list_while_one_judges() {
+        let now = Instant::now();
+        let list = HoldList::new(8);
+        let topic: Arc<str> = "T".into();
+        for (name, until) in [("a", now), ("b", now + Duration::from_secs(9)), ("c", now)] {
+            assert!(list.hold(&topic, QueueId(0), held(name, 0, until)).is_ok());
+        }
+        let mut expired = Vec::new();
+        let woken = list.wake(
+            "T",
+            QueueId(0),
+            QueueOffset(1),
+            |name| *name,
+            |seen, name| {
+                assert_eq!(seen, QueueOffset(0));
+                if name == "a" {
+                    // `apply` asks, another pull comes, and the time of some is over.
+                    assert!(list.awaits("T", QueueId(0)));
+                    assert!(list.hold(&topic, QueueId(0), held("d", 0, now)).is_ok());
+                    expired = list.expired(now);
+                }
+                true
+            },
+        );
+        assert_eq!(names(&expired), ["a", "c", "d"]);
+        assert_eq!(names(&woken), ["b"], "each leaves once");
+        assert_eq!(list.count(), 0);
+    }
+
+    #[test]
+    fn who_comes_while_one_judges_has_seen_nothing_of_it() {
+        let now = Instant::now();
+        let list = HoldList::new(8);
+        let topic: Arc<str> = "T".into();
+        assert!(list.hold(&topic, QueueId(0), held("a", 0, now)).is_ok());
+        let judge = |_, _| {
+            assert!(list.hold(&topic, QueueId(0), held("b", 0, now)).is_ok());
+            false
+        };
+        assert!(list.wake("T", QueueId(0), QueueOffset(1), |name| *name, judge).is_empty());
+        assert_eq!(wake(&list, 1, &["a", "b"]), ["b"]);
     }
 
     #[test]

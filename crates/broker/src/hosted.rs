@@ -34,7 +34,7 @@ use crate::forward;
 use crate::handlers::pull::{HeldPull, Served};
 use crate::handlers::step::{self, Step};
 use crate::hold::HoldList;
-use crate::limits::{FORWARD_BATCH, FORWARD_BATCH_BYTES, PARK, PARK_RETRY};
+use crate::limits::{ADMIN_SCANS, FORWARD_BATCH, FORWARD_BATCH_BYTES, PARK, PARK_RETRY};
 use crate::park::{Admission, Park};
 use crate::requests::{self, Action, Class, Row};
 use crate::service::{Node, wall_clock_ms};
@@ -62,12 +62,14 @@ pub(crate) struct Hosted {
     pub(crate) served: Served,
     pub(crate) commits: Mutex<CommitMerger>,
     pub(crate) commit_added: Notify,
-    /// Held while merged commits are proposed.
-    pub(crate) commit_turn: tokio::sync::Mutex<()>,
+    /// Told whenever a batch of commits is decided.
+    pub(crate) commit_decided: Notify,
     pub(crate) creations: Creations,
     /// Consumer groups whose creation is under way.
     creating_groups: Mutex<HashSet<String>>,
     pub(crate) cold_reads: Arc<Semaphore>,
+    /// Scans that administrators ask for, which may read much: they never take the turn of a consumer's read.
+    pub(crate) admin_scans: Arc<Semaphore>,
     /// Rises when the nameservers are to hear of a change.
     pub(crate) registration: watch::Sender<u64>,
     /// The change that every reachable nameserver has heard of.
@@ -135,10 +137,11 @@ impl Hosted {
             served: Served::default(),
             commits: Mutex::new(CommitMerger::new()),
             commit_added: Notify::new(),
-            commit_turn: tokio::sync::Mutex::default(),
+            commit_decided: Notify::new(),
             creations: Creations::new(limits.waiting_for_topic),
             creating_groups: Mutex::default(),
             cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
+            admin_scans: Arc::new(Semaphore::new(ADMIN_SCANS)),
             registration: watch::Sender::new(0),
             registered: watch::Sender::new(0),
             misdirected_ms: AtomicU64::new(0),
@@ -308,8 +311,8 @@ impl Hosted {
         });
     }
 
-    /// Works an answer out. What has to be current is read after a barrier, and not waited for longer than its client
-    /// does: a leader without a majority cannot know.
+    /// Works an answer out. What has to be current is read after a barrier, which is not waited for longer than its
+    /// client does: a leader without a majority cannot know.
     async fn in_time<T>(
         &self,
         class: Class,
@@ -319,12 +322,10 @@ impl Hosted {
         if class != Class::Current {
             return work.await;
         }
-        let current = async {
-            self.served_here()?.group.read_barrier().await?;
-            work.await
-        };
-        let late = tokio::time::timeout_at(call.deadline.into(), current).await;
-        late.unwrap_or(Err(Error::NotLeader { leader: None }))
+        let barrier = async { Ok(self.served_here()?.group.read_barrier().await?) };
+        let passed = tokio::time::timeout_at(call.deadline.into(), barrier).await;
+        passed.unwrap_or(Err(Error::NotLeader { leader: None }))?;
+        work.await
     }
 
     fn finish(self: &Arc<Self>, call: Call, result: Result<RemotingCommand, Error>) {
@@ -373,25 +374,41 @@ impl Hosted {
     /// passed on in batches, one under way at a time.
     pub(crate) async fn keep_park(self: Arc<Self>) {
         let mut standing = self.standing.subscribe();
-        let mut under_way: Option<JoinHandle<()>> = None;
+        let mut under_way: Option<(NodeId, JoinHandle<()>)> = None;
+        // Kept from turn to turn: on a far link an answer takes longer than a turn.
+        let mut scout = Box::pin(self.clone().scout());
         // What a leader refused is not thrown at it again at once.
         let mut pause_until = Instant::now();
         loop {
             self.park.take_expired(Instant::now()).into_iter().for_each(expire);
             let refused = self.park.first(|call| call.tried) == Some(true);
-            match self.toward() {
+            let is_paused = refused && Instant::now() < pause_until;
+            let toward = self.toward();
+            if let Some((asked, _)) = &under_way
+                && toward != Toward::Node(*asked)
+            {
+                // It was sent to a node that does not lead any more, which may never answer; its calls end by their
+                // own deadlines. What waits here was not sent and need not wait for that.
+                under_way = None;
+            }
+            match toward {
                 Toward::Nobody => {}
-                Toward::Here => self.park.dispatch(|call| match requests::row_of(call.code()) {
-                    Some(row) => self.route(row, call),
-                    None => call.give_up(),
-                }),
-                Toward::Node(_) if under_way.is_some() || (refused && Instant::now() < pause_until) => {}
+                Toward::Here | Toward::Node(_) if is_paused => {}
+                Toward::Here => {
+                    self.park.dispatch(|call| match requests::row_of(call.code()) {
+                        Some(row) => self.route(row, call),
+                        None => call.give_up(),
+                    });
+                    pause_until = Instant::now() + PARK_RETRY;
+                }
+                Toward::Node(_) if under_way.is_some() => {}
                 Toward::Node(leader) => {
-                    let batch = self.park.take_front(FORWARD_BATCH, FORWARD_BATCH_BYTES);
+                    let batch =
+                        self.pass_on(leader, self.park.take_front(FORWARD_BATCH, FORWARD_BATCH_BYTES));
                     if !batch.is_empty() {
                         let hosted = self.clone();
-                        under_way =
-                            Some(tokio::spawn(async move { forward::batch(&hosted, leader, batch).await }));
+                        let batch = async move { forward::batch(&hosted, leader, batch).await };
+                        under_way = Some((leader, tokio::spawn(batch)));
                         pause_until = Instant::now() + PARK_RETRY;
                     }
                 }
@@ -401,20 +418,37 @@ impl Hosted {
                 _ = standing.changed() => pause_until = Instant::now(),
                 () = finished(&mut under_way) => under_way = None,
                 () = self.park.arrived(), if !waits => {}
-                () = self.scout(), if waits => {}
+                () = &mut scout, if waits => scout = Box::pin(self.clone().scout()),
                 () = tokio::time::sleep(PARK_RETRY), if waits => {}
             }
         }
     }
 
-    /// While this node's replica does not run, the others know who leads.
-    async fn scout(&self) {
-        if self.serving().is_some_and(|serving| !role_is_over(&serving.group)) {
-            return std::future::pending().await;
+    /// What of the parked calls goes to the leader in one batch. The others do not belong there: what another node has
+    /// passed on is passed on once only, and a question's answer may be large and its order does not count.
+    fn pass_on(self: &Arc<Self>, leader: NodeId, calls: Vec<Call>) -> Vec<Call> {
+        let mut batch = Vec::with_capacity(calls.len());
+        for call in calls {
+            if call.is_forwarded() {
+                call.not_here(Some(leader));
+            } else if requests::row_of(call.code()).is_some_and(|row| row.class == Class::Log) {
+                batch.push(call);
+            } else {
+                forward::alone(self, leader, call);
+            }
         }
-        match forward::who_leads(self).await {
-            Some(leader) => self.take_hint(Some(leader)),
-            None => std::future::pending().await,
+        batch
+    }
+
+    /// Returns when another node has said who leads; only while this node's own replica does not know.
+    async fn scout(self: Arc<Self>) {
+        loop {
+            if self.serving().is_none_or(|serving| role_is_over(&serving.group))
+                && let Some(leader) = forward::who_leads(&self).await
+            {
+                return self.take_hint(Some(leader));
+            }
+            tokio::time::sleep(PARK_RETRY).await;
         }
     }
 
@@ -517,10 +551,10 @@ impl Hosted {
 }
 
 /// Waits for the batch that is under way; for ever when there is none.
-async fn finished(under_way: &mut Option<JoinHandle<()>>) {
+async fn finished(under_way: &mut Option<(NodeId, JoinHandle<()>)>) {
     match under_way {
         // A batch that panicked has dropped its calls, which tells their clients.
-        Some(batch) => drop(batch.await),
+        Some((_, batch)) => drop(batch.await),
         None => std::future::pending().await,
     }
 }

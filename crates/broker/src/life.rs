@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use replica::{GroupConfig, Host, NodeId, OpenError, Outcome, StateMachine, TransferError};
 use store::index::{Frames, IndexedLog, QueueIndex};
-use store::{Frame, Log, LogIndex, LogItem, StoreError, TablesMeta};
+use store::{Frame, Log, LogItem, StoreError, TablesMeta};
 use wire::{LogPosition, QueueId, QueueOffset};
 
 use crate::forward;
@@ -24,34 +24,22 @@ use crate::state::{Advance, BootstrapOptions, Hooks, State};
 struct Applied {
     state: Arc<State>,
     index: QueueIndex,
-    log: Log,
-    /// Index of the next entry that the queue index wants.
-    next: AtomicU64,
     checkpoint: Arc<AtomicU64>,
-}
-
-impl Applied {
-    /// The queue index wants every entry in order; blank and membership entries end in `replica`. They have just been
-    /// appended or read, so they are in memory.
-    fn pass_others(&self, before: LogIndex) {
-        let next = self.next.swap(before.0 + 1, Ordering::Relaxed);
-        if next < before.0 {
-            let others = self.log.read_in_memory(LogIndex(next), before, usize::MAX);
-            others.iter().flatten().for_each(|frame| self.index.skip(frame));
-        }
-    }
 }
 
 impl StateMachine for Applied {
     fn apply(&self, frame: &Frame) -> Outcome {
         let outcome = self.state.apply(frame);
-        self.pass_others(frame.id().index);
         match outcome {
             // No index points to it (log.md 4).
             Outcome::Void => self.index.skip(frame),
             Outcome::Messages | Outcome::Command(_) => self.index.add(frame),
         }
         outcome
+    }
+
+    fn pass(&self, frame: &Frame) {
+        self.index.skip(frame);
     }
 
     fn next_offset(&self, topic: &str, queue: QueueId) -> Option<QueueOffset> {
@@ -99,12 +87,10 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
         let opened = opener.open_group(config)?;
         let state = &recovering.state;
         let mut checkpoint = LogPosition(0);
-        let mut next = opened.log().state().first_index;
         if let Some((at, tables)) = opened.checkpoint() {
             let unreadable = |reason| OpenError::Group { group: recovering.name().to_owned(), reason };
             state.restore(tables, at).map_err(unreadable)?;
             checkpoint = at.end;
-            next = LogIndex(at.last.index.0 + 1);
         }
         let log = opened.log();
         let indexed = IndexedLog {
@@ -119,21 +105,16 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
             &|from| Ok(frames(log, from)),
             &|index| state.is_void(index),
         )?;
-        Ok::<_, OpenError>((opened, index, next, checkpoint))
+        Ok::<_, OpenError>((opened, index, checkpoint))
     });
-    let (opened, index, next, checkpoint) = recovered.await.map_err(|error| OpenError::Group {
+    let (opened, index, checkpoint) = recovered.await.map_err(|error| OpenError::Group {
         group: hosted.name().to_owned(),
         reason: format!("recovery was interrupted: {error}"),
     })??;
     hosted.state.set_hooks(hooks(hosted));
     let checkpoint = Arc::new(AtomicU64::new(checkpoint.0));
-    let tables = Applied {
-        state: hosted.state.clone(),
-        index: index.clone(),
-        log: opened.log().clone(),
-        next: AtomicU64::new(next.0),
-        checkpoint: checkpoint.clone(),
-    };
+    let tables =
+        Applied { state: hosted.state.clone(), index: index.clone(), checkpoint: checkpoint.clone() };
     let group = host.start_group(opened, Arc::new(tables)).await?;
     let log = group.log().clone();
     hosted.serve(Serving { group, log, index, checkpoint });
@@ -275,10 +256,7 @@ impl Hosted {
     /// Hands leadership to another voter; what waits unproposed is proposed first.
     pub(crate) async fn hand_over(&self, serving: &Serving, to: NodeId) -> Result<(), TransferError> {
         offset::flush_commits(self).await;
-        // Its future holds a lock guard and so cannot move between threads.
-        let (group, runtime) = (serving.group.clone(), tokio::runtime::Handle::current());
-        let transfer = tokio::task::spawn_blocking(move || runtime.block_on(group.transfer_leadership(to)));
-        transfer.await.unwrap_or(Err(TransferError::Stopped))
+        serving.group.transfer_leadership(to).await
     }
 }
 

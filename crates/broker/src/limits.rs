@@ -1,112 +1,154 @@
 //! Every limit of this crate, with the assertions that hold between them. What an operator may want to change is in
 //! [`Limits`] and has its default here; the rest follows from what stock clients do (docs: clients.md, log.md).
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use serde::Deserialize;
+macro_rules! limits {
+    ($( $(#[$doc:meta])* $key:ident = $default:expr, in $range:expr; )*) => {
+        /// What one node takes on before it refuses, per process unless said otherwise. The names of the fields are the
+        /// keys that an operator sets.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Limits {
+            $( $(#[$doc])* pub $key: usize, )*
+        }
 
-/// What one node takes on before it refuses, per process unless said otherwise.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Open client connections of one group, and of one address.
-    pub connections: usize,
-    pub connections_per_ip: usize,
-    /// The largest frame a client may send, length word included.
-    pub frame_bytes: usize,
-    /// Bytes of requests of one connection that are read and not answered; reading stops beyond them.
-    pub connection_bytes_in_flight: usize,
-    /// The same for all connections together.
-    pub bytes_in_flight: usize,
-    /// Bytes of answers that all clients together leave unread; beyond them slow readers are reset.
-    pub bytes_unread: usize,
-    /// The largest message body (RocketMQ's `maxMessageSize`).
-    pub message_bytes: usize,
-    /// Messages of one pull that lie in memory, and of one that has to read the disk (RocketMQ's
-    /// `maxTransferCountOnMessageInMemory` and `-InDisk`), and their bytes.
-    pub pull_messages_in_memory: usize,
-    pub pull_messages_on_disk: usize,
-    pub pull_bytes_in_memory: usize,
-    pub pull_bytes_on_disk: usize,
-    /// Held pulls of one group.
-    pub held_pulls: usize,
-    /// Requests of one group that wait for a leader.
-    pub parked_requests: usize,
-    /// Bytes of those requests.
-    pub parked_bytes: usize,
-    /// Requests that wait for the creation of their topic, per group.
-    pub waiting_for_topic: usize,
-    /// Clients in the registry of this node.
-    pub clients: usize,
-    /// Reads of cold pages at the same time, per group.
-    pub cold_reads: usize,
+        impl Default for Limits {
+            fn default() -> Limits {
+                Limits { $($key: $default,)* }
+            }
+        }
+
+        impl Limits {
+            /// Every limit by name, in the order of the table.
+            pub fn table(&self) -> Vec<(&'static str, usize)> {
+                vec![$((stringify!($key), self.$key),)*]
+            }
+
+            /// Sets a limit by its name. Whether the value will do is for [`Limits::check`] to say, once all are set.
+            pub fn set(&mut self, key: &str, value: usize) -> Result<(), String> {
+                match key {
+                    $(stringify!($key) => self.$key = value,)*
+                    _ => {
+                        let names: Vec<&str> = self.table().into_iter().map(|(name, _)| name).collect();
+                        return Err(format!("no such limit; there are {}", names.join(", ")));
+                    }
+                }
+                Ok(())
+            }
+
+            fn in_range(&self) -> Result<(), (&'static str, String)> {
+                $(
+                    let range: RangeInclusive<usize> = $range;
+                    if !range.contains(&self.$key) {
+                        let rule = format!("must be {} to {}, not {}", range.start(), range.end(), self.$key);
+                        return Err((stringify!($key), rule));
+                    }
+                )*
+                Ok(())
+            }
+        }
+    };
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            connections: 20_000,
-            connections_per_ip: 10_000,
-            frame_bytes: 8 << 20,
-            connection_bytes_in_flight: 16 << 20,
-            bytes_in_flight: 256 << 20,
-            bytes_unread: 512 << 20,
-            message_bytes: 4 << 20,
-            pull_messages_in_memory: 32,
-            pull_messages_on_disk: 8,
-            pull_bytes_in_memory: 256 << 10,
-            pull_bytes_on_disk: 64 << 10,
-            held_pulls: 100_000,
-            parked_requests: 20_000,
-            parked_bytes: 32 << 20,
-            waiting_for_topic: 4_096,
-            clients: 50_000,
-            cold_reads: 8,
-        }
-    }
+limits! {
+    /// Open client connections of one group.
+    connections = 20_000, in 1..=COUNT_MAX;
+    /// Those of one client address.
+    connections_per_ip = 10_000, in 1..=COUNT_MAX;
+    /// The largest frame a client may send, length word included.
+    frame_bytes = 8 << 20, in RECORD_OVERHEAD_BYTES..=FRAME_BYTES_MAX;
+    /// The largest message body (RocketMQ's `maxMessageSize`).
+    message_bytes = 4 << 20, in 1..=FRAME_BYTES_MAX;
+    /// Bytes of requests of one connection that are read and not answered; reading stops beyond them.
+    in_flight_bytes_per_connection = 16 << 20, in 1..=BYTES_MAX;
+    /// The same for all connections together.
+    in_flight_bytes = 256 << 20, in 1..=BYTES_MAX;
+    /// Bytes of answers that all clients together leave unread; beyond them slow readers are reset.
+    unread_bytes = 512 << 20, in FRAME_BYTES_MAX..=BYTES_MAX;
+    /// Messages of one pull that lie in memory (RocketMQ's `maxTransferCountOnMessageInMemory`), and their bytes.
+    pull_messages_in_memory = 32, in 1..=COUNT_MAX;
+    pull_bytes_in_memory = 256 << 10, in 1..=FRAME_BYTES_MAX;
+    /// Messages of one pull that has to read the disk (`maxTransferCountOnMessageInDisk`), and their bytes.
+    pull_messages_on_disk = 8, in 1..=COUNT_MAX;
+    pull_bytes_on_disk = 64 << 10, in 1..=FRAME_BYTES_MAX;
+    /// Held pulls of one group.
+    held_pulls = 100_000, in 1..=COUNT_MAX;
+    /// Requests of one group that wait for a leader.
+    parked_requests = 20_000, in 1..=COUNT_MAX;
+    /// Bytes of those requests.
+    parked_bytes = 32 << 20, in 1..=BYTES_MAX;
+    /// Requests that wait for the creation of their topic, per group.
+    waiting_for_topic = 4_096, in 1..=COUNT_MAX;
+    /// Clients in the registry of this node.
+    clients = 50_000, in 1..=COUNT_MAX;
+    /// Reads of cold pages at the same time, per group.
+    cold_reads = 8, in 1..=1024;
 }
 
 impl Limits {
-    /// The limit that contradicts another one, as a sentence; `None` when they fit each other.
-    pub fn contradiction(&self) -> Option<String> {
+    /// The first limit that is out of its range or contradicts another one, and the rule that it breaks.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        self.in_range()?;
+        let default = Limits::default();
+        // Of two that contradict each other, the one to name is the one that somebody wrote.
+        let named = |key: &'static str, is_default: bool, other: &'static str| {
+            if is_default { other } else { key }
+        };
         if self.message_bytes + RECORD_OVERHEAD_BYTES > self.frame_bytes {
-            return Some(format!(
-                "message_bytes ({}) plus {RECORD_OVERHEAD_BYTES} bytes of properties does not fit frame_bytes ({})",
-                self.message_bytes, self.frame_bytes
-            ));
-        }
-        if self.frame_bytes > FRAME_BYTES_MAX {
-            return Some(format!("frame_bytes is above {FRAME_BYTES_MAX}, the largest entry of the log"));
-        }
-        if self.frame_bytes > self.connection_bytes_in_flight {
-            return Some(
-                "frame_bytes is above connection_bytes_in_flight: such a frame could never be read".into(),
+            let key = named("frame_bytes", self.frame_bytes == default.frame_bytes, "message_bytes");
+            let rule = format!(
+                "frame_bytes ({}) must hold message_bytes ({}) and {RECORD_OVERHEAD_BYTES} bytes of properties",
+                self.frame_bytes, self.message_bytes
             );
+            return Err((key, rule));
         }
-        if self.connection_bytes_in_flight > self.bytes_in_flight {
-            return Some("connection_bytes_in_flight is above bytes_in_flight".into());
+        if self.in_flight_bytes_per_connection < self.frame_bytes {
+            let rule =
+                format!("must be frame_bytes ({}) at least: a frame could never be read", self.frame_bytes);
+            return Err(("in_flight_bytes_per_connection", rule));
         }
-        if self.frame_bytes > self.parked_bytes {
-            return Some(
-                "frame_bytes is above parked_bytes: such a frame could never wait for a leader".into(),
+        if self.in_flight_bytes < self.in_flight_bytes_per_connection {
+            let is_default = self.in_flight_bytes == default.in_flight_bytes;
+            let rule = format!(
+                "in_flight_bytes ({}) must be in_flight_bytes_per_connection ({}) at least",
+                self.in_flight_bytes, self.in_flight_bytes_per_connection
             );
+            return Err((named("in_flight_bytes", is_default, "in_flight_bytes_per_connection"), rule));
         }
-        None
+        if self.parked_bytes < self.frame_bytes {
+            let rule = format!(
+                "must be frame_bytes ({}) at least: a frame could never wait for a leader",
+                self.frame_bytes
+            );
+            return Err(("parked_bytes", rule));
+        }
+        Ok(())
     }
 }
 
+/// Beyond these a number in a configuration is a slip of the pen.
+const COUNT_MAX: usize = 10_000_000;
+const BYTES_MAX: usize = 1 << 40;
 /// A client frame becomes at most one entry, and an entry has at most 8 MiB (log.md 19).
 const FRAME_BYTES_MAX: usize = 8 << 20;
 /// What a record may have beyond its body: properties of 32 KiB, names, hosts (RocketMQ allows 64 KiB).
 const RECORD_OVERHEAD_BYTES: usize = 64 << 10;
+
+/// Bytes of a group's segments: the largest frame fits the smallest, and RocketMQ's are the largest that anybody needs.
+pub(crate) const SEGMENT_BYTES: RangeInclusive<u64> = store::limits::SEGMENT_SIZE_MIN..=1 << 30;
+/// They are a multiple of this: files are allocated by pages.
+pub(crate) const SEGMENT_BYTES_STEP: u64 = 4096;
 
 /// How long after its arrival a request may wait for a leader. A stock client gives a send 3 s for all attempts, so
 /// what remains must be enough for one more (clients.md 2).
 pub(crate) const PARK: Duration = Duration::from_millis(2200);
 /// How often parked requests are tried again when the role says that there is a leader and the leader said no.
 pub(crate) const PARK_RETRY: Duration = Duration::from_millis(20);
+/// Scans for administrators of one group at a time.
+pub(crate) const ADMIN_SCANS: usize = 2;
 /// Requests that one forwarding call carries.
-pub(crate) const FORWARD_BATCH: usize = 256;
+pub(crate) const FORWARD_BATCH: usize = 1024;
 /// Bytes that one forwarding call carries, unless one request alone has more.
 pub(crate) const FORWARD_BATCH_BYTES: usize = 1 << 20;
 
@@ -178,15 +220,68 @@ const _: () = assert!(REGISTRY_PULSE.as_millis() * 2 < REGISTRY_SILENT.as_millis
 const _: () =
     assert!(DRAIN_QUIET.as_secs() < DRAIN_MIN.as_secs() && DRAIN_MIN.as_secs() < DRAIN_MAX.as_secs());
 
+/// What one client may be in the registry: bytes of its id, its groups in both roles, bytes of a group's name (as
+/// RocketMQ's clients allow), its subscriptions in all groups, and bytes of all that. Far above what stock clients say.
+pub(crate) const CLIENT_ID_BYTES_MAX: usize = 1024;
+pub(crate) const CLIENT_GROUPS_MAX: usize = 1024;
+pub(crate) const CLIENT_GROUP_BYTES_MAX: usize = 255;
+pub(crate) const CLIENT_SUBSCRIPTIONS_MAX: usize = 4096;
+pub(crate) const CLIENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of all clients of this node, which every other node has in memory too: 5 KiB for each of 50,000.
+pub(crate) const REGISTRY_BYTES_MAX: usize = 256 << 20;
+/// Bytes of the registry that one message to another node tells, at most.
+pub(crate) const REGISTRY_PAGE_BYTES: usize = 4 << 20;
+
+// A removal is smaller than a client may be, even if each of its characters becomes six in JSON.
+const _: () = assert!(6 * (CLIENT_ID_BYTES_MAX + CLIENT_GROUP_BYTES_MAX) < CLIENT_BYTES_MAX);
+// So each change fits a page, and a page, with the names of its own fields, a message.
+const _: () = assert!(
+    CLIENT_BYTES_MAX <= REGISTRY_PAGE_BYTES && REGISTRY_PAGE_BYTES + 1024 < replica::PEER_MESSAGE_BYTES
+);
+const _: () = assert!(REGISTRY_PAGE_BYTES <= REGISTRY_BYTES_MAX);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn defaults_fit_each_other() {
-        assert_eq!(Limits::default().contradiction(), None);
-        assert!(Limits { frame_bytes: 1 << 20, ..Limits::default() }.contradiction().is_some());
-        assert!(Limits { parked_bytes: 1 << 20, ..Limits::default() }.contradiction().is_some());
-        assert!(Limits { frame_bytes: 64 << 20, ..Limits::default() }.contradiction().is_some());
+    fn limits_that_do_not_fit_are_named() {
+        let broken = |changes: &[(&str, usize)]| {
+            let mut limits = Limits::default();
+            for (key, value) in changes {
+                limits.set(key, *value).unwrap();
+            }
+            limits.check().err().map(|(key, _)| key)
+        };
+        assert_eq!(broken(&[]), None);
+        assert_eq!(broken(&[("connections", 0)]), Some("connections"));
+        assert_eq!(broken(&[("frame_bytes", 64 << 20)]), Some("frame_bytes"));
+        assert_eq!(broken(&[("frame_bytes", 1 << 20)]), Some("frame_bytes"));
+        assert_eq!(broken(&[("message_bytes", 8 << 20)]), Some("message_bytes"));
+        assert_eq!(broken(&[("message_bytes", usize::MAX)]), Some("message_bytes"));
+        assert_eq!(
+            broken(&[("in_flight_bytes_per_connection", 4 << 20)]),
+            Some("in_flight_bytes_per_connection")
+        );
+        assert_eq!(
+            broken(&[("in_flight_bytes_per_connection", 1 << 30)]),
+            Some("in_flight_bytes_per_connection")
+        );
+        assert_eq!(broken(&[("in_flight_bytes", 15 << 20)]), Some("in_flight_bytes"));
+        assert_eq!(broken(&[("parked_bytes", 1 << 20)]), Some("parked_bytes"));
+        assert_eq!(
+            broken(&[("frame_bytes", 1 << 20), ("message_bytes", 1 << 10), ("parked_bytes", 1 << 20)]),
+            None
+        );
+    }
+
+    #[test]
+    fn limits_have_names() {
+        let mut limits = Limits::default();
+        for (n, (key, _)) in Limits::default().table().into_iter().enumerate() {
+            limits.set(key, n).unwrap();
+        }
+        assert!(limits.table().into_iter().map(|(_, value)| value).eq(0..limits.table().len()));
+        assert!(limits.set("bytes", 1).unwrap_err().contains("frame_bytes"));
     }
 }

@@ -10,20 +10,13 @@ use prost::Message;
 use replica::{NodeId, Peers};
 use wire::{ConsumerGroupRequest, FRAME_BYTES_MAX, RemotingCommand, RequestCode, ResponseCode, decode_frame};
 
-use crate::clients::{Changed, ConnectionId, News};
+use crate::clients::{Changed, ConnectionId, Have, News};
 use crate::errors::Error;
 use crate::forward::{EVERYTHING, NEWS, RELAY};
 use crate::limits::{
     CLIENT_CALL, CLIENT_SCAN, REGISTRY_COLLECT, REGISTRY_FETCH, REGISTRY_PULSE, REGISTRY_SILENT,
 };
 use crate::service::Node;
-
-/// The version of the sender's part that the receiver now has.
-#[derive(Clone, Copy, PartialEq, Message)]
-struct Have {
-    #[prost(uint64, tag = "1")]
-    version: u64,
-}
 
 #[derive(Clone, PartialEq, Message)]
 struct RelayRequest {
@@ -48,15 +41,19 @@ pub(crate) fn start(node: &Arc<Node>, peers: &Peers) {
 /// Tells one node the news, and once a second that there is none.
 async fn tell(node: Arc<Node>, peers: Peers, peer: NodeId) {
     let mut changes = node.client_changes.subscribe();
-    let mut has = 0;
+    let mut has = Have::default();
     loop {
         changes.mark_unchanged();
         let news = node.clients.news_since(has);
+        let expected = Have { version: news.version, copy: if news.more { news.copy } else { 0 } };
         let payload = serde_json::to_vec(&news).map(Bytes::from).unwrap_or_default();
         let reply = peers.call(peer, NEWS, payload, Instant::now() + REGISTRY_SILENT).await;
-        has = reply.ok().and_then(|reply| Have::decode(reply).ok()).map_or(0, |have| have.version);
-        if has == 0 && news.since > 0 {
-            // It has lost what it had: everything, at once.
+        // Who does not answer may have taken it or not, and says so when it is heard of again.
+        let heard = reply.ok().and_then(|reply| Have::decode(reply).ok());
+        has = heard.unwrap_or(has);
+        if heard.is_some_and(|heard| news.more || heard != expected) {
+            // The next page, or what it has lost: nothing is waited for.
+            tokio::time::sleep(REGISTRY_COLLECT).await;
             continue;
         }
         tokio::select! {
@@ -72,12 +69,13 @@ async fn fetch(node: Arc<Node>, peers: Peers) {
     let asked = peers.others().map(|peer| {
         let (node, peers) = (node.clone(), peers.clone());
         async move {
+            let mut has = Have::default();
             while Instant::now() < until {
-                match peers.call(peer, EVERYTHING, Bytes::new(), until).await {
-                    Ok(payload) => {
-                        take(&node, peer, &payload);
-                        return;
-                    }
+                match peers.call(peer, EVERYTHING, has.encode_to_vec().into(), until).await {
+                    Ok(page) => match take(&node, peer, &page) {
+                        Some((now, true)) => has = now,
+                        Some((_, false)) | None => return,
+                    },
                     Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
             }
@@ -103,19 +101,25 @@ async fn expire(node: Arc<Node>) {
 }
 
 pub(crate) fn take_news(node: &Arc<Node>, from: NodeId, payload: &Bytes) -> Result<Bytes, String> {
-    let version = take(node, from, payload).ok_or("unreadable news")?;
-    Ok(Have { version }.encode_to_vec().into())
+    let (has, _) = take(node, from, payload).ok_or("unreadable news")?;
+    Ok(has.encode_to_vec().into())
 }
 
-fn take(node: &Arc<Node>, from: NodeId, payload: &[u8]) -> Option<u64> {
+/// Takes a page of news. Returns how far the sender's part is here now, and whether the sender has more of it; `None`: it
+/// cannot be read.
+fn take(node: &Arc<Node>, from: NodeId, payload: &[u8]) -> Option<(Have, bool)> {
     let news: News = serde_json::from_slice(payload).ok()?;
-    let (version, changed) = node.clients.take_news(from, news, Instant::now());
-    node.notify(changed);
-    Some(version)
+    let more = news.more;
+    let (has, changed) = node.clients.take_news(from, news, Instant::now());
+    // Who left elsewhere has left here.
+    node.clients_changed(changed);
+    Some((has, more))
 }
 
-pub(crate) fn everything(node: &Arc<Node>) -> Result<Bytes, String> {
-    serde_json::to_vec(&node.clients.news_since(0)).map(Bytes::from).map_err(|error| error.to_string())
+/// A page of this node's part, for a node that starts.
+pub(crate) fn everything(node: &Arc<Node>, payload: Bytes) -> Result<Bytes, String> {
+    let has = Have::decode(payload).map_err(|error| error.to_string())?;
+    serde_json::to_vec(&node.clients.news_since(has)).map(Bytes::from).map_err(|error| error.to_string())
 }
 
 impl Node {

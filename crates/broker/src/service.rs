@@ -4,7 +4,9 @@
 //! each log is recovered and its group joins. Stop: leadership is handed over, clients are given time to hear of it,
 //! what is held or in flight is answered, then the connections close, then the logs.
 //!
-//! Locks here are leaves: each is held for one look-up or change and never across a wait.
+//! Locks here are leaves: each is held for one look-up or change and never across a wait. The one exception is a group's
+//! `commits`: under it the tables are read and the proposer's queue is pushed to, so that commits keep their order;
+//! nothing takes them the other way round.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -367,12 +369,12 @@ fn server_config(config: &BrokerConfig) -> ServerConfig {
     ServerConfig {
         connection: ConnectionConfig {
             frame_bytes_max: limits.frame_bytes,
-            in_flight_bytes_max: limits.connection_bytes_in_flight,
+            in_flight_bytes_max: limits.in_flight_bytes_per_connection,
             ..ConnectionConfig::default()
         },
         connections_max: limits.connections,
         connections_per_ip_max: limits.connections_per_ip,
-        budget: Arc::new(Budget::new(limits.bytes_in_flight, limits.bytes_unread)),
+        budget: Arc::new(Budget::new(limits.in_flight_bytes, limits.unread_bytes)),
         ..ServerConfig::default()
     }
 }

@@ -242,7 +242,7 @@ async fn produce(load: Load) -> anyhow::Result<()> {
     tokio::time::sleep_until(schedule.measure_from.into()).await;
     let before = usage(&load.common.pids)?;
     let measured_from = Instant::now();
-    tokio::time::sleep_until(schedule.end.into()).await;
+    wait_until(schedule.end, &load.common).await;
     let after = usage(&load.common.pids)?;
     let elapsed = measured_from.elapsed();
     let mut figures = Figures { messages: 0, failed: 0, elapsed, latency: histogram()?, before, after };
@@ -260,6 +260,21 @@ async fn produce(load: Load) -> anyhow::Result<()> {
     );
     figures.print(&what, &load.common);
     Ok(())
+}
+
+/// Waits for the end of the measurement and shows how far it is, on a terminal.
+async fn wait_until(end: Instant, common: &Common) {
+    let total = common.seconds.ceil() as u64;
+    let bar = crate::progress::bar(Some(total), "measuring, seconds");
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        bar.set_position(total.saturating_sub(left.as_secs_f64().ceil() as u64));
+        tokio::time::sleep(left.min(Duration::from_millis(100))).await;
+    }
+    bar.finish_and_clear();
 }
 
 struct Sent {
@@ -300,6 +315,11 @@ async fn send_loop(
     let filler = vec![b'x'; load.size];
     let mut made = 0u64;
     while Instant::now() < schedule.end {
+        // In a closed loop a message is due when its turn has come, not while it waits for one.
+        while load.rate.is_none() && window.len() >= in_flight {
+            let Some((since, outcome)) = window.next().await else { break };
+            count(&mut sent, since, outcome.is_ok());
+        }
         let due = schedule.due(made);
         // While the next one is not due, outcomes are taken in.
         while Instant::now() < due {
@@ -415,7 +435,9 @@ async fn end_to_end(load: Load) -> anyhow::Result<()> {
     starter.send(&Message::new(load.common.topic.as_str(), "first")).await.context("the first send")?;
     let latency = Arc::new(std::sync::Mutex::new(histogram()?));
     let recorder = latency.clone();
-    let measure_from = wall_clock() + Duration::from_secs_f64(load.common.warm_up + 2.0);
+    // Set once the schedule is: until then nothing counts.
+    let counted = Arc::new(std::sync::OnceLock::<(Duration, Duration)>::new());
+    let window = counted.clone();
     let consumer = client
         .push_consumer(
             "raftmq-bench-e2e",
@@ -424,14 +446,15 @@ async fn end_to_end(load: Load) -> anyhow::Result<()> {
         .subscribe(&load.common.topic, Filter::all())
         .listen(move |messages| {
             let now = wall_clock();
-            if now >= measure_from
+            if let Some((from, until)) = window.get()
                 && let Ok(mut histogram) = recorder.lock()
             {
                 for message in &messages {
                     // The due time, nanoseconds since 1970, in 16 hex digits: see below.
                     let due = message.body().get(..16).and_then(|b| std::str::from_utf8(b).ok());
-                    if let Some(due) = due.and_then(|d| u64::from_str_radix(d, 16).ok()) {
-                        histogram.saturating_record(micros(now.saturating_sub(Duration::from_nanos(due))));
+                    let due = due.and_then(|d| u64::from_str_radix(d, 16).ok()).map(Duration::from_nanos);
+                    if let Some(due) = due.filter(|due| (*from..*until).contains(due)) {
+                        histogram.saturating_record(micros(now.saturating_sub(due)));
                     }
                 }
             }
@@ -448,6 +471,8 @@ async fn end_to_end(load: Load) -> anyhow::Result<()> {
     load.common.warm_up += 2.0;
     let schedule = Schedule::new(&load);
     let wall_start = wall_clock();
+    let at = |moment: Instant| wall_start + moment.saturating_duration_since(schedule.start);
+    let _ = counted.set((at(schedule.measure_from), at(schedule.end)));
     let mut tasks = Vec::new();
     for n in 0..load.clients {
         tasks.push(tokio::spawn(send_loop(load.clone(), schedule, n, move |due| {
@@ -457,11 +482,18 @@ async fn end_to_end(load: Load) -> anyhow::Result<()> {
     }
     tokio::time::sleep_until(schedule.measure_from.into()).await;
     let before = usage(&load.common.pids)?;
-    tokio::time::sleep_until(schedule.end.into()).await;
+    wait_until(schedule.end, &load.common).await;
     let after = usage(&load.common.pids)?;
-    let mut failed = 0;
+    let (mut failed, mut stored) = (0, 0);
     for task in tasks {
-        failed += task.await??.failed;
+        let sent = task.await??;
+        failed += sent.failed;
+        stored += sent.stored;
+    }
+    // The last ones are the slowest: they count too.
+    let patience = Instant::now() + Duration::from_secs(5);
+    while latency.lock().is_ok_and(|l| l.len() < stored) && Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     consumer.shutdown().await;
     client.shutdown().await;

@@ -98,11 +98,14 @@ fn main() -> ExitCode {
 
 /// Logs go to standard error; RUST_LOG chooses what (default: info of our crates, warnings of the others).
 fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new(
-            "warn,raftmq=info,broker=info,replica=info,store=info,nameserver=info,net=info,client=warn,openraft=error",
-        )
-    });
+    const DEFAULT: &str =
+        "warn,raftmq=info,broker=info,replica=info,store=info,nameserver=info,net=info,client=warn";
+    // While a peer is down, openraft warns of each heartbeat and each append to it, some twenty times a second. So it is
+    // quiet also under RUST_LOG=info, and warns where RUST_LOG names it. Lag is in `raftmq admin group status`.
+    const QUIET: &str = "openraft=error";
+    let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
+    let filter = format!("{QUIET},{}", chosen.as_deref().unwrap_or(DEFAULT));
+    let filter = tracing_subscriber::EnvFilter::new(filter);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
 }
 
@@ -111,10 +114,10 @@ fn check(file: &std::path::Path) -> anyhow::Result<()> {
     println!(
         "{}: node {} of cluster {}, {} group(s){}",
         file.display(),
-        checked.config.node.get_ref(),
-        checked.config.cluster.get_ref(),
-        checked.groups.len(),
-        if checked.nameserver_listen.is_some() { ", nameserver" } else { "" }
+        checked.node,
+        checked.cluster,
+        checked.broker.map_or(0, |broker| broker.groups.len()),
+        if checked.nameserver.is_some() { ", nameserver" } else { "" }
     );
     Ok(())
 }
@@ -134,13 +137,13 @@ fn import(file: &std::path::Path, output: Option<&std::path::Path>) -> anyhow::R
     for note in &imported.notes {
         eprintln!("note         {note}");
     }
+    if let Err(error) = config::check(output.unwrap_or("the new file".as_ref()), &imported.toml) {
+        eprintln!("note         it cannot be used yet: {error}");
+    }
     match output {
         None => print!("{}", imported.toml),
-        Some(path) => {
-            std::fs::write(path, &imported.toml)
-                .with_context(|| format!("{} cannot be written", path.display()))?;
-            config::load(path).context("the imported file still needs a hand")?;
-        }
+        Some(path) => std::fs::write(path, &imported.toml)
+            .with_context(|| format!("{} cannot be written", path.display()))?,
     }
     Ok(())
 }

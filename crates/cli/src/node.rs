@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use broker::{Broker, BrokerConfig, Drain, GroupConfig, Limits};
+use broker::{Broker, Drain};
 use nameserver::{NameServer, NameServerConfig};
 use net::Listeners;
 
@@ -19,19 +19,18 @@ pub(crate) fn run(checked: Checked) -> anyhow::Result<()> {
 }
 
 async fn serve(checked: Checked) -> anyhow::Result<()> {
-    let nameserver = match checked.nameserver_listen {
+    let nameserver = match checked.nameserver {
         None => None,
-        Some(address) => {
-            let kv_path = checked.config.nameserver.as_ref().and_then(|n| n.kv_file.clone());
-            Some(start_nameserver(address, kv_path)?)
-        }
+        Some(role) => Some(start_nameserver(role.listen, role.kv_file)?),
     };
-    let mut broker = match broker_config(&checked) {
+    let groups = checked.broker.as_ref().map_or_else(Vec::new, |config| config.groups.clone());
+    let mut broker = match checked.broker {
         None => None,
         Some(config) => Some(Broker::start(config).await?),
     };
-    for group in &checked.groups {
-        tracing::info!(group = group.name, listen = %group.listen, advertise = %group.advertise, "listening");
+    for group in groups {
+        let advertise = group.advertised();
+        tracing::info!(group = group.name, listen = %group.listen, advertise, "listening");
     }
     tokio::select! {
         result = stop_signal() => result?,
@@ -78,44 +77,4 @@ pub(crate) fn start_nameserver(
         .bind("nameserver", address)
         .with_context(|| format!("the nameserver cannot listen on {address}"))?;
     Ok(NameServer::start(NameServerConfig { kv_path, ..NameServerConfig::default() }, listeners)?)
-}
-
-/// The broker role of a file; `None` where it holds no group.
-pub(crate) fn broker_config(checked: &Checked) -> Option<BrokerConfig> {
-    let peer_listen = checked.peer_listen?;
-    let config = &checked.config;
-    let limits = Limits {
-        connections: config.limits.connections,
-        connections_per_ip: config.limits.connections_per_ip,
-        frame_bytes: config.limits.frame_bytes,
-        message_bytes: config.limits.message_bytes,
-        connection_bytes_in_flight: config.limits.in_flight_bytes_per_connection,
-        ..Limits::default()
-    };
-    let groups = checked.groups.iter().map(|group| GroupConfig {
-        name: group.name.clone(),
-        voters: group.voters.clone(),
-        preferred_leader: group.preferred_leader,
-        listen: group.listen,
-        advertise: Some(group.advertise.to_string()),
-        advertise_leader: group.advertise_leader.map(|address| address.to_string()),
-        segment_bytes: group.segment_size,
-        follower_reads: group.follower_reads,
-        auto_create_topic: config.broker.auto_create_topic,
-        auto_create_group: config.broker.auto_create_group,
-        default_topic_queues: config.broker.default_queues,
-        ..GroupConfig::default()
-    });
-    Some(BrokerConfig {
-        cluster: config.cluster.get_ref().clone(),
-        node: *config.node.get_ref(),
-        data: config.data.clone(),
-        peer_listen,
-        peers: checked.peers.clone(),
-        nameservers: config.nameservers.iter().map(|n| n.get_ref().clone()).collect(),
-        region: config.broker.region.clone(),
-        limits,
-        groups: groups.collect(),
-        ..BrokerConfig::default()
-    })
 }

@@ -136,7 +136,7 @@ impl Desk {
             RequestCode::GET_KV_CONFIG => self.get_kv(request),
             RequestCode::GET_KVLIST_BY_NAMESPACE => self.list_kv(request),
             RequestCode::REGISTER_BROKER => self.register(request, connection),
-            RequestCode::UNREGISTER_BROKER => self.unregister(request),
+            RequestCode::UNREGISTER_BROKER => self.unregister(request, connection),
             RequestCode::BROKER_HEARTBEAT => self.heartbeat(request),
             RequestCode::QUERY_DATA_VERSION => self.query_data_version(request),
             RequestCode::GET_ROUTEINFO_BY_TOPIC => self.route(request),
@@ -200,9 +200,10 @@ impl Desk {
         Ok(response)
     }
 
-    fn unregister(&self, request: &RemotingCommand) -> Answer {
-        let header = UnregisterBrokerRequest::decode(&request.ext)?;
-        self.routes_mut().unregister(&header.cluster_name, &header.broker_name, &header.broker_addr);
+    fn unregister(&self, request: &RemotingCommand, connection: &Arc<Connection>) -> Answer {
+        let UnregisterBrokerRequest { broker_name, broker_addr, cluster_name, broker_id } =
+            UnregisterBrokerRequest::decode(&request.ext)?;
+        self.routes_mut().unregister(&cluster_name, &broker_name, &broker_addr, broker_id, connection.id());
         Ok(success(request))
     }
 

@@ -17,7 +17,12 @@
 //!   would lose the group's queues for 30 s; the old address still forwards, or refuses at once.
 //! - **Fence.** Before anything is changed, a registration is ignored that claims id 0 in a lower term
 //!   than an id 0 of that name has registered with, or that is older than what its own address has
-//!   said. Upstream moves the address to its late id first and compares later.
+//!   said. Upstream moves the address to its late id first and compares later. An address proves
+//!   nothing: all leaders of a group may share one (`advertise_leader`), so the fence holds for the
+//!   address that has id 0 as well, while anybody lives who knows the higher term.
+//! - **Goodbye.** 104 takes an address off only under the id that it has, and id 0 only over the
+//!   connection that carries it: a shared address belongs to the leader that registered it last, and
+//!   the one before may say its goodbye late.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -345,11 +350,12 @@ impl Routes {
         // Upstream's own fence (protocol.md 2.4 rule 2).
         let is_beaten = is_other && holder.is_some_and(|holder| term < term_at(holder));
         // Deposed: an id 0 of a higher term has been here. Forgotten when nobody has known that term for
-        // a while, and not held against the address that has id 0.
-        let is_deposed = *broker_id == MASTER_ID
-            && term < broker.term
-            && (is_other || holder.is_none())
-            && now_ms < broker.term_known_ms + TERM_MEMORY_MS;
+        // a while and no member lives that has said a higher one.
+        let is_remembered = || {
+            now_ms < broker.term_known_ms + TERM_MEMORY_MS
+                || broker.members.values().any(|member| term < term_at(member))
+        };
+        let is_deposed = *broker_id == MASTER_ID && term < broker.term && is_remembered();
         let is_fenced = is_late || is_beaten || is_deposed;
         if is_fenced {
             tracing::warn!(
@@ -463,14 +469,49 @@ impl Routes {
         Some(alive)
     }
 
-    /// A broker says that it goes (104). No hold: it said so.
-    pub fn unregister(&mut self, cluster: &str, broker_name: &str, broker_addr: &str) {
+    /// A broker says that it goes (104). No hold: it said so. Returns whether it was heeded; brokers
+    /// are not told, as upstream.
+    pub fn unregister(
+        &mut self,
+        cluster: &str,
+        broker_name: &str,
+        broker_addr: &str,
+        broker_id: i64,
+        connection: u64,
+    ) -> bool {
         let key = Key::new(cluster, broker_addr);
+        if !self.is_its_goodbye(broker_name, &key, broker_id, connection) {
+            // Nothing has looked at this address yet.
+            let addr: String = broker_addr.chars().take(64).collect();
+            tracing::info!(
+                broker = broker_name,
+                addr,
+                id = broker_id,
+                "a goodbye for another's registration was ignored"
+            );
+            return false;
+        }
         if self.alive.get(&key).is_some_and(|alive| alive.broker_name == broker_name) {
             self.drop_alive(&key);
             self.filter_servers.remove(&key);
         }
         self.remove_member(broker_name, broker_addr);
+        true
+    }
+
+    /// Whether a goodbye is not for what somebody else has registered. Upstream goes by the address
+    /// alone; so do we for groups without terms.
+    fn is_its_goodbye(&self, broker_name: &str, key: &Key, broker_id: i64, connection: u64) -> bool {
+        let Some(broker) = self.brokers.get(broker_name).filter(|broker| broker.term > 0) else {
+            return true;
+        };
+        let has = |id: i64| broker.members.get(&id).is_some_and(|member| *member == key.addr);
+        if broker_id == MASTER_ID {
+            return has(MASTER_ID) && self.alive.get(key).is_some_and(|alive| alive.connection == connection);
+        }
+        // Whoever is held under id 0 may have an id of its own by now.
+        let held_as = broker.hold.as_ref().and_then(|hold| hold.next_id);
+        has(broker_id) || (has(MASTER_ID) && held_as == Some(broker_id))
     }
 
     /// Ends the registrations that came over a connection.

@@ -127,8 +127,9 @@ fn shortened(text: &str) -> String {
 }
 
 /// Reads the text form of `java.util.Properties`: `key=value`, `key:value` or `key value` lines,
-/// comments, continued lines and escapes.
-fn properties(text: &str) -> Vec<(String, String)> {
+/// comments, continued lines and escapes. Every pair, in the order of the text; of a key that is there twice Java
+/// keeps the last.
+pub fn properties(text: &str) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     let mut lines = text.lines().map(str::trim_start);
     while let Some(line) = lines.next() {

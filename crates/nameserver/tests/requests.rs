@@ -419,6 +419,19 @@ async fn a_registration_ends_with_its_connection() {
         snapshot.brokers.first().map(|b| b.members.iter().map(|m| m.id).collect()).unwrap_or_default()
     };
     assert_eq!(ids(), [0, 1, 2]);
+    // A leader is taken off over its own connection only, and a member under its own id.
+    for (broker, id, port) in [(2, "0", 1), (2, "0", 3), (1, "0", 2)] {
+        let addr = format!("127.0.0.1:{port}");
+        let mut goodbye = RemotingCommand::request(RequestCode::UNREGISTER_BROKER);
+        for (key, value) in
+            [("brokerName", "broker-a"), ("brokerAddr", &addr), ("clusterName", "cluster"), ("brokerId", id)]
+        {
+            goodbye.ext.set(key, value);
+        }
+        let client: &Client = &brokers[broker];
+        assert_eq!(client.call(&peer.address, goodbye, LONG).await.unwrap().code, 0);
+        assert_eq!(ids(), [0, 1, 2]);
+    }
     brokers[2].close();
     until("a follower is gone at once", async || ids() == [0, 1]).await;
     // The leader keeps its place for five seconds, then loses it.

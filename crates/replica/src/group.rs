@@ -1,11 +1,13 @@
 //! One Raft group on this node: proposals, the read barrier, roles, leadership transfer, status.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::network::{NetTransferLeader as _, RPCOption};
+use openraft::raft::TransferLeaderRequest;
 use openraft::{ReadPolicy, ServerState};
 use store::{Log, LogId};
 use tokio::runtime::Handle;
@@ -13,11 +15,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use wire::LogPosition;
 
-use crate::limits::{FLUSH_STUCK, TRANSFER_CATCH_UP, TRANSFER_WATCH};
+use crate::limits::{
+    BARRIER_TIMEOUT, BARRIERS_WAITING_MAX, FLUSH_STUCK, FULL_HOLD_BACK, ROOM_TRANSFER_PAUSE,
+    TRANSFER_CATCH_UP, TRANSFER_WATCH,
+};
+use crate::network::PeerNetwork;
 use crate::proposer::{Done, Intake, Proposer};
 use crate::server::GroupSlot;
 use crate::state_machine::{AppliedUpTo, Machine};
-use crate::types::{TypeConfig, store_log_id};
+use crate::types::{RaftVote, TypeConfig, store_log_id};
 use crate::{MessagesProposal, NodeId, Peers, ProposeError, Receipt, StateMachine};
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
@@ -52,7 +58,11 @@ pub enum TransferError {
     NotAVoter(NodeId),
     #[error("node {to} lacks entries: it has {has:?}, the log ends at {last}")]
     Behind { to: NodeId, has: Option<u64>, last: u64 },
-    #[error("node {0} did not take over in time; this node goes on")]
+    #[error("what is under way was not decided in time; this node goes on")]
+    Undecided,
+    #[error("node {leader} leads now, not node {to}")]
+    Another { to: NodeId, leader: NodeId },
+    #[error("node {0} did not take over in time; the group elects")]
     NotTaken(NodeId),
     #[error("the group has stopped on this node")]
     Stopped,
@@ -107,10 +117,26 @@ struct Inner {
     applied: watch::Receiver<Option<AppliedUpTo>>,
     paused: watch::Sender<bool>,
     outstanding: watch::Receiver<usize>,
-    barriers: mpsc::UnboundedSender<oneshot::Sender<Result<(), ReadError>>>,
+    barriers: mpsc::Sender<oneshot::Sender<Result<(), ReadError>>>,
     peers: Peers,
     stop: CancellationToken,
     transferring: tokio::sync::Mutex<()>,
+}
+
+/// While it lives nothing is proposed.
+struct Paused<'a>(&'a watch::Sender<bool>);
+
+impl<'a> Paused<'a> {
+    fn new(paused: &'a watch::Sender<bool>) -> Self {
+        paused.send_replace(true);
+        Paused(paused)
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 pub(crate) fn start_tasks(
@@ -120,40 +146,41 @@ pub(crate) fn start_tasks(
     applied: watch::Receiver<Option<AppliedUpTo>>,
     peers: Peers,
     consensus: Handle,
+    serving: Handle,
 ) -> Group {
     let stop = CancellationToken::new();
     let (role_tx, role) = watch::channel(Role::default());
-    consensus.spawn(follow_role(raft.clone(), applied.clone(), role_tx, stop.clone()));
+    consensus.spawn(follow_role(raft.clone(), applied.clone(), slot.watch_muted(), role_tx, stop.clone()));
     let (paused, paused_rx) = watch::channel(false);
     let (outstanding_tx, outstanding) = watch::channel(0);
     let (intake, proposer) = Proposer::new(
         raft.clone(),
-        slot.log.clone(),
+        slot.clone(),
         tables,
         role.clone(),
         applied.clone(),
         paused_rx,
         outstanding_tx,
+        serving,
     );
     consensus.spawn(proposer.run());
-    let (barriers, waiting) = mpsc::unbounded_channel();
+    let (barriers, waiting) = mpsc::channel(BARRIERS_WAITING_MAX);
     consensus.spawn(answer_barriers(raft.clone(), waiting));
-    consensus.spawn(watch_disk(slot.clone(), raft.clone(), stop.clone()));
-    Group {
-        inner: Arc::new(Inner {
-            slot,
-            raft,
-            intake,
-            role,
-            applied,
-            paused,
-            outstanding,
-            barriers,
-            peers,
-            stop,
-            transferring: tokio::sync::Mutex::new(()),
-        }),
-    }
+    let inner = Arc::new(Inner {
+        slot,
+        raft,
+        intake,
+        role,
+        applied,
+        paused,
+        outstanding,
+        barriers,
+        peers,
+        stop: stop.clone(),
+        transferring: tokio::sync::Mutex::new(()),
+    });
+    consensus.spawn(watch_disk(Arc::downgrade(&inner), stop));
+    Group { inner }
 }
 
 impl Group {
@@ -177,6 +204,11 @@ impl Group {
         &self.inner.slot.log
     }
 
+    #[cfg(test)]
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
     pub fn role(&self) -> Role {
         self.inner.role.borrow().clone()
     }
@@ -198,6 +230,16 @@ impl Group {
     /// Proposes a command of the broker and returns its answer. A `barrier` command changes queues: it is proposed when
     /// everything before it is applied, and nothing is proposed until it is applied itself.
     pub async fn propose_command(&self, body: Bytes, barrier: bool) -> Result<Bytes, ProposeError> {
+        let answer = self.propose_command_now(body, barrier).await;
+        answer.unwrap_or(Err(ProposeError::Unknown("the group stopped while the command was under way")))
+    }
+
+    /// The same for callers whose commands must keep their order: it is in the proposer's queue on return.
+    pub fn propose_command_now(
+        &self,
+        body: Bytes,
+        barrier: bool,
+    ) -> oneshot::Receiver<Result<Bytes, ProposeError>> {
         let (tx, rx) = oneshot::channel();
         self.inner.intake.command(
             body,
@@ -206,14 +248,17 @@ impl Group {
                 let _ = tx.send(result);
             }),
         );
-        rx.await.unwrap_or(Err(ProposeError::Unknown("the group stopped while the command was under way")))
+        rx
     }
 
     /// Passes when this node is known to have led after the call began, and has applied everything committed before:
     /// what is read from the tables afterwards is current (log.md 11). One round serves all who wait.
     pub async fn read_barrier(&self) -> Result<(), ReadError> {
         let (tx, rx) = oneshot::channel();
-        self.inner.barriers.send(tx).map_err(|_| ReadError::Stopped)?;
+        self.inner.barriers.try_send(tx).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ReadError::NoQuorum,
+            mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
+        })?;
         rx.await.unwrap_or(Err(ReadError::Stopped))
     }
 
@@ -231,19 +276,22 @@ impl Group {
         if to == self.node() {
             return Ok(());
         }
-        self.inner.paused.send_replace(true);
-        let result = self.transfer_paused(to, role.term).await;
-        self.inner.paused.send_replace(false);
-        result
+        let _paused = Paused::new(&self.inner.paused);
+        self.transfer_paused(to, role.term).await
     }
 
     async fn transfer_paused(&self, to: NodeId, term: u64) -> Result<(), TransferError> {
         let mut outstanding = self.inner.outstanding.clone();
-        let deadline = tokio::time::Instant::now() + TRANSFER_CATCH_UP;
-        let _ = tokio::time::timeout_at(deadline, outstanding.wait_for(|o| *o == 0)).await;
+        let settled = tokio::time::timeout(TRANSFER_CATCH_UP, outstanding.wait_for(|o| *o == 0)).await;
+        // What is borrowed of the watch must not be held any longer.
+        match settled.map(|open| open.is_ok()) {
+            Ok(true) => {}
+            Ok(false) => return Err(TransferError::Stopped),
+            Err(_) => return Err(TransferError::Undecided),
+        }
         let mut metrics = self.inner.raft.data_metrics();
-        let caught_up = tokio::time::timeout_at(
-            deadline,
+        let caught_up = tokio::time::timeout(
+            TRANSFER_CATCH_UP,
             metrics.wait_until(|m| {
                 let last = m.last_log.map_or(0, |id| id.index);
                 matched(m.replication.as_ref(), to) == Some(last)
@@ -258,20 +306,43 @@ impl Group {
                 last: m.last_log.map_or(0, |id| id.index),
             });
         }
+        let vote = self.inner.raft.server_metrics().borrow_watched().vote;
         self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|_| TransferError::Stopped)?;
-        let mut role = self.inner.role.clone();
-        let taken = tokio::time::timeout(
-            TRANSFER_WATCH,
-            role.wait_for(|r| r.term > term && r.leader.is_some_and(|l| l != self.node())),
-        )
-        .await;
-        if matches!(taken, Ok(Ok(_))) {
-            return Ok(());
+        match self.leader_after(term).await {
+            Some(leader) if leader == to => Ok(()),
+            Some(leader) => Err(TransferError::Another { to, leader }),
+            None => {
+                // The target did not take over. openraft refuses proposals and sends no heartbeats until the term
+                // ends, so another voter is asked to stand (log.md 17); with none left the others' timeout does it.
+                for heir in self.voters().iter().copied().filter(|v| *v != to && *v != self.node()) {
+                    self.ask_to_stand(heir, vote).await;
+                    if let Some(leader) = self.leader_after(term).await {
+                        return Err(TransferError::Another { to, leader });
+                    }
+                }
+                Err(TransferError::NotTaken(to))
+            }
         }
-        // The target did not answer. openraft refuses proposals until the term ends, so this node stands again: it
-        // has the longest log and wins unless another is as good.
-        let _ = self.inner.raft.trigger().elect(true).await;
-        Err(TransferError::NotTaken(to))
+    }
+
+    /// Who leads in a later term than `term`, once that is known and not this node.
+    async fn leader_after(&self, term: u64) -> Option<NodeId> {
+        let mut role = self.inner.role.clone();
+        let is_over = |r: &Role| r.term > term && r.leader.is_some_and(|l| l != self.node());
+        let over = tokio::time::timeout(TRANSFER_WATCH, role.wait_for(is_over)).await;
+        over.ok()?.ok()?.leader
+    }
+
+    /// Has `heir` stand for election at once; every node lets go of its lease of the leader with this vote.
+    pub(crate) async fn ask_to_stand(&self, heir: NodeId, vote: RaftVote) {
+        let request = TransferLeaderRequest::new(vote, heir.0, None);
+        for voter in self.voters().iter().copied().filter(|v| *v != self.node() && *v != heir).chain([heir]) {
+            let mut peer = PeerNetwork::new(&self.inner.peers, &self.inner.slot, voter);
+            let asked = peer.transfer_leader(request.clone(), RPCOption::new(TRANSFER_WATCH)).await;
+            if let Err(error) = asked {
+                tracing::info!(group = self.name(), to = voter.0, %error, "the request to stand has not arrived");
+            }
+        }
     }
 
     /// Stands for election now, without waiting for a timeout: for a group that has just been started.
@@ -362,17 +433,24 @@ fn matched(
 async fn follow_role(
     raft: Raft,
     mut applied: watch::Receiver<Option<AppliedUpTo>>,
+    mut muted: watch::Receiver<bool>,
     role: watch::Sender<Role>,
     stop: CancellationToken,
 ) {
     let mut metrics = raft.server_metrics();
     loop {
+        let muted_now = *muted.borrow_and_update();
         let now = {
             let m = metrics.borrow_and_update();
             let term = m.vote.leader_id.term;
             let leads = m.state == ServerState::Leader && m.vote.committed;
             let ready = leads && applied.borrow_and_update().is_some_and(|a| a.id.term.0 == term);
-            Role { term, leader: m.current_leader.map(NodeId), ready }
+            if leads && muted_now {
+                // It has fallen silent, so that another is elected; openraft may hear of that only when the disk answers.
+                Role { term, leader: None, ready: false }
+            } else {
+                Role { term, leader: m.current_leader.map(NodeId), ready }
+            }
         };
         let waits_for_apply = !now.ready && now.leader == Some(NodeId(*raft.node_id()));
         role.send_if_modified(|r| {
@@ -385,6 +463,7 @@ async fn follow_role(
         tokio::select! {
             () = stop.cancelled() => break,
             changed = metrics.changed() => if changed.is_err() { break },
+            changed = muted.changed() => if changed.is_err() { break },
             changed = applied.changed(), if waits_for_apply => if changed.is_err() { break },
         }
     }
@@ -395,16 +474,15 @@ async fn follow_role(
 }
 
 /// One ReadIndex round for all who wait.
-async fn answer_barriers(
-    raft: Raft,
-    mut waiting: mpsc::UnboundedReceiver<oneshot::Sender<Result<(), ReadError>>>,
-) {
+async fn answer_barriers(raft: Raft, mut waiting: mpsc::Receiver<oneshot::Sender<Result<(), ReadError>>>) {
     while let Some(first) = waiting.recv().await {
         let mut round = vec![first];
         while let Ok(next) = waiting.try_recv() {
             round.push(next);
         }
-        let result = barrier(&raft).await;
+        // A round that hangs must not hold up those who come later.
+        let result = tokio::time::timeout(BARRIER_TIMEOUT, barrier(&raft)).await;
+        let result = result.unwrap_or(Err(ReadError::NoQuorum));
         for tx in round {
             let _ = tx.send(result.clone());
         }
@@ -423,17 +501,22 @@ async fn barrier(raft: &Raft) -> Result<(), ReadError> {
     }
 }
 
-/// A node whose disk completes no flush for two seconds must not lead: it falls silent and does not stand, until the
-/// disk answers again (log.md 9).
-async fn watch_disk(slot: Arc<GroupSlot>, raft: Raft, stop: CancellationToken) {
+/// What the disk means for leadership. A node whose disk completes no flush for two seconds falls silent and does not
+/// stand, until the disk answers again (log.md 9). One whose disk has no room for messages hands over to one that has
+/// some, and lets others stand first (log.md 10); where nobody else does it stands all the same, to serve reads.
+async fn watch_disk(group: Weak<Inner>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(Duration::from_millis(250));
+    let mut may_stand = true;
+    let mut next_try = Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let stuck =
-            slot.log.oldest_pending_flush().is_some_and(|since: Instant| since.elapsed() >= FLUSH_STUCK);
+        let Some(inner) = group.upgrade() else { return };
+        let group = Group { inner };
+        let (slot, raft) = (&group.inner.slot, &group.inner.raft);
+        let stuck = slot.log.oldest_pending_flush().is_some_and(|since| since.elapsed() >= FLUSH_STUCK);
         if stuck != slot.is_muted() {
             if stuck {
                 tracing::error!(
@@ -445,7 +528,29 @@ async fn watch_disk(slot: Arc<GroupSlot>, raft: Raft, stop: CancellationToken) {
             }
             slot.set_muted(stuck);
             raft.runtime_config().heartbeat(!stuck);
-            raft.runtime_config().elect(!stuck);
+        }
+        let role = group.role();
+        let is_full = slot.lacks_room();
+        let stand = !stuck && (!is_full || slot.silent_for() >= FULL_HOLD_BACK);
+        if stand != may_stand {
+            raft.runtime_config().elect(stand);
+            may_stand = stand;
+        }
+        if is_full && role.ready && Instant::now() >= next_try {
+            next_try = Instant::now() + ROOM_TRANSFER_PAUSE;
+            hand_over_to_room(&group).await;
+        }
+    }
+}
+
+async fn hand_over_to_room(group: &Group) {
+    let mut followers = group.status().followers;
+    followers.retain(|follower| follower.matched.is_some() && group.inner.slot.has_room(follower.node));
+    let Some(heir) = followers.into_iter().min_by_key(|follower| follower.lag) else { return };
+    match group.transfer_leadership(heir.node).await {
+        Ok(()) => tracing::warn!(group = group.name(), to = heir.node.0, "leadership left a full disk"),
+        Err(error) => {
+            tracing::warn!(group = group.name(), to = heir.node.0, %error, "leadership stays on a full disk");
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::formation::{self, FormationError};
 use crate::group::{Group, Raft, start_tasks};
-use crate::limits::{FIRST_LEADER_HEAD_START, PEER_WINDOW_BYTES};
+use crate::limits::{FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES, PEER_WINDOW_BYTES};
 use crate::log_storage::LogStorage;
 use crate::network::Network;
 use crate::peers::{PeerHandler, Peers};
@@ -94,6 +94,7 @@ struct Inner {
     flusher: Flusher,
     disk: Arc<dyn Disk>,
     consensus: Handle,
+    serving: Handle,
     stop: CancellationToken,
 }
 
@@ -138,7 +139,7 @@ impl Host {
             me: config.node,
             registry: registry.clone(),
             handler,
-            serving,
+            serving: serving.clone(),
         };
         let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
         let stopped = stop.clone().cancelled_owned();
@@ -146,6 +147,7 @@ impl Host {
             let served = tonic::transport::Server::builder()
                 .initial_connection_window_size(PEER_WINDOW_BYTES)
                 .initial_stream_window_size(PEER_WINDOW_BYTES)
+                .max_frame_size(PEER_FRAME_BYTES)
                 .http2_keepalive_interval(Some(std::time::Duration::from_secs(1)))
                 .http2_keepalive_timeout(Some(std::time::Duration::from_millis(1500)))
                 .add_service(server.into_service())
@@ -164,6 +166,7 @@ impl Host {
             flusher,
             disk,
             consensus: consensus.clone(),
+            serving,
             stop,
         };
         Ok(Host { inner: Arc::new(inner) })
@@ -259,7 +262,8 @@ impl Host {
                 });
             }
         }
-        Ok(start_tasks(slot, raft, tables, applied, self.inner.peers.clone(), self.inner.consensus.clone()))
+        let (consensus, serving) = (self.inner.consensus.clone(), self.inner.serving.clone());
+        Ok(start_tasks(slot, raft, tables, applied, self.inner.peers.clone(), consensus, serving))
     }
 
     /// Stops listening to peers and flushing. The groups must have been stopped before.

@@ -16,6 +16,7 @@ mod formation;
 mod group;
 mod host;
 mod limits;
+mod log_clock;
 mod log_storage;
 mod network;
 mod peers;
@@ -36,6 +37,7 @@ use wire::{LogPosition, QueueId, QueueOffset};
 pub use formation::FormationError;
 pub use group::{Group, GroupStatus, PeerProgress, ReadError, Role, TransferError};
 pub use host::{GroupConfig, Host, HostConfig, OpenError, OpenedGroup};
+pub use limits::PEER_MESSAGE_BYTES;
 pub use peers::{CallError, PeerHandler, Peers, Service};
 pub use proposer::Done;
 
@@ -54,6 +56,10 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Applies one committed frame: deterministic, memory only. A message entry whose first queue offsets are not the
     /// tables' next ones is void (log.md 4).
     fn apply(&self, frame: &Frame) -> Outcome;
+
+    /// Takes note of a frame that changes no table (a blank or a membership): whatever is derived from the log must see
+    /// every frame in order.
+    fn pass(&self, frame: &Frame);
 
     /// The next queue offset of a queue in the applied tables; `None` where the topic or the queue does not exist.
     fn next_offset(&self, topic: &str, queue: QueueId) -> Option<QueueOffset>;
@@ -121,8 +127,8 @@ pub enum ProposeError {
     /// Definitely not proposed: a limit is reached.
     #[error("{pending_bytes} bytes wait to be committed in this group (limit {limit_bytes})")]
     Full { pending_bytes: usize, limit_bytes: usize },
-    /// Definitely not proposed: this node's disk has no room.
-    #[error("no room on the leader's disk: {reason}")]
+    /// Definitely not proposed: this node's disk, or those of a majority, have no room.
+    #[error("no room for messages: {reason}")]
     NoRoom { reason: String },
     /// Definitely not proposed.
     #[error("{len} bytes are more than one entry may hold ({limit})")]

@@ -1,7 +1,7 @@
 //! openraft's network over the peer channels: one long bidirectional stream for the log, and heartbeats, votes and
 //! transfers as calls on a channel of their own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -40,21 +40,11 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
-        PeerNetwork {
-            peers: self.peers.clone(),
-            slot: self.slot.clone(),
-            target: NodeId(target),
-            heartbeats: false,
-        }
+        PeerNetwork::new(&self.peers, &self.slot, NodeId(target))
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
-        PeerNetwork {
-            peers: self.peers.clone(),
-            slot: self.slot.clone(),
-            target: NodeId(target),
-            heartbeats: true,
-        }
+        PeerNetwork { heartbeats: true, ..PeerNetwork::new(&self.peers, &self.slot, NodeId(target)) }
     }
 }
 
@@ -69,6 +59,11 @@ pub(crate) struct PeerNetwork {
 type Client = proto::peer_client::PeerClient<tonic::transport::Channel>;
 
 impl PeerNetwork {
+    /// For a request outside openraft's own.
+    pub(crate) fn new(peers: &Peers, slot: &Arc<GroupSlot>, target: NodeId) -> Self {
+        PeerNetwork { peers: peers.clone(), slot: slot.clone(), target, heartbeats: false }
+    }
+
     fn origin(&self) -> proto::Origin {
         self.slot.origin(self.target)
     }
@@ -152,6 +147,8 @@ impl NetAppend<TypeConfig> for PeerNetwork {
         let request = append_request(rpc, Some(self.origin()));
         let mut client = self.consensus()?;
         let reply = within(option.hard_ttl(), client.heartbeat(request)).await?;
+        self.slot.note_room(self.target, reply.disk_full);
+        self.slot.clocks.note(self.target, reply.wall_clock_ms, Instant::now());
         Ok(match append_result(reply)? {
             Ok(_) => AppendEntriesResponse::Success,
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
@@ -187,12 +184,16 @@ impl NetStreamAppend<TypeConfig> for PeerNetwork {
         async move {
             let mut client = self.log()?;
             let mut origin = Some(self.origin());
-            let slot = self.slot.clone();
+            let (slot, of_target, target) = (self.slot.clone(), self.slot.clone(), self.target);
             let requests = input
                 .take_while(move |_| future::ready(!slot.is_muted()))
                 .map(move |request| append_request(request, origin.take()));
             let replies = client.append(requests).await.map_err(|status| rpc_error(&status))?.into_inner();
-            let results = replies.map(|reply| append_result(reply.map_err(|status| rpc_error(&status))?));
+            let results = replies.map(move |reply| {
+                let reply = reply.map_err(|status| rpc_error(&status))?;
+                of_target.clocks.note(target, reply.wall_clock_ms, Instant::now());
+                append_result(reply)
+            });
             Ok(results.boxed())
         }
         .boxed()

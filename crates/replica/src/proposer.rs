@@ -7,22 +7,26 @@
 //! its counters anew. Safety does not rest on this: `apply` judges every entry.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use openraft::raft::ClientWriteResult;
 use store::limits::{FRAME_ALIGN, HEADER_LEN};
-use store::{FrameKind, Log, Reservation};
+use store::{FrameKind, Reservation};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use wire::{LogPosition, QueueId, QueueOffset};
 
 use crate::group::{Raft, Role};
 use crate::limits::{
     BYTES_IN_FLIGHT_MAX, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES, PENDING_BYTES_MAX, PROPOSAL_BYTES_MAX,
-    PROPOSAL_TIMEOUT,
+    PROPOSAL_TIMEOUT, REJECTED_PAUSE, SETTLE_GRACE,
 };
+use crate::log_clock::{AHEAD_NOTICE, Ahead, LogClock, wall_clock_ms};
+use crate::server::GroupSlot;
 use crate::state_machine::AppliedUpTo;
 use crate::types::{Applied, Completion, Data, TypeConfig, command_data};
 use crate::{MessagesProposal, NodeId, Outcome, ProposeError, Receipt, StateMachine};
@@ -31,21 +35,14 @@ use crate::{MessagesProposal, NodeId, Outcome, ProposeError, Receipt, StateMachi
 pub type Done<T> = Box<dyn FnOnce(Result<T, ProposeError>) + Send>;
 
 enum Proposal {
-    Messages(MessagesProposal, Done<Receipt>),
-    Command { body: Bytes, barrier: bool, done: Done<Bytes> },
+    Messages(MessagesProposal, Done<Receipt>, Held),
+    Command { body: Bytes, barrier: bool, done: Done<Bytes>, held: Held },
 }
 
 impl Proposal {
-    fn bytes(&self) -> usize {
-        match self {
-            Proposal::Messages(p, _) => p.records.len(),
-            Proposal::Command { body, .. } => body.len(),
-        }
-    }
-
     fn refuse(self, error: ProposeError) {
         match self {
-            Proposal::Messages(_, done) => done(Err(error)),
+            Proposal::Messages(_, done, _held) => done(Err(error)),
             Proposal::Command { done, .. } => done(Err(error)),
         }
     }
@@ -60,58 +57,55 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn messages(&self, proposal: MessagesProposal, done: Done<Receipt>) {
-        self.push(Proposal::Messages(proposal, done));
+        match self.admit(proposal.records.len()) {
+            Ok(held) => self.push(Proposal::Messages(proposal, done, held)),
+            Err(error) => done(Err(error)),
+        }
     }
 
     pub(crate) fn command(&self, body: Bytes, barrier: bool, done: Done<Bytes>) {
-        self.push(Proposal::Command { body, barrier, done });
+        match self.admit(body.len()) {
+            Ok(held) => self.push(Proposal::Command { body, barrier, done, held }),
+            Err(error) => done(Err(error)),
+        }
     }
 
-    /// Bytes proposed and not yet decided.
+    /// Bytes proposed of which openraft has not said yet what became of them.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.pending_bytes.load(Ordering::Relaxed)
     }
 
-    fn push(&self, proposal: Proposal) {
-        let len = proposal.bytes();
+    fn admit(&self, len: usize) -> Result<Held, ProposeError> {
         if len > PROPOSAL_BYTES_MAX {
-            return proposal.refuse(ProposeError::TooLarge { len, limit: PROPOSAL_BYTES_MAX });
+            return Err(ProposeError::TooLarge { len, limit: PROPOSAL_BYTES_MAX });
         }
-        let pending = self.pending_bytes.fetch_add(len, Ordering::Relaxed) + len;
-        let release = self.pending_bytes.clone();
-        if pending > PENDING_BYTES_MAX {
-            release.fetch_sub(len, Ordering::Relaxed);
-            return proposal
-                .refuse(ProposeError::Full { pending_bytes: pending - len, limit_bytes: PENDING_BYTES_MAX });
+        let before = self.pending_bytes.fetch_add(len, Ordering::Relaxed);
+        // Dropped where it is refused, which gives the bytes back.
+        let held = Held { pending_bytes: self.pending_bytes.clone(), len };
+        if before + len > PENDING_BYTES_MAX {
+            return Err(ProposeError::Full { pending_bytes: before, limit_bytes: PENDING_BYTES_MAX });
         }
-        // The bytes are given back when the proposal is decided, however that comes about.
-        let held = Held { pending_bytes: release, len };
-        let proposal = match proposal {
-            Proposal::Messages(p, done) => Proposal::Messages(
-                p,
-                Box::new(move |result| {
-                    drop(held);
-                    done(result);
-                }),
-            ),
-            Proposal::Command { body, barrier, done } => Proposal::Command {
-                body,
-                barrier,
-                done: Box::new(move |result| {
-                    drop(held);
-                    done(result);
-                }),
-            },
-        };
+        Ok(held)
+    }
+
+    fn push(&self, proposal: Proposal) {
         if let Err(mpsc::error::SendError(proposal)) = self.queue.send(proposal) {
             proposal.refuse(ProposeError::Stopped);
         }
     }
 }
 
+/// A share of [`PENDING_BYTES_MAX`], given back when it is dropped.
 struct Held {
     pending_bytes: Arc<AtomicUsize>,
     len: usize,
+}
+
+impl Held {
+    /// One share for both.
+    fn join(&mut self, mut other: Held) {
+        self.len += std::mem::take(&mut other.len);
+    }
 }
 
 impl Drop for Held {
@@ -145,25 +139,54 @@ impl Parts {
     }
 }
 
-/// An entry that openraft has and that is not decided yet.
+/// An entry that openraft has and of which it has not said yet what became of it. Its proposers may have been told
+/// before, that nobody knows.
 struct InFlight {
+    /// Who waits for an answer.
     parts: Mutex<Option<Parts>>,
+    /// What it takes of the limits while it may still be committed. Empty once it is decided.
+    taken: Mutex<Option<Taken>>,
     window: Arc<Window>,
-    len: usize,
     since: Instant,
-    /// Room on this disk, kept until the entry is decided (log.md 10).
+    serving: Handle,
+}
+
+struct Taken {
+    /// Bytes of the entry.
+    len: usize,
+    _pending: Held,
+    /// Room on this disk (log.md 10).
     _room: Reservation,
 }
 
 impl InFlight {
+    /// openraft has spoken, or the term is over.
     fn decide(&self, result: Result<Applied, ProposeError>) {
+        if let Some(taken) = lock(&self.taken).take() {
+            let failed = match &result {
+                Ok(applied) => applied.outcome == Outcome::Void,
+                Err(_) => true,
+            };
+            self.window.decided(taken.len, failed);
+        }
+        self.answer(result);
+    }
+
+    fn is_decided(&self) -> bool {
+        lock(&self.taken).is_none()
+    }
+
+    /// Tells those who wait. The entry stays in the window: openraft has it still. Answers are built where requests are
+    /// served: consensus has better things to do.
+    fn answer(&self, result: Result<Applied, ProposeError>) {
         let Some(parts) = lock(&self.parts).take() else { return };
-        let failed = match &result {
-            Ok(applied) => applied.outcome == Outcome::Void,
-            Err(_) => true,
-        };
-        self.window.decided(self.len, failed);
-        match parts {
+        drop(self.serving.spawn(async move { parts.answer(result) }));
+    }
+}
+
+impl Parts {
+    fn answer(self, result: Result<Applied, ProposeError>) {
+        match self {
             Parts::Command(done) => done(match result {
                 Ok(Applied { outcome: Outcome::Command(answer), .. }) => Ok(answer),
                 Ok(_) => Err(ProposeError::Void),
@@ -246,6 +269,7 @@ struct OpenEntry {
     buffer: BytesMut,
     parts: Vec<Part>,
     log_time_ms: u64,
+    held: Held,
 }
 
 pub(crate) struct Proposer {
@@ -253,7 +277,7 @@ pub(crate) struct Proposer {
     /// Taken from the queue, but it did not fit the entry being filled.
     carried: Option<Proposal>,
     raft: Raft,
-    log: Log,
+    slot: Arc<GroupSlot>,
     tables: Arc<dyn StateMachine>,
     role: watch::Receiver<Role>,
     applied: watch::Receiver<Option<AppliedUpTo>>,
@@ -262,17 +286,22 @@ pub(crate) struct Proposer {
     /// Entries in flight, for the one who prepares a transfer.
     outstanding: watch::Sender<usize>,
     undecided: Vec<Arc<InFlight>>,
+    /// Where answers are given.
+    serving: Handle,
+    /// When a clock ahead was last spoken of.
+    ahead_told: Option<Instant>,
 }
 
 impl Proposer {
     pub(crate) fn new(
         raft: Raft,
-        log: Log,
+        slot: Arc<GroupSlot>,
         tables: Arc<dyn StateMachine>,
         role: watch::Receiver<Role>,
         applied: watch::Receiver<Option<AppliedUpTo>>,
         paused: watch::Receiver<bool>,
         outstanding: watch::Sender<usize>,
+        serving: Handle,
     ) -> (Intake, Proposer) {
         let (tx, queue) = mpsc::unbounded_channel();
         let intake = Intake { queue: tx, pending_bytes: Arc::default() };
@@ -280,13 +309,15 @@ impl Proposer {
             queue,
             carried: None,
             raft,
-            log,
+            slot,
             tables,
             role,
             applied,
             paused,
             outstanding,
             undecided: Vec::new(),
+            serving,
+            ahead_told: None,
         };
         (intake, proposer)
     }
@@ -297,8 +328,15 @@ impl Proposer {
             let role = self.role.borrow_and_update().clone();
             if role.ready {
                 tracing::debug!(term = role.term, "proposing");
-                self.lead(role.term).await;
+                if self.lead(role.term).await.is_break() {
+                    return;
+                }
                 tracing::debug!(term = role.term, "stopped proposing");
+                if self.leads(role.term) {
+                    // openraft refuses while no majority has confirmed this leader of late, and does not say when it
+                    // will take entries again.
+                    tokio::time::sleep(REJECTED_PAUSE).await;
+                }
                 continue;
             }
             if let Some(proposal) = self.carried.take() {
@@ -332,11 +370,15 @@ impl Proposer {
         self.role.borrow().leader
     }
 
-    /// Proposes in one term until it ends or a proposal fails.
-    async fn lead(&mut self, term: u64) {
+    /// Proposes in one term until it ends or a proposal fails; `Break` when nobody can propose any more.
+    async fn lead(&mut self, term: u64) -> ControlFlow<()> {
+        let mut end = ControlFlow::Continue(());
         let window = Arc::new(Window::default());
         let mut counters: HashMap<Arc<str>, HashMap<QueueId, u64>> = HashMap::new();
-        let mut log_time_ms = self.applied.borrow().map_or(0, |a| a.log_time_ms);
+        let mut clock = match *self.applied.borrow() {
+            Some(applied) => LogClock::new(applied.log_time_ms, applied.at),
+            None => LogClock::new(0, Instant::now()),
+        };
         let mut open: Option<OpenEntry> = None;
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -347,7 +389,7 @@ impl Proposer {
                 break;
             }
             let paused = *self.paused.borrow_and_update();
-            self.fill(&mut open, &mut counters, &mut log_time_ms);
+            self.fill(&mut open, &mut counters, &mut clock);
             let full = self.carried.is_some() || open.as_ref().is_some_and(|o| o.buffer.len() >= ENTRY_BYTES);
             let may_send =
                 !paused && (entries < ENTRIES_IN_FLIGHT_EAGER || (full && bytes < BYTES_IN_FLIGHT_MAX));
@@ -357,17 +399,17 @@ impl Proposer {
                     continue;
                 }
                 match self.carried.take() {
-                    Some(Proposal::Command { body, barrier, done }) => {
-                        log_time_ms = log_time_ms.max(wall_clock_ms());
+                    Some(Proposal::Command { body, barrier, done, held }) => {
+                        let log_time_ms = self.log_time_ms(&mut clock);
                         if barrier {
                             self.wait_decided(&window, term).await;
                         }
                         tracing::debug!(term, barrier, "a command is next");
                         if window.get().2 || !self.leads(term) {
-                            self.carried = Some(Proposal::Command { body, barrier, done });
+                            self.carried = Some(Proposal::Command { body, barrier, done, held });
                             break;
                         }
-                        self.propose_command(term, &window, &body, log_time_ms, done).await;
+                        self.propose_command(term, &window, &body, log_time_ms, done, held).await;
                         if barrier {
                             self.wait_decided(&window, term).await;
                             counters.clear();
@@ -387,7 +429,10 @@ impl Proposer {
                 () = window.changed.notified() => {}
                 proposal = self.queue.recv(), if self.carried.is_none() && !full => match proposal {
                     Some(proposal) => self.carried = Some(proposal),
-                    None => break,
+                    None => {
+                        end = ControlFlow::Break(());
+                        break;
+                    }
                 },
                 changed = self.paused.changed() => if changed.is_err() { break },
                 _ = tick.tick(), if entries > 0 => self.give_up_old(),
@@ -402,6 +447,24 @@ impl Proposer {
         }
         self.wait_decided(&window, term).await;
         self.outstanding.send_replace(0);
+        end
+    }
+
+    /// The log time of the next entry. Only an entry that is proposed takes one.
+    fn log_time_ms(&mut self, clock: &mut LogClock) -> u64 {
+        let now = Instant::now();
+        let (time, ahead) = clock.next(wall_clock_ms(), now, &self.slot.clocks, self.slot.voters.len());
+        if let Some(Ahead { by_ms }) = ahead
+            && self.ahead_told.is_none_or(|told| now.duration_since(told) >= AHEAD_NOTICE)
+        {
+            self.ahead_told = Some(now);
+            tracing::error!(
+                group = self.slot.group,
+                by_ms,
+                "this node's wall clock is ahead, and no majority of clocks confirms it: log time does not follow"
+            );
+        }
+        time
     }
 
     /// Moves what has arrived into the open entry, as far as it fits.
@@ -409,7 +472,7 @@ impl Proposer {
         &mut self,
         open: &mut Option<OpenEntry>,
         counters: &mut HashMap<Arc<str>, HashMap<QueueId, u64>>,
-        log_time_ms: &mut u64,
+        clock: &mut LogClock,
     ) {
         loop {
             let proposal = match self.carried.take() {
@@ -419,16 +482,16 @@ impl Proposer {
                     Err(_) => return,
                 },
             };
-            let (proposal, done) = match proposal {
-                Proposal::Messages(proposal, done) => (proposal, done),
+            let (proposal, done, held) = match proposal {
+                Proposal::Messages(proposal, done, held) => (proposal, done, held),
                 command @ Proposal::Command { .. } => {
                     self.carried = Some(command);
                     return;
                 }
             };
-            let held = open.as_ref().map_or(0, |o| o.buffer.len());
-            if held > 0 && held + proposal.records.len() > ENTRY_BYTES {
-                self.carried = Some(Proposal::Messages(proposal, done));
+            let filled = open.as_ref().map_or(0, |o| o.buffer.len());
+            if filled > 0 && filled + proposal.records.len() > ENTRY_BYTES {
+                self.carried = Some(Proposal::Messages(proposal, done, held));
                 return;
             }
             let MessagesProposal { topic, queue, mut records, count } = proposal;
@@ -442,12 +505,21 @@ impl Proposer {
                     }
                 },
             };
-            let entry = open.get_or_insert_with(|| {
-                *log_time_ms = (*log_time_ms).max(wall_clock_ms());
-                let mut buffer = BytesMut::with_capacity(HEADER_LEN + records.len() + 8);
-                buffer.resize(HEADER_LEN, 0);
-                OpenEntry { buffer, parts: Vec::new(), log_time_ms: *log_time_ms }
-            });
+            let entry = match open {
+                Some(entry) => {
+                    entry.held.join(held);
+                    entry
+                }
+                None => {
+                    let log_time_ms = self.log_time_ms(clock);
+                    // Room for what waits: growing by doubling copies every message about once more.
+                    let waiting = (self.queue.len() + 1).saturating_mul(records.len());
+                    let room = waiting.min(ENTRY_BYTES).max(records.len());
+                    let mut buffer = BytesMut::with_capacity(HEADER_LEN + room + 8);
+                    buffer.resize(HEADER_LEN, 0);
+                    open.insert(OpenEntry { buffer, parts: Vec::new(), log_time_ms, held })
+                }
+            };
             let first_offset = QueueOffset(*next);
             *next += u64::from(count);
             finish_records(&mut records, first_offset, entry.log_time_ms);
@@ -457,9 +529,9 @@ impl Proposer {
     }
 
     async fn propose_messages(&mut self, term: u64, window: &Arc<Window>, entry: OpenEntry) {
-        let OpenEntry { buffer, parts, log_time_ms } = entry;
+        let OpenEntry { buffer, parts, log_time_ms, held } = entry;
         let data = Data { kind: FrameKind::Messages, log_time_ms, buffer };
-        self.propose(term, window, data, Parts::Messages { parts, log_time_ms }).await;
+        self.propose(term, window, data, Parts::Messages { parts, log_time_ms }, held).await;
     }
 
     async fn propose_command(
@@ -469,13 +541,19 @@ impl Proposer {
         body: &Bytes,
         log_time_ms: u64,
         done: Done<Bytes>,
+        held: Held,
     ) {
-        self.propose(term, window, command_data(body, log_time_ms), Parts::Command(done)).await;
+        self.propose(term, window, command_data(body, log_time_ms), Parts::Command(done), held).await;
     }
 
-    async fn propose(&mut self, term: u64, window: &Arc<Window>, data: Data, parts: Parts) {
+    async fn propose(&mut self, term: u64, window: &Arc<Window>, data: Data, parts: Parts, held: Held) {
         let len = data.buffer.len();
-        let room = match self.log.reserve(len as u64 + FRAME_ALIGN) {
+        if data.kind == FrameKind::Messages && !self.slot.majority_has_room() {
+            parts.refuse(&ProposeError::NoRoom { reason: "the disks of a majority are full".into() });
+            window.fail();
+            return;
+        }
+        let room = match self.slot.log.reserve(len as u64 + FRAME_ALIGN) {
             Ok(room) => room,
             Err(error) => {
                 parts.refuse(&ProposeError::NoRoom { reason: error.to_string() });
@@ -486,12 +564,12 @@ impl Proposer {
         window.sent(len);
         let in_flight = Arc::new(InFlight {
             parts: Mutex::new(Some(parts)),
+            taken: Mutex::new(Some(Taken { len, _pending: held, _room: room })),
             window: window.clone(),
-            len,
             since: Instant::now(),
-            _room: room,
+            serving: self.serving.clone(),
         });
-        self.undecided.retain(|i| lock(&i.parts).is_some());
+        self.undecided.retain(|i| !i.is_decided());
         self.undecided.push(in_flight.clone());
         let decider = Decider(in_flight);
         let completion = Completion(Box::new(move |result: ClientWriteResult<TypeConfig>| {
@@ -515,19 +593,29 @@ impl Proposer {
         }
     }
 
-    /// Reports entries as unknown that have waited for too long: a leader without a quorum cannot decide them.
+    /// Reports entries as unknown that have waited for too long: a leader without a quorum cannot decide them. They
+    /// still count: openraft may have them committed at any time, and what follows them is counted from there.
     fn give_up_old(&mut self) {
-        self.undecided.retain(|i| lock(&i.parts).is_some());
+        self.undecided.retain(|i| !i.is_decided());
         for entry in self.undecided.iter().filter(|e| e.since.elapsed() >= PROPOSAL_TIMEOUT) {
-            entry.decide(Err(ProposeError::Unknown("no majority has confirmed it in time")));
+            entry.answer(Err(ProposeError::Unknown("no majority has confirmed it in time")));
+            entry.window.fail();
         }
     }
 
     /// Waits until nothing is in flight. Entries of a term that is over are given up after a second: they may still
-    /// be committed by the next leader, so their outcome is unknown.
+    /// be committed by the next leader, so their outcome is unknown. What comes in meanwhile is sent back after a
+    /// moment: it is definitely not proposed, and whoever asks knows how long its client waits.
     async fn wait_decided(&mut self, window: &Arc<Window>, term: u64) {
+        let started = Instant::now();
         let mut over_since: Option<Instant> = None;
         while window.get().0 > 0 {
+            let is_halted = window.get().2 || !self.leads(term);
+            if is_halted && started.elapsed() >= SETTLE_GRACE {
+                while let Ok(proposal) = self.queue.try_recv() {
+                    proposal.refuse(ProposeError::NotLeader { leader: None });
+                }
+            }
             if !self.leads(term) {
                 over_since.get_or_insert_with(Instant::now);
             }
@@ -558,8 +646,4 @@ fn finish_records(records: &mut [u8], first: QueueOffset, store_timestamp_ms: u6
         rest = tail;
     }
     assert!(rest.is_empty(), "proposed records must be whole");
-}
-
-fn wall_clock_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

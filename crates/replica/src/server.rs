@@ -1,20 +1,24 @@
 //! The peer listener: checks who asks, then hands the request to the group's openraft. Frames are verified here,
 //! before openraft sees them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use futures::stream::BoxStream;
-use futures::{StreamExt, future, stream};
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
+use futures::{FutureExt, StreamExt, future, stream};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest,
+};
 use openraft::storage::{Snapshot, SnapshotMeta};
-use store::{Frame, Log, Reservation, TablesMeta};
+use store::{Frame, FrameKind, Log, Reservation, TablesMeta};
+use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status, Streaming};
 use wire::LogPosition;
 
 use crate::group::Raft;
-use crate::limits::PEER_MESSAGE_BYTES;
+use crate::limits::{PEER_MESSAGE_BYTES, ROOM_LOW_BYTES, SNAPSHOT_BYTES_MAX, UNFLUSHED_BYTES_MAX};
+use crate::log_clock::{VoterClocks, wall_clock_ms};
 use crate::proto::{self, peer_server};
 use crate::state_machine::SnapshotTables;
 use crate::types::{
@@ -32,7 +36,12 @@ pub(crate) struct GroupSlot {
     pub(crate) log: Log,
     pub(crate) raft: OnceLock<Raft>,
     formed: RwLock<Option<BTreeMap<u64, String>>>,
-    muted: AtomicBool,
+    muted: watch::Sender<bool>,
+    /// Nodes that said with their last heartbeat that their disk has no room for messages.
+    without_room: Mutex<BTreeSet<NodeId>>,
+    pub(crate) clocks: VoterClocks,
+    /// When a leader last sent a heartbeat.
+    heard: Mutex<Instant>,
 }
 
 impl GroupSlot {
@@ -46,7 +55,10 @@ impl GroupSlot {
             log,
             raft: OnceLock::new(),
             formed,
-            muted: AtomicBool::new(false),
+            muted: watch::Sender::new(false),
+            without_room: Mutex::default(),
+            clocks: VoterClocks::default(),
+            heard: Mutex::new(Instant::now()),
         }
     }
 
@@ -59,11 +71,45 @@ impl GroupSlot {
     }
 
     pub(crate) fn is_muted(&self) -> bool {
-        self.muted.load(Ordering::Relaxed)
+        *self.muted.borrow()
     }
 
     pub(crate) fn set_muted(&self, muted: bool) {
-        self.muted.store(muted, Ordering::Relaxed);
+        self.muted.send_replace(muted);
+    }
+
+    pub(crate) fn watch_muted(&self) -> watch::Receiver<bool> {
+        self.muted.subscribe()
+    }
+
+    /// The disk gives no new segment, and the last one holds little more than what may be under way already.
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.log.is_disk_full() && self.log.free_room() < ROOM_LOW_BYTES
+    }
+
+    /// Whether a majority can take messages. A leader that goes on without would have entries that no majority can ever
+    /// store, behind which nothing is committed any more, not even what makes room.
+    pub(crate) fn majority_has_room(&self) -> bool {
+        let without = lock(&self.without_room).len() + usize::from(self.lacks_room());
+        self.voters.len() - without.min(self.voters.len()) > self.voters.len() / 2
+    }
+
+    /// For how long no leader has been heard of. openraft names the last one until there is another.
+    pub(crate) fn silent_for(&self) -> Duration {
+        lock(&self.heard).elapsed()
+    }
+
+    pub(crate) fn note_room(&self, node: NodeId, is_full: bool) {
+        let mut without = lock(&self.without_room);
+        if is_full {
+            without.insert(node);
+        } else {
+            without.remove(&node);
+        }
+    }
+
+    pub(crate) fn has_room(&self, node: NodeId) -> bool {
+        !lock(&self.without_room).contains(&node)
     }
 
     pub(crate) fn origin(&self, to: NodeId) -> proto::Origin {
@@ -186,15 +232,20 @@ fn append_entries(
 ) -> Result<(AppendEntriesRequest<TypeConfig>, Option<Reservation>), Status> {
     let vote = request.vote.as_ref().map(vote_from_proto).ok_or_else(|| missing("vote"))?;
     let bytes: usize = request.frames.iter().map(bytes::Bytes::len).sum();
-    let room = match bytes {
-        0 => None,
-        _ => Some(log.reserve(bytes as u64).map_err(|e| Status::resource_exhausted(e.to_string()))?),
-    };
     let mut entries = Vec::with_capacity(request.frames.len());
+    let mut has_messages = false;
     for frame in request.frames {
         let frame = Frame::parse(frame).map_err(|e| Status::data_loss(format!("a damaged frame: {e}")))?;
+        has_messages |= frame.kind() == FrameKind::Messages;
         entries.push(LogEntry::from_frame(frame));
     }
+    // A full disk still takes what lets a leader lead, and make room.
+    let room = match bytes as u64 {
+        0 => Ok(None),
+        bytes if has_messages => log.reserve(bytes).map(Some),
+        bytes => log.reserve_small(bytes).map(Some),
+    };
+    let room = room.map_err(|e| Status::resource_exhausted(e.to_string()))?;
     let request = AppendEntriesRequest {
         vote,
         prev_log_id: request.prev.as_ref().map(log_id_from_proto),
@@ -211,7 +262,7 @@ fn append_reply(result: openraft::raft::StreamAppendResult<TypeConfig>) -> proto
         Err(StreamAppendError::Conflict(id)) => Reply::Conflict(log_id_to_proto(&id)),
         Err(StreamAppendError::HigherVote(vote)) => Reply::HigherVote(vote_to_proto(&vote)),
     };
-    proto::AppendReply { result: Some(result) }
+    proto::AppendReply { result: Some(result), disk_full: false, wall_clock_ms: wall_clock_ms() }
 }
 
 fn vote_of(request: &proto::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
@@ -274,16 +325,32 @@ impl peer_server::Peer for PeerServer {
         let (slot, raft) = self.running(first.origin.as_ref())?;
         let broken = Arc::new(Mutex::new(None));
         let reason = broken.clone();
-        // Answers come in the order of the requests: each gives back the room that its request has reserved.
-        let rooms = Arc::new(Mutex::new(VecDeque::new()));
-        let reserved = rooms.clone();
+        // Answers come in the order of the requests: each gives back what its request has taken.
+        let taken = Arc::new(Mutex::new(VecDeque::new()));
+        let given = taken.clone();
+        let unflushed = Arc::new(Semaphore::new(UNFLUSHED_BYTES_MAX));
         let requests = stream::once(future::ready(Ok(first)))
             .chain(inbound)
-            .map(move |message| message.and_then(|m| append_entries(&slot.log, m)))
+            .then(move |message| {
+                let unflushed = unflushed.clone();
+                async move {
+                    let message = message?;
+                    // A disk that does not keep up holds back the leader's stream, not this node's memory.
+                    let bytes: usize = message.frames.iter().map(bytes::Bytes::len).sum();
+                    let share = u32::try_from(bytes.min(UNFLUSHED_BYTES_MAX)).unwrap_or(u32::MAX);
+                    let share = unflushed.acquire_many_owned(share).await;
+                    Ok::<_, Status>((message, share.map_err(|closed| Status::internal(closed.to_string()))?))
+                }
+            })
+            .map(move |message| {
+                let (message, share) = message?;
+                let (request, room) = append_entries(&slot.log, message)?;
+                Ok((request, (share, room)))
+            })
             .scan((), move |(), request| {
                 future::ready(match request {
-                    Ok((request, room)) => {
-                        lock(&reserved).push_back(room);
+                    Ok((request, shares)) => {
+                        lock(&taken).push_back(shares);
                         Some(request)
                     }
                     Err(status) => {
@@ -292,8 +359,8 @@ impl peer_server::Peer for PeerServer {
                     }
                 })
             });
-        let replies = raft.stream_append(requests).map(move |result| {
-            lock(&rooms).pop_front();
+        let replies = raft.stream_append(Box::pin(requests)).map(move |result| {
+            lock(&given).pop_front();
             result.map(append_reply).map_err(fatal)
         });
         // What ended the requests is told last, after the answers to those before it.
@@ -309,10 +376,33 @@ impl peer_server::Peer for PeerServer {
         let request = request.into_inner();
         let (slot, raft) = self.running(request.origin.as_ref())?;
         let (rpc, _room) = append_entries(&slot.log, request)?;
-        let (prev, last) =
-            (rpc.prev_log_id, rpc.entries.last().map(|e| *openraft_log_id(e)).or(rpc.prev_log_id));
-        let response = raft.append_entries(rpc).await.map_err(fatal)?;
-        Ok(Response::new(append_reply(response.into_stream_result(prev.or(last), last))))
+        let (vote, prev) = (rpc.vote, rpc.prev_log_id);
+        let last = rpc.entries.last().map(|e| *openraft_log_id(e)).or(prev);
+        let is_bare = rpc.entries.is_empty();
+        let core = raft.clone();
+        let mut answer = tokio::spawn(async move { core.append_entries(rpc).await });
+        // openraft answers once every earlier append is on disk. That this node follows the leader, which is all that
+        // a heartbeat asks, is true before: when the core has taken it in, and its vote, which is durable by then (the
+        // core waits for a vote), is the leader's. A conflict or a higher vote is answered without waiting.
+        let voted = async {
+            let voted = raft.with_raft_state(|state| *state.vote_ref()).await;
+            is_bare && voted.is_ok_and(|voted| voted == vote)
+        };
+        let response = tokio::select! {
+            biased;
+            answered = &mut answer => answered,
+            follows = voted => match (&mut answer).now_or_never() {
+                Some(answered) => answered,
+                None if follows => Ok(Ok(AppendEntriesResponse::Success)),
+                None => answer.await,
+            },
+        };
+        let response = response.map_err(fatal)?.map_err(fatal)?;
+        if response.is_success() {
+            *lock(&slot.heard) = Instant::now();
+        }
+        let reply = append_reply(response.into_stream_result(prev.or(last), last));
+        Ok(Response::new(proto::AppendReply { disk_full: slot.lacks_room(), ..reply }))
     }
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteReply>, Status> {
@@ -357,6 +447,11 @@ impl peer_server::Peer for PeerServer {
         let (_, raft) = self.running(head.origin.as_ref())?;
         let mut bytes = bytes::BytesMut::from(&first.data[..]);
         while let Some(chunk) = inbound.message().await? {
+            if bytes.len() + chunk.data.len() > SNAPSHOT_BYTES_MAX {
+                return Err(Status::invalid_argument(format!(
+                    "tables of more than {SNAPSHOT_BYTES_MAX} bytes"
+                )));
+            }
             bytes.extend_from_slice(&chunk.data);
         }
         let vote = head.vote.as_ref().map(vote_from_proto).ok_or_else(|| missing("vote"))?;

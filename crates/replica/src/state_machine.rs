@@ -36,6 +36,7 @@ pub(crate) struct AppliedUpTo {
     pub(crate) id: LogId,
     pub(crate) end: LogPosition,
     pub(crate) log_time_ms: u64,
+    pub(crate) at: Instant,
 }
 
 pub(crate) struct Machine {
@@ -69,8 +70,9 @@ impl Machine {
         self.applied_tx.subscribe()
     }
 
+    /// Large tables take a while, for which what else runs on this thread (heartbeats) moves to another.
     fn encode(&self) -> Vec<u8> {
-        encode_tables(&self.membership, self.tables.encode())
+        aside(|| encode_tables(&self.membership, self.tables.encode()))
     }
 
     /// One entry: the judgement is the tables', the bookkeeping is ours.
@@ -87,13 +89,17 @@ impl Machine {
             }
         }
         let outcome = match frame.kind() {
-            FrameKind::Blank => Outcome::Command(Bytes::new()),
+            FrameKind::Blank => {
+                self.tables.pass(frame);
+                Outcome::Command(Bytes::new())
+            }
             FrameKind::Membership => {
                 let membership = proto::MembershipBody::decode(frame.body())
                     .ok()
                     .and_then(|m| membership_from_proto(&m))
                     .ok_or_else(|| io::Error::other(format!("membership entry {id} does not decode")))?;
                 self.membership = RaftStoredMembership::new(Some(*id), membership);
+                self.tables.pass(frame);
                 Outcome::Command(Bytes::new())
             }
             FrameKind::Messages | FrameKind::Command => self.tables.apply(frame),
@@ -131,12 +137,20 @@ impl Machine {
         if self.applied.is_some_and(|at| at.end > self.last_checkpoint.0) {
             self.checkpoint();
         }
-        self.writer.finish();
+        aside(|| self.writer.finish());
     }
 }
 
+/// Runs what takes long inside a task of the consensus runtime, without holding up its other tasks.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    // Only tests run it on one thread alone.
+    let has_threads = Handle::try_current().is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if has_threads { tokio::task::block_in_place(work) } else { work() }
+}
+
 fn up_to(at: &TablesMeta) -> AppliedUpTo {
-    AppliedUpTo { id: at.last, end: at.end, log_time_ms: at.log_time_ms }
+    AppliedUpTo { id: at.last, end: at.end, log_time_ms: at.log_time_ms, at: Instant::now() }
 }
 
 pub(crate) fn encode_tables(membership: &RaftStoredMembership, state: Vec<u8>) -> Vec<u8> {

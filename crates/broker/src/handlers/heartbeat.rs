@@ -13,17 +13,18 @@ use wire::{
 };
 
 use crate::call::Call;
-use crate::clients::{Client, Consumer};
+use crate::clients::{Client, Consumer, Excess, Role};
 use crate::errors::Error;
 use crate::handlers::step::success;
 use crate::hosted::Hosted;
-use crate::limits::REGISTRY_FETCH;
+use crate::limits::{PARK_RETRY, REGISTRY_FETCH};
 use crate::requests::Answer;
 use crate::state::rules;
 
-/// 34.
+/// A heartbeat (34). Who is a member does not depend on what this broker's tables say: clients belong to the process,
+/// another of its brokers may have the group, and before recovery the tables say nothing.
 pub(crate) fn heartbeat(hosted: &Arc<Hosted>, call: Call) {
-    let data = match HeartbeatData::decode(&call.request.body) {
+    let mut data = match HeartbeatData::decode(&call.request.body) {
         Ok(data) => data,
         Err(error) => return hosted.fail(call, error.into()),
     };
@@ -34,7 +35,9 @@ pub(crate) fn heartbeat(hosted: &Arc<Hosted>, call: Call) {
     let Some(connection) = call.connection().cloned() else {
         return call.refuse(ResponseCode::SYSTEM_ERROR, "a heartbeat comes over a connection");
     };
-    let (missing, data) = groups(hosted, data);
+    // As RocketMQ: what cannot be a group has no members.
+    data.consumer_data_set.retain(|consumer| rules::group_name(&consumer.group_name).is_ok());
+    let missing = missing(hosted, &data);
     let fingerprint = data.heartbeat_fingerprint;
     let without_subscriptions = fingerprint != 0 && data.without_sub;
     let client = client(&call.request, call.from.address, data);
@@ -48,12 +51,12 @@ pub(crate) fn heartbeat(hosted: &Arc<Hosted>, call: Call) {
     );
     let heard = match heard {
         Ok(heard) => heard,
-        Err(_) => {
-            let remark = format!(
-                "{} clients are connected to this node; no more are taken",
-                hosted.node.clients.count()
-            );
-            return call.refuse(ResponseCode::SYSTEM_BUSY, remark);
+        Err(excess) => {
+            let code = match excess {
+                Excess::Clients { .. } => ResponseCode::SYSTEM_BUSY,
+                Excess::Client { .. } | Excess::Registry { .. } => ResponseCode::SYSTEM_ERROR,
+            };
+            return call.refuse(code, excess.to_string());
         }
     };
     if connection.is_over() {
@@ -71,9 +74,13 @@ pub(crate) fn heartbeat(hosted: &Arc<Hosted>, call: Call) {
     // The client's next requests name the group; its retry topic is what tools find it by.
     let hosted = hosted.clone();
     tokio::spawn(async move {
-        let created = join_all(missing.into_iter().map(|group| hosted.clone().create_group(group)));
+        let created = async {
+            tables_are_level(&hosted).await;
+            // Tasks of their own: they go on when the answer does not wait any longer.
+            join_all(missing.into_iter().map(|group| tokio::spawn(hosted.clone().create_group(group)))).await
+        };
         if tokio::time::timeout(GROUP_WAIT, created).await.is_err() {
-            tracing::debug!(broker = hosted.name(), "groups of a heartbeat are still being created");
+            tracing::debug!(broker = hosted.name(), "groups of a heartbeat are not there yet");
         }
         call.answer(response);
     });
@@ -82,22 +89,37 @@ pub(crate) fn heartbeat(hosted: &Arc<Hosted>, call: Call) {
 /// How long a heartbeat's answer waits for the creation of its groups. A client gives it 3 s.
 const GROUP_WAIT: Duration = Duration::from_secs(1);
 
-/// The groups of a heartbeat that are to be created; those that neither exist nor may be created are left out of it.
-fn groups(hosted: &Hosted, mut data: HeartbeatData) -> (Vec<String>, HeartbeatData) {
-    let mut missing = Vec::new();
-    data.consumer_data_set.retain(|consumer| {
-        if !hosted.state.lacks_group(&consumer.group_name) {
-            return true;
-        }
+/// The groups of a heartbeat that this broker lacks and may create. None before its log is recovered: the next heartbeat
+/// comes in 30 s, and those to other nodes create them as well.
+fn missing(hosted: &Hosted, data: &HeartbeatData) -> Vec<String> {
+    if hosted.serving().is_none() {
+        return Vec::new();
+    }
+    let may_create = |group: &str| {
         // A group made by an administrator may lack its retry topic.
-        let may_create = hosted.state.group(&consumer.group_name).is_some()
-            || (hosted.config.auto_create_group && rules::group_name(&consumer.group_name).is_ok());
-        if may_create {
-            missing.push(consumer.group_name.clone());
+        hosted.config.auto_create_group || hosted.state.group(group).is_some()
+    };
+    let groups = data.consumer_data_set.iter().map(|consumer| &consumer.group_name);
+    groups.filter(|group| hosted.state.lacks_group(group) && may_create(group)).cloned().collect()
+}
+
+/// Returns when the tables have what this node knew to be committed: on a node that has just started, most groups would
+/// otherwise seem to be missing, and the creation of each is waited for by everything that is proposed after it.
+async fn tables_are_level(hosted: &Hosted) {
+    let Some(serving) = hosted.serving() else { return };
+    let index = |id: Option<store::LogId>| id.map_or(0, |id| id.index.0);
+    let mut wanted = None;
+    loop {
+        let status = serving.group.status();
+        // Without a leader this node does not know what is committed.
+        if status.leader.is_some() {
+            let committed = *wanted.get_or_insert(index(status.committed));
+            if index(status.applied) >= committed {
+                return;
+            }
         }
-        may_create
-    });
-    (missing, data)
+        tokio::time::sleep(PARK_RETRY).await;
+    }
 }
 
 fn client(request: &RemotingCommand, address: SocketAddr, data: HeartbeatData) -> Client {
@@ -125,7 +147,9 @@ fn client(request: &RemotingCommand, address: SocketAddr, data: HeartbeatData) -
 pub(crate) fn unregister(hosted: &Arc<Hosted>, call: Call) {
     match UnregisterClientRequest::decode(&call.request.ext) {
         Ok(header) => {
-            let groups = header.producer_group.into_iter().chain(header.consumer_group);
+            let producer = header.producer_group.map(|group| (Role::Producer, group));
+            let consumer = header.consumer_group.map(|group| (Role::Consumer, group));
+            let groups = producer.into_iter().chain(consumer);
             let changed = hosted.node.clients.leave(&header.client_id, groups);
             hosted.node.clients_changed(changed);
             call.succeed();

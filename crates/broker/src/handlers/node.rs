@@ -10,7 +10,7 @@ use wire::{GetConsumerRunningInfoRequest, LogPosition, QueueId, QueueOffset, Res
 use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::info::{self, HaFollower, HaStatus, NodeFacts};
-use crate::handlers::offset::{blocking, store_time};
+use crate::handlers::offset::{scanning, store_time};
 use crate::handlers::stats::{self, Progress};
 use crate::hosted::{Hosted, Serving, Toward};
 use crate::limits::CLIENT_CALL;
@@ -85,13 +85,16 @@ pub(crate) fn topic_stats<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer
 /// 208.
 pub(crate) fn consume_stats<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     let request = call.request.clone();
-    blocking(hosted, move |hosted, serving| with_progress(hosted, serving, |p| p.of_group(&request))).boxed()
+    scanning(hosted, call.deadline, move |hosted, serving| {
+        with_progress(hosted, serving, |p| p.of_group(&request))
+    })
+    .boxed()
 }
 
 /// 317.
 pub(crate) fn all_consume_stats<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     let request = call.request.clone();
-    blocking(hosted, move |hosted, serving| {
+    scanning(hosted, call.deadline, move |hosted, serving| {
         let address = hosted.config.advertised();
         with_progress(hosted, serving, |p| p.of_all_groups(&address, &request))
     })

@@ -2,8 +2,12 @@
 //! round, so they run at the leader alone.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use futures::future::FutureExt;
+use bytes::Bytes;
+use futures::future::{FutureExt, join_all};
+use replica::ProposeError;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, oneshot};
 use wire::{
     GetEarliestMsgStoretimeResponse, GetMaxOffsetRequest, GetMinOffsetRequest, OffsetResponse,
     QueryConsumerOffsetRequest, QueueId, QueueOffset, RemotingCommand, ResponseCode, SearchOffsetRequest,
@@ -15,7 +19,7 @@ use crate::errors::Error;
 use crate::handlers::step::{self, success};
 use crate::hosted::{Hosted, Serving, lock};
 use crate::requests::Answer;
-use crate::state::{CommitBatch, CommitKey, NoCommitKey, QueueRange};
+use crate::state::{CommitBatch, CommitKey, CommitMerger, NoCommitKey, QueueRange, Reply};
 
 /// The key of a consumer's offset, or why there is none: 26, 17, 29.
 fn key(hosted: &Hosted, group: &str, topic: &str, queue: i32) -> Result<(CommitKey, QueueId), Error> {
@@ -71,20 +75,34 @@ pub(crate) fn update(hosted: &Arc<Hosted>, call: Call) {
         }
         return;
     }
+    // Taken here and not on a task of its own: what the same connection commits next stands behind it in the log.
+    let proposed = match commit_now(hosted, &header, offset) {
+        Ok(proposed) => proposed,
+        Err(error) => return hosted.fail(call, error),
+    };
     let hosted = hosted.clone();
     tokio::spawn(async move {
-        let result = async {
-            let (key, queue) = key(&hosted, &header.consumer_group, &header.topic, header.queue_id)?;
-            lock(&hosted.commits).forget(key, queue);
-            // Proposed even where it changes nothing: a merged commit of another value may be under way.
-            let reply = hosted.propose_here(CommitBatch::single(key, queue, offset).into_command()).await?;
-            Ok(step::answer(&call.request, &reply))
-        };
-        match result.await {
-            Ok(answer) => call.answer(answer),
+        match decided(&hosted, proposed).await {
+            Ok(reply) => {
+                let answer = step::answer(&call.request, &reply);
+                call.answer(answer);
+            }
             Err(error) => hosted.fail(call, error),
         }
     });
+}
+
+/// A commit that somebody waits for. Proposed even where it changes nothing: another value may be under way.
+fn commit_now(
+    hosted: &Hosted,
+    header: &UpdateConsumerOffsetRequest,
+    offset: QueueOffset,
+) -> Result<Proposed, Error> {
+    let serving = hosted.served_here()?;
+    let (key, queue) = key(hosted, &header.consumer_group, &header.topic, header.queue_id)?;
+    let mut commits = lock(&hosted.commits);
+    let batch = commits.overtake(key, queue, offset);
+    Ok(propose(serving, batch))
 }
 
 /// A commit that nobody waits for joins the next batch (log.md 13).
@@ -96,10 +114,87 @@ pub(crate) fn merge_commit(
     offset: QueueOffset,
 ) -> Result<(), Error> {
     let (key, queue) = key(hosted, group, topic, queue)?;
-    let stored = hosted.state.offset_of(key, queue);
-    lock(&hosted.commits).add(key, queue, offset, stored, hosted.node.uptime_ms());
+    {
+        let mut commits = lock(&hosted.commits);
+        // Looked up under the lock: what a batch brought is in the tables before it is settled.
+        let stored = hosted.state.offset_of(key, queue);
+        commits.add(key, queue, offset, stored, hosted.node.uptime_ms());
+    }
     hosted.commit_added.notify_one();
     Ok(())
+}
+
+/// A batch of commits in the proposer's queue.
+struct Proposed {
+    batch: CommitBatch,
+    answer: oneshot::Receiver<Result<Bytes, ProposeError>>,
+}
+
+/// Puts a batch into the proposer's queue. To be called under the lock under which it was taken: the log then has batches
+/// in the order of their numbers, so that no older offset follows a newer one.
+fn propose(serving: &Serving, batch: CommitBatch) -> Proposed {
+    let command = batch.clone().into_command();
+    let answer = serving.group.propose_command_now(command.to_bytes(), command.is_barrier());
+    Proposed { batch, answer }
+}
+
+/// Has merged commits proposed: what `take` gives, until it gives nothing more. Nothing is added meanwhile, so there is
+/// an end.
+fn propose_merged(hosted: &Hosted, take: fn(&mut CommitMerger, u64) -> Option<CommitBatch>) -> Vec<Proposed> {
+    let Some(serving) = hosted.serving() else { return Vec::new() };
+    let now_ms = hosted.node.uptime_ms();
+    let mut commits = lock(&hosted.commits);
+    let mut proposed = Vec::new();
+    while let Some(batch) = take(&mut commits, now_ms) {
+        proposed.push(propose(serving, batch));
+    }
+    proposed
+}
+
+/// What became of a batch.
+async fn decided(hosted: &Hosted, proposed: Proposed) -> Result<Reply, Error> {
+    let Proposed { batch, answer } = proposed;
+    let _settles = Settles { hosted, batch };
+    let stopped = ProposeError::Unknown("the group stopped while the command was under way");
+    let answer = answer.await.unwrap_or(Err(stopped))?;
+    prost::Message::decode(answer).map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))
+}
+
+/// Says that a batch is decided, also when its own task is gone: others wait for it.
+struct Settles<'a> {
+    hosted: &'a Hosted,
+    batch: CommitBatch,
+}
+
+impl Drop for Settles<'_> {
+    fn drop(&mut self) {
+        lock(&self.hosted.commits).settle(&self.batch);
+        self.hosted.commit_decided.notify_waiters();
+    }
+}
+
+/// Waits until batches of merged commits are decided.
+async fn merged_decided(hosted: &Hosted, proposed: Vec<Proposed>) {
+    let waits = proposed.into_iter().map(|proposed| async move {
+        let count = proposed.batch.len();
+        if let Err(error) = decided(hosted, proposed).await {
+            // Nobody was told that they are stored: a crash or an election may repeat what they say.
+            tracing::warn!(group = hosted.name(), count, %error, "merged offset commits were not stored");
+        }
+    });
+    join_all(waits).await;
+}
+
+/// Waits until every batch up to this one is decided.
+async fn all_decided(hosted: &Hosted, up_to: u64) {
+    loop {
+        // Made before the look, so that it misses nothing that is decided after it.
+        let next = hosted.commit_decided.notified();
+        if lock(&hosted.commits).is_decided(up_to) {
+            return;
+        }
+        next.await;
+    }
 }
 
 /// Proposes merged commits when they are due, at most one batch a second. Ends with the node.
@@ -117,32 +212,31 @@ pub(crate) async fn keep_commits(hosted: Arc<Hosted>) {
             lock(&hosted.commits).clear();
             continue;
         }
-        let _turn = hosted.commit_turn.lock().await;
-        let batch = lock(&hosted.commits).take(hosted.node.uptime_ms());
-        if let Some(batch) = batch {
-            propose_commits(&hosted, batch).await;
-        }
+        // Waited for: a log that is slow gets larger batches, not more of them.
+        let proposed = propose_merged(&hosted, CommitMerger::take);
+        merged_decided(&hosted, proposed).await;
     }
 }
 
-async fn propose_commits(hosted: &Hosted, batch: CommitBatch) {
-    let count = batch.len();
-    if let Err(error) = hosted.propose_here(batch.into_command()).await {
-        // Nobody was told that they are stored: a crash or an election may repeat what they say.
-        tracing::warn!(group = hosted.name(), count, %error, "merged offset commits were not stored");
-    }
-}
-
-/// Waits for the batch that is under way and proposes what waits, due or not: before leadership is given away, and
-/// before a query, so that whoever takes a queue over sees what the last one said of it.
+/// Proposes what waits at this moment, due or not, and waits until that and what was under way is decided: before
+/// leadership is given away. What comes meanwhile is not waited for: there is no end to it.
 pub(crate) async fn flush_commits(hosted: &Hosted) {
-    let _turn = hosted.commit_turn.lock().await;
-    loop {
-        let batch = lock(&hosted.commits).take_now();
-        match batch {
-            Some(batch) => propose_commits(hosted, batch).await,
-            None => return,
-        }
+    let proposed = propose_merged(hosted, CommitMerger::take_now);
+    let last = lock(&hosted.commits).last();
+    merged_decided(hosted, proposed).await;
+    all_decided(hosted, last).await;
+}
+
+/// Waits until the tables have what was committed for a queue before this call, so that whoever takes it over sees what
+/// the last one said of it. A queue of which nothing waits costs no entry and no wait.
+async fn settle_commits(hosted: &Hosted, key: CommitKey, queue: QueueId) {
+    let waits = lock(&hosted.commits).pending(key, queue).is_some();
+    // With everything that waits: the next query finds it done.
+    let proposed = if waits { propose_merged(hosted, CommitMerger::take_now) } else { Vec::new() };
+    let batch = lock(&hosted.commits).batch_of(key, queue);
+    merged_decided(hosted, proposed).await;
+    if let Some(batch) = batch {
+        all_decided(hosted, batch).await;
     }
 }
 
@@ -152,7 +246,10 @@ pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
         let header = QueryConsumerOffsetRequest::decode(&call.request.ext)?;
         let queue =
             QueueId::from_wire(header.queue_id).ok_or_else(|| no_queue(&header.topic, header.queue_id, 0))?;
-        flush_commits(hosted).await;
+        // Without a key nothing was committed that is not in the tables.
+        if let Ok(key) = hosted.state.commit_key(&header.topic, &header.consumer_group) {
+            settle_commits(hosted, key, queue).await;
+        }
         if let Some(stored) = hosted.state.offset(&header.topic, &header.consumer_group, queue) {
             return Ok(offset(&call.request, stored.to_wire()));
         }
@@ -192,16 +289,42 @@ fn young_bytes() -> u64 {
     ram / 5 * 2
 }
 
-/// Runs what may wait for the disk on a thread that may.
+/// Runs what may wait for the disk on a thread that may, in its turn.
 pub(crate) async fn blocking<T: Send + 'static>(
     hosted: &Arc<Hosted>,
     work: impl FnOnce(&Hosted, &Serving) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let hosted = hosted.clone();
-    let Ok(_permit) = hosted.cold_reads.clone().acquire_owned().await else {
-        return Err(Error::Overloaded("the node is stopping".into()));
+    let turn = hosted.cold_reads.clone().acquire_owned().await;
+    in_turn(hosted, turn, work).await
+}
+
+/// The same for what an administrator asks and may read much: it takes no consumer's turn. One whose own turn does not
+/// come by the deadline is given up, for nobody waits for it any more.
+pub(crate) async fn scanning<T: Send + 'static>(
+    hosted: &Arc<Hosted>,
+    deadline: Instant,
+    work: impl FnOnce(&Hosted, &Serving) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let turn = hosted.admin_scans.clone().acquire_owned();
+    let Ok(turn) = tokio::time::timeout_at(deadline.into(), turn).await else {
+        return Err(Error::Overloaded("too many scans for administrators are under way".into()));
     };
-    let task = tokio::task::spawn_blocking(move || work(&hosted, hosted.served_here()?));
+    in_turn(hosted, turn, work).await
+}
+
+async fn in_turn<T: Send + 'static>(
+    hosted: &Arc<Hosted>,
+    turn: Result<OwnedSemaphorePermit, AcquireError>,
+    work: impl FnOnce(&Hosted, &Serving) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let turn = turn.map_err(|_| Error::Overloaded("the node is stopping".into()))?;
+    let hosted = hosted.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let result = work(&hosted, hosted.served_here()?);
+        // Not before: the work goes on where its request is given up.
+        drop(turn);
+        result
+    });
     task.await.unwrap_or_else(|error| Err(Error::Unknown(error.to_string())))
 }
 

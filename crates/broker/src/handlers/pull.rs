@@ -4,19 +4,30 @@
 //! pull ─▶ may this node answer? ──no──▶ the leader is asked, without holding ─┐
 //!             │ yes                                                           │
 //!             ▼                                                               ▼
-//!         plan (checks) ─▶ read memory ──cold──▶ read disk (bounded pool) ─▶ settle ─▶ answer
-//!                                                                             │ 19, may be held
-//!                                                     woken by apply, once ◀──┘ held here
+//!         check (tables) ─▶ read memory ──cold──▶ read disk (bounded pool) ─▶ settle ─▶ answer
+//!                                                                               │ 19, may be held
+//!                                                       woken by apply, once ◀──┘ held here
 //! ```
 //!
-//! A follower never answers 21 and never names a maximum that the leader did not have: above its own maximum it asks the
-//! leader, and a leader confirms that it still leads before it says that an offset moved (log.md 11).
+//! **Below the leader** (`follower_reads`). What is applied at a follower never changes, but it may end long before the
+//! leader's log does. So a follower gives the answers of which that does not matter, and has the leader give all others:
+//!
+//! - It answers 0 and 20 where more messages are applied behind `nextBeginOffset`. The maximum that it names is the end of
+//!   what is applied here: one that the leader had, never above the leader's, and always above `nextBeginOffset`, so that
+//!   nobody can take it for the end of the queue. Who comes to the end of what is applied here gets what is there from the
+//!   leader, with the leader's maximum.
+//! - It never answers 19 or 21, and refuses nothing (16, 17, 26, 29 …): its tables may lack what the leader's have.
+//! - It holds only where the leader has found nothing.
+//!
+//! The leader itself confirms that it still leads before it says that an offset moved (log.md 11).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures::future::join_all;
+use replica::NodeId;
 use store::index::{IndexError, Unit};
 use wire::{Header as _, RequestCode};
 use wire::{
@@ -34,79 +45,140 @@ use crate::limits::{HOLD_MAX, HOLD_TICK, PARK, PULL_UNITS};
 use crate::state::rules;
 use crate::state::{QueueRange, Topic};
 
-/// A pull that waits for messages.
-pub(crate) struct HeldPull {
+/// A pull as its client sent it, decoded once, however often it is executed.
+struct Pull {
     call: Call,
-    /// `None`: any message is wanted.
-    filter: Option<Arc<SubscriptionData>>,
-    topic: Arc<str>,
-    queue: QueueId,
+    header: PullMessageRequest,
+    arrived: Instant,
+    /// The subscription in the request, once it was read.
+    subscription: Option<Arc<SubscriptionData>>,
 }
 
-/// What the checks let through.
+impl Pull {
+    /// Held pulls wait where they arrived.
+    fn may_hold(&self) -> bool {
+        self.header.sys_flag & pull_flag::SUSPEND != 0 && !self.call.is_forwarded()
+    }
+
+    fn held_until(&self) -> Instant {
+        let asked = u64::try_from(self.header.suspend_timeout_millis).unwrap_or(0);
+        self.arrived + Duration::from_millis(asked).min(HOLD_MAX)
+    }
+
+    /// Takes flags away, also from the request, which may be parked and decoded again.
+    fn clear(&mut self, flags: i32) {
+        self.header.sys_flag &= !flags;
+        self.call.request.ext.set_int("sysFlag", self.header.sys_flag);
+    }
+}
+
+/// A pull that waits for messages.
+pub(crate) struct HeldPull {
+    pull: Pull,
+    /// `None`: any message is wanted.
+    filter: Option<Arc<SubscriptionData>>,
+}
+
+/// What the checks let through: all that may be otherwise when a pull is executed once more.
 struct Plan {
-    header: PullMessageRequest,
+    /// This node led before the tables were looked at.
+    led: bool,
     topic: Arc<Topic>,
     queue: QueueId,
+    offset: i64,
     filter: Arc<SubscriptionData>,
+    /// What the client wants at most.
+    messages: usize,
+    bytes: Option<usize>,
     /// Answers that group and topic determine.
     slow_broker: i64,
     group_sys_flag: i32,
     since: Instant,
 }
 
-impl Plan {
-    fn may_hold(&self) -> bool {
-        self.header.sys_flag & pull_flag::SUSPEND != 0
-    }
-
-    fn hold_time(&self) -> Duration {
-        let asked = u64::try_from(self.header.suspend_timeout_millis).unwrap_or(0);
-        Duration::from_millis(asked).min(HOLD_MAX)
-    }
-}
-
 /// How far messages have been given out, by group, topic and queue: 208 shows it beside what was committed. Of this
 /// node, and volatile, as in RocketMQ.
 #[derive(Default)]
 pub(crate) struct Served {
-    groups: Mutex<HashMap<String, ServedQueues>>,
+    groups: Mutex<HashMap<String, ServedGroup>>,
 }
 
-/// The next offset of each (topic, queue).
-type ServedQueues = HashMap<(Arc<str>, QueueId), QueueOffset>;
+struct ServedGroup {
+    /// The next offset of each (topic, queue).
+    queues: HashMap<(Arc<str>, QueueId), QueueOffset>,
+    noted: Instant,
+}
 
-/// Groups that are remembered; beyond them, nothing is.
+/// Groups that are remembered; beyond them, none is until another one is forgotten.
 const SERVED_GROUPS_MAX: usize = 10_000;
+/// A group that has asked for nothing for so long is forgotten: what it got is consumed, or will be given out again. A
+/// pull is held for a minute at most, so this is none that waits.
+const SERVED_IDLE: Duration = Duration::from_mins(10);
+const SERVED_SWEEP: Duration = Duration::from_mins(1);
 
 impl Served {
-    fn note(&self, group: &str, topic: &Arc<str>, queue: QueueId, next: QueueOffset) {
+    fn note(&self, group: &str, topic: &Arc<str>, queue: QueueId, next: QueueOffset, now: Instant) {
         let mut groups = lock(&self.groups);
-        if let Some(queues) = groups.get_mut(group) {
-            queues.insert((topic.clone(), queue), next);
+        if let Some(served) = groups.get_mut(group) {
+            served.queues.insert((topic.clone(), queue), next);
+            served.noted = now;
         } else if groups.len() < SERVED_GROUPS_MAX {
-            groups.insert(group.to_owned(), HashMap::from([((topic.clone(), queue), next)]));
+            let queues = HashMap::from([((topic.clone(), queue), next)]);
+            groups.insert(group.to_owned(), ServedGroup { queues, noted: now });
         }
     }
 
     pub(crate) fn get(&self, topic: &str, group: &str, queue: QueueId) -> Option<QueueOffset> {
-        lock(&self.groups).get(group)?.get(&(Arc::from(topic), queue)).copied()
+        lock(&self.groups).get(group)?.queues.get(&(Arc::from(topic), queue)).copied()
+    }
+
+    /// Forgets the groups that are idle, and those that do not exist any more.
+    fn sweep(&self, now: Instant, exists: impl Fn(&str) -> bool) {
+        let names: Vec<String> = {
+            let mut groups = lock(&self.groups);
+            groups.retain(|_, served| now.saturating_duration_since(served.noted) < SERVED_IDLE);
+            groups.keys().cloned().collect()
+        };
+        // The tables are asked without the lock.
+        for name in names.iter().filter(|name| !exists(name)) {
+            lock(&self.groups).remove(name);
+        }
     }
 }
 
 /// 11, 361.
 pub(crate) fn pull(hosted: &Arc<Hosted>, call: Call) {
-    if !hosted.leads() && !hosted.config.follower_reads {
-        return ask_leader(hosted, call);
-    }
-    match check(hosted, &call) {
-        Ok(plan) => {
-            if plan.header.sys_flag & pull_flag::COMMIT_OFFSET != 0 {
-                commit(hosted, &call, &plan);
-            }
-            execute(hosted, call, plan);
+    match PullMessageRequest::decode(&call.request.ext) {
+        Ok(header) => {
+            begin(hosted, Pull { call, header, arrived: Instant::now(), subscription: None });
         }
-        Err(error) => hosted.fail(call, error),
+        Err(error) => hosted.fail(call, error.into()),
+    }
+}
+
+fn begin(hosted: &Arc<Hosted>, mut pull: Pull) {
+    let led = hosted.leads();
+    // What another node has passed on is a question to the leader, and not to one that may read.
+    if !led && (!hosted.config.follower_reads || pull.call.is_forwarded()) {
+        return ask_leader(hosted, pull);
+    }
+    match check(hosted, &mut pull, led) {
+        Ok(plan) => {
+            if pull.header.sys_flag & pull_flag::COMMIT_OFFSET != 0 {
+                commit(hosted, &pull);
+                pull.clear(pull_flag::COMMIT_OFFSET);
+            }
+            execute(hosted, pull, plan);
+        }
+        Err(error) => fail(hosted, pull, led, error),
+    }
+}
+
+/// Below the leader nothing is refused: what is missing here may be there.
+fn fail(hosted: &Arc<Hosted>, pull: Pull, led: bool, error: Error) {
+    match error {
+        Error::Refused { .. } if !led => ask_leader(hosted, pull),
+        error => hosted.fail(pull.call, error),
     }
 }
 
@@ -114,9 +186,9 @@ fn refuse<T>(code: ResponseCode, remark: String) -> Result<T, Error> {
     Err(Error::Refused { code, remark })
 }
 
-/// The checks of protocol.md 3.2, in their order.
-fn check(hosted: &Hosted, call: &Call) -> Result<Plan, Error> {
-    let header = PullMessageRequest::decode(&call.request.ext)?;
+/// The checks of protocol.md 3.2, in their order. They only look things up, so that repeating them costs little.
+fn check(hosted: &Hosted, pull: &mut Pull, led: bool) -> Result<Plan, Error> {
+    let header = &pull.header;
     if hosted.config.permission & rules::PERM_READ == 0 {
         let remark = format!("the broker[{}] pulling message is forbidden", hosted.config.advertised());
         return refuse(ResponseCode::NO_PERMISSION, remark);
@@ -153,12 +225,15 @@ fn check(hosted: &Hosted, call: &Call) -> Result<Plan, Error> {
         None => {
             let remark = format!(
                 "queueId[{}] is illegal, topic:[{}] topicConfig.readQueueNums:[{readable}] consumer:[{}]",
-                header.queue_id, header.topic, call.from.address
+                header.queue_id, header.topic, pull.call.from.address
             );
             return refuse(ResponseCode::INVALID_PARAMETER, remark);
         }
     };
-    let filter = subscription(hosted, &header, group.consume_broadcast_enable)?;
+    let filter = match &pull.subscription {
+        Some(own) => own.clone(),
+        None => subscription(hosted, header, group.consume_broadcast_enable)?,
+    };
     if !filter.is_tag_type() {
         let remark =
             format!("The broker does not support consumer to filter message by {}", filter.expression_type);
@@ -167,8 +242,21 @@ fn check(hosted: &Hosted, call: &Call) -> Result<Plan, Error> {
     if filter.class_filter_mode {
         return refuse(ResponseCode::SYSTEM_ERROR, "class filters are not supported".into());
     }
-    let (slow_broker, group_sys_flag) = (group.which_broker_when_consume_slowly, group.group_sys_flag);
-    Ok(Plan { topic, queue, filter, slow_broker, group_sys_flag, since: Instant::now(), header })
+    if header.sys_flag & pull_flag::SUBSCRIPTION != 0 {
+        pull.subscription = Some(filter.clone());
+    }
+    Ok(Plan {
+        led,
+        topic,
+        queue,
+        offset: header.queue_offset,
+        filter,
+        messages: usize::try_from(header.max_msg_nums).unwrap_or(0),
+        bytes: header.max_msg_bytes.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0),
+        slow_broker: group.which_broker_when_consume_slowly,
+        group_sys_flag: group.group_sys_flag,
+        since: Instant::now(),
+    })
 }
 
 /// The subscription in the request, or else the one that the group's heartbeats told.
@@ -210,8 +298,8 @@ fn subscription(
 }
 
 /// A commit that came with a pull: merged here, or passed on where another node leads (clients.md 12).
-fn commit(hosted: &Arc<Hosted>, call: &Call, plan: &Plan) {
-    let header = &plan.header;
+fn commit(hosted: &Arc<Hosted>, pull: &Pull) {
+    let header = &pull.header;
     let Some(offset) = QueueOffset::from_wire(header.commit_offset) else { return };
     if hosted.leads() {
         // What is refused is what the client may not have either: a pull is no place to say so.
@@ -226,7 +314,7 @@ fn commit(hosted: &Arc<Hosted>, call: &Call, plan: &Plan) {
             commit_offset: header.commit_offset,
         })
         .oneway();
-    hosted.take(Call::from_self(request, call.from.clone(), hosted.ticket()));
+    hosted.take(Call::from_self(request, pull.call.from.clone(), hosted.ticket()));
 }
 
 /// What a queue says to a pull (RocketMQ's `GetMessageStatus`), as far as it matters.
@@ -283,6 +371,12 @@ impl Read {
     fn nothing(status: Status, range: QueueRange, next: i64) -> Read {
         Read { status, range, next, body: Bytes::new(), messages: 0, cold: false }
     }
+
+    /// Whether more is applied here behind what was read: then it does not matter how far the leader is.
+    fn has_more_behind(&self) -> bool {
+        matches!(self.status, Status::Found | Status::NoMatchedMessage)
+            && self.next < self.range.next.to_wire()
+    }
 }
 
 /// How much one pull brings.
@@ -309,22 +403,33 @@ fn place(range: QueueRange, offset: i64) -> Option<(Status, i64)> {
     }
 }
 
+/// How many messages a pull brings at most, and how many units of its queue it looks at for them: of what a client asks
+/// neither may be believed. `there`: so many follow.
+fn extent(asked: usize, batch: Batch, filter: &SubscriptionData, there: u64) -> (usize, usize) {
+    let count = asked.clamp(1, batch.messages.max(1));
+    let scan = if takes_everything(filter) { count } else { PULL_UNITS.max(count) };
+    (count, scan.min(usize::try_from(there).unwrap_or(usize::MAX)))
+}
+
+fn takes_everything(filter: &SubscriptionData) -> bool {
+    filter.sub_string == wire::SUB_ALL
+}
+
 /// Reads; `None` where that would wait for the disk and may not.
 fn read(hosted: &Hosted, serving: &Serving, plan: &Plan, batch: Batch) -> Result<Option<Read>, Error> {
-    let offset = plan.header.queue_offset;
-    let Some(range) = hosted.state.queue(&plan.topic.name, plan.queue) else {
-        return refuse(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{}] not exist", plan.header.topic));
+    let (name, offset) = (&plan.topic.name, plan.offset);
+    let Some(range) = hosted.state.queue(name, plan.queue) else {
+        return refuse(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{name}] not exist"));
     };
     if let Some((status, next)) = place(range, offset) {
         return Ok(Some(Read::nothing(status, range, next)));
     }
     let from = QueueOffset(offset as u64);
-    let count = usize::try_from(plan.header.max_msg_nums).unwrap_or(0).max(1);
-    let scan = (PULL_UNITS.max(count)).min((range.next.0 - from.0) as usize);
+    let (count, scan) = extent(plan.messages, batch, &plan.filter, range.next.0 - from.0);
     let units = if batch.may_block {
-        serving.index.units(&plan.topic.name, plan.queue, from, scan)?
+        serving.index.units(name, plan.queue, from, scan)?
     } else {
-        match serving.index.units_in_memory(&plan.topic.name, plan.queue, from, scan) {
+        match serving.index.units_in_memory(name, plan.queue, from, scan) {
             Some(units) => units,
             None => return Ok(None),
         }
@@ -332,15 +437,13 @@ fn read(hosted: &Hosted, serving: &Serving, plan: &Plan, batch: Batch) -> Result
     if units.is_empty() {
         return Ok(Some(Read::nothing(Status::OffsetFoundNull, range, offset)));
     }
-    let client_bytes =
-        plan.header.max_msg_bytes.and_then(|bytes| usize::try_from(bytes).ok()).filter(|b| *b > 0);
-    let bytes_max = batch.bytes.min(client_bytes.unwrap_or(usize::MAX));
+    let bytes_max = batch.bytes.min(plan.bytes.unwrap_or(usize::MAX));
     let mut next = from;
-    let mut chosen: Vec<Unit> = Vec::with_capacity(count.min(batch.messages).min(units.len()));
+    let mut chosen: Vec<Unit> = Vec::with_capacity(count.min(units.len()));
     let mut bytes = 0;
     for unit in &units {
         if plan.filter.may_match(unit.tags_code) {
-            let full = chosen.len() >= count.min(batch.messages) || bytes + unit.size as usize > bytes_max;
+            let full = chosen.len() >= count || bytes + unit.size as usize > bytes_max;
             // The first message goes out whatever its size.
             if full && !chosen.is_empty() {
                 break;
@@ -353,20 +456,7 @@ fn read(hosted: &Hosted, serving: &Serving, plan: &Plan, batch: Batch) -> Result
     if chosen.is_empty() {
         return Ok(Some(Read::nothing(Status::NoMatchedMessage, range, next.to_wire())));
     }
-    let mut body = BytesMut::with_capacity(bytes);
-    let mut taken = 0;
-    for unit in &chosen {
-        let record = if batch.may_block {
-            serving.log.read_bytes(unit.position, unit.size as usize)?
-        } else {
-            match serving.log.read_bytes_resident(unit.position, unit.size as usize) {
-                Some(record) => record?,
-                None => break,
-            }
-        };
-        body.extend_from_slice(&record);
-        taken += 1;
-    }
+    let (body, taken) = records(serving, &chosen, batch.may_block)?;
     if taken == 0 {
         return Ok(None);
     }
@@ -374,8 +464,18 @@ fn read(hosted: &Hosted, serving: &Serving, plan: &Plan, batch: Batch) -> Result
         // The rest is not resident: it comes with the next pull.
         next = offset_of(from, &units, &plan.filter, taken);
     }
-    let (body, next) = (body.freeze(), next.to_wire());
+    let next = next.to_wire();
     Ok(Some(Read { status: Status::Found, range, next, body, messages: taken, cold: batch.may_block }))
+}
+
+/// The messages of these units, one after the other, and how many: all, or where it may not wait for the disk, as many of
+/// the first as are resident.
+fn records(serving: &Serving, units: &[Unit], may_block: bool) -> Result<(Bytes, usize), Error> {
+    let wanted: Vec<_> = units.iter().map(|unit| (unit.position, unit.size)).collect();
+    let log = &serving.log;
+    let records = if may_block { log.read_records(&wanted)? } else { log.read_records_resident(&wanted)? };
+    // A copy: what waits for a slow reader must not keep entries or pages of the log in memory.
+    Ok((records.copy(), records.count))
 }
 
 /// The offset of the wanted message number `taken`.
@@ -394,8 +494,8 @@ impl From<IndexError> for Error {
     }
 }
 
-fn execute(hosted: &Arc<Hosted>, call: Call, plan: Plan) {
-    let Some(serving) = hosted.serving() else { return hosted.again(call, None) };
+fn execute(hosted: &Arc<Hosted>, pull: Pull, plan: Plan) {
+    let Some(serving) = hosted.serving() else { return hosted.again(pull.call, None) };
     let limits = &hosted.node.config.limits;
     let batch = Batch {
         messages: limits.pull_messages_in_memory,
@@ -403,16 +503,18 @@ fn execute(hosted: &Arc<Hosted>, call: Call, plan: Plan) {
         may_block: false,
     };
     match read(hosted, serving, &plan, batch) {
-        Ok(Some(read)) => settle(hosted, call, plan, read),
-        Ok(None) => execute_cold(hosted.clone(), call, plan),
-        Err(error) => hosted.fail(call, error),
+        Ok(Some(read)) => settle(hosted, pull, plan, read),
+        Ok(None) => execute_cold(hosted.clone(), pull, plan),
+        Err(error) => fail(hosted, pull, plan.led, error),
     }
 }
 
 /// Reads what is not in memory, where a wait for the disk harms nobody; so many at a time.
-fn execute_cold(hosted: Arc<Hosted>, call: Call, plan: Plan) {
+fn execute_cold(hosted: Arc<Hosted>, pull: Pull, plan: Plan) {
     tokio::spawn(async move {
-        let Ok(_permit) = hosted.cold_reads.clone().acquire_owned().await else { return call.give_up() };
+        let Ok(_permit) = hosted.cold_reads.clone().acquire_owned().await else {
+            return pull.call.give_up();
+        };
         let reader = hosted.clone();
         let work = tokio::task::spawn_blocking(move || {
             let limits = &reader.node.config.limits;
@@ -425,45 +527,35 @@ fn execute_cold(hosted: Arc<Hosted>, call: Call, plan: Plan) {
             (plan, result)
         });
         match work.await {
-            Ok((plan, Ok(Some(read)))) => settle(&hosted, call, plan, read),
-            Ok((_, Ok(None))) => hosted.fail(call, Error::Unknown("nothing was read".into())),
-            Ok((_, Err(error))) => hosted.fail(call, error),
-            Err(error) => hosted.fail(call, Error::Unknown(error.to_string())),
+            Ok((plan, Ok(Some(read)))) => settle(&hosted, pull, plan, read),
+            Ok((_, Ok(None))) => hosted.fail(pull.call, Error::Unknown("nothing was read".into())),
+            Ok((plan, Err(error))) => fail(&hosted, pull, plan.led, error),
+            Err(error) => hosted.fail(pull.call, Error::Unknown(error.to_string())),
         }
     });
 }
 
 /// Answers, holds, or asks who knows better.
-fn settle(hosted: &Arc<Hosted>, call: Call, plan: Plan, read: Read) {
-    let code = read.status.code(plan.header.queue_offset);
-    if code == ResponseCode::PULL_OFFSET_MOVED && !call.confirmed {
-        return confirm(hosted.clone(), call, plan);
+fn settle(hosted: &Arc<Hosted>, pull: Pull, plan: Plan, read: Read) {
+    let code = read.status.code(plan.offset);
+    if !plan.led && !read.has_more_behind() {
+        return ask_leader(hosted, pull);
     }
-    // This node's maximum may be behind: the leader names its own.
-    let ends_here = code == ResponseCode::PULL_NOT_FOUND && !plan.may_hold();
-    if ends_here && !call.is_forwarded() && matches!(hosted.toward(), Toward::Node(_)) {
-        return ask_leader(hosted, call);
+    if code == ResponseCode::PULL_NOT_FOUND && pull.may_hold() {
+        let held = HeldPull { pull, filter: Some(plan.filter) };
+        return hold(hosted, &plan.topic.name, plan.queue, held);
     }
-    if code == ResponseCode::PULL_NOT_FOUND && plan.may_hold() && !call.is_forwarded() {
-        let filter = Some(plan.filter.clone());
-        let until = plan.since + plan.hold_time();
-        let seen = QueueOffset(plan.header.queue_offset as u64);
-        return hold(
-            hosted,
-            HeldPull { call, filter, topic: plan.topic.name.clone(), queue: plan.queue },
-            seen,
-            until,
-        );
+    if code == ResponseCode::PULL_OFFSET_MOVED && !pull.call.confirmed {
+        return confirm(hosted.clone(), pull, plan);
     }
-    answer(hosted, call, &plan, read);
+    answer(hosted, pull, &plan, read);
 }
 
-/// Only a node that leads now may say that an offset moved: a replica that lags, or was deposed, would pull a consumer
-/// back (log.md 11).
-fn confirm(hosted: Arc<Hosted>, mut call: Call, plan: Plan) {
+/// Only a node that leads now may say that an offset moved: one that was deposed would pull a consumer back (log.md 11).
+fn confirm(hosted: Arc<Hosted>, mut pull: Pull, plan: Plan) {
     tokio::spawn(async move {
         if !hosted.leads() {
-            return ask_leader(&hosted, call);
+            return ask_leader(&hosted, pull);
         }
         let barrier = match hosted.served_here() {
             Ok(serving) => serving.group.read_barrier().await.map_err(Error::from),
@@ -471,30 +563,31 @@ fn confirm(hosted: Arc<Hosted>, mut call: Call, plan: Plan) {
         };
         match barrier {
             Ok(()) => {
-                call.confirmed = true;
-                execute(&hosted, call, plan);
+                pull.call.confirmed = true;
+                execute(&hosted, pull, plan);
             }
-            Err(error) => hosted.fail(call, error),
+            Err(error) => hosted.fail(pull.call, error),
         }
     });
 }
 
-fn answer(hosted: &Hosted, call: Call, plan: &Plan, read: Read) {
+fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
     let Read { status, range, next, body, messages, cold } = read;
-    let group = &plan.header.consumer_group;
+    let group = &pull.header.consumer_group;
+    let now = Instant::now();
     if messages > 0 {
-        let took = plan.since.elapsed();
+        let took = now.saturating_duration_since(plan.since);
         hosted.stats.got(&plan.topic.name, group, messages as u64, body.len() as u64, took);
     } else {
         hosted.stats.missed();
     }
     if let Some(next) = QueueOffset::from_wire(next) {
-        hosted.served.note(group, &plan.topic.name, plan.queue, next);
+        hosted.served.note(group, &plan.topic.name, plan.queue, next, now);
     }
     // A reader that lags is sent to a follower where these may serve it, and back when it has caught up.
     let suggested = if hosted.config.follower_reads && cold { plan.slow_broker } else { 0 };
     let mut response =
-        call.response(status.code(plan.header.queue_offset)).with_remark(status.name()).with_body(body);
+        pull.call.response(status.code(plan.offset)).with_remark(status.name()).with_body(body);
     PullMessageResponse {
         suggest_which_broker_id: suggested,
         next_begin_offset: next,
@@ -506,53 +599,73 @@ fn answer(hosted: &Hosted, call: Call, plan: &Plan, read: Read) {
         forbidden_type: None,
     }
     .encode(&mut response.ext);
-    call.answer(response);
+    pull.call.answer(response);
 }
 
 /// The leader answers, without holding; what it does not find is held here, and woken by what is applied here.
-fn ask_leader(hosted: &Arc<Hosted>, call: Call) {
-    let Toward::Node(leader) = hosted.toward() else { return hosted.again(call, None) };
-    if call.is_forwarded() {
-        return call.not_here(Some(leader));
+fn ask_leader(hosted: &Arc<Hosted>, pull: Pull) {
+    let Toward::Node(leader) = hosted.toward() else { return hosted.again(pull.call, None) };
+    if pull.call.is_forwarded() {
+        return pull.call.not_here(Some(leader));
     }
     let hosted = hosted.clone();
     hosted.note_misdirected();
     tokio::spawn(async move {
-        let header = match PullMessageRequest::decode(&call.request.ext) {
-            Ok(header) => header,
-            Err(error) => return hosted.fail(call, error.into()),
-        };
-        let mut request = call.request.clone();
-        request.ext.set("sysFlag", &(header.sys_flag & !pull_flag::SUSPEND).to_string());
-        let since = Instant::now();
-        let response = match forward::ask_leader(&hosted, leader, &request, &call.from, call.deadline).await {
+        let mut request = pull.call.request.clone();
+        request.ext.set_int("sysFlag", pull.header.sys_flag & !pull_flag::SUSPEND);
+        let response = match leaders_answer(&hosted, leader, &request, &pull.call).await {
             Ok(response) => response,
             // A pull may be repeated.
-            Err(Error::Unknown(_)) => return hosted.again(call, None),
-            Err(error) => return hosted.fail(call, error),
+            Err(Error::Unknown(_)) => return hosted.again(pull.call, None),
+            Err(error) => return hosted.fail(pull.call, error),
         };
-        let empty = response.response_code() == ResponseCode::PULL_NOT_FOUND;
-        let place = QueueId::from_wire(header.queue_id).zip(QueueOffset::from_wire(header.queue_offset));
-        let Some((queue, seen)) = place.filter(|_| empty && header.sys_flag & pull_flag::SUSPEND != 0) else {
-            return call.answer(response);
+        let header = &pull.header;
+        let is_empty = response.response_code() == ResponseCode::PULL_NOT_FOUND;
+        let queue = QueueId::from_wire(header.queue_id).filter(|_| header.queue_offset >= 0);
+        let Some(queue) = queue.filter(|_| is_empty && pull.may_hold()) else {
+            return pull.call.answer(response);
         };
-        let asked = Duration::from_millis(u64::try_from(header.suspend_timeout_millis).unwrap_or(0));
-        let filter = hosted
-            .state
-            .group(&header.consumer_group)
-            .and_then(|group| subscription(&hosted, &header, group.config.consume_broadcast_enable).ok());
-        let topic = Arc::from(header.topic.as_str());
-        hold(&hosted, HeldPull { call, filter, topic, queue }, seen, since + asked.min(HOLD_MAX));
+        let filter = pull.subscription.clone().or_else(|| {
+            let group = hosted.state.group(&header.consumer_group)?;
+            subscription(&hosted, header, group.config.consume_broadcast_enable).ok()
+        });
+        let topic: Arc<str> = Arc::from(header.topic.as_str());
+        hold(&hosted, &topic, queue, HeldPull { pull, filter });
     });
 }
 
-fn hold(hosted: &Arc<Hosted>, held: HeldPull, seen: QueueOffset, until: Instant) {
-    let (topic, queue) = (held.topic.clone(), held.queue);
-    match hosted.holds.hold(&topic, queue, Held { pull: held, seen, until }) {
+/// What the leader says. As soon as another node leads, that one is asked: of a leader that vanished it is not known for
+/// seconds that it will not answer, and a pull may be repeated.
+async fn leaders_answer(
+    hosted: &Hosted,
+    mut leader: NodeId,
+    request: &RemotingCommand,
+    call: &Call,
+) -> Result<RemotingCommand, Error> {
+    loop {
+        let asked = forward::ask_leader(hosted, leader, request, &call.from, call.deadline);
+        // While nobody leads, the one that was asked may still answer.
+        let is_other = move |toward: Toward| toward != Toward::Nobody && toward != Toward::Node(leader);
+        tokio::select! {
+            answer = asked => return answer,
+            () = hosted.standing_is(is_other) => {}
+        }
+        match hosted.toward() {
+            Toward::Node(other) => leader = other,
+            // This node itself, or the next change already.
+            Toward::Here | Toward::Nobody => return Err(Error::NotLeader { leader: None }),
+        }
+    }
+}
+
+fn hold(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId, held: HeldPull) {
+    let until = held.pull.held_until();
+    let seen = QueueOffset(held.pull.header.queue_offset as u64);
+    match hosted.holds.hold(topic, queue, Held { pull: held, seen, until }) {
         Ok(()) => {
             // What was applied between the look and the hold has woken nobody.
-            if hosted.state.queue(&topic, queue).is_some_and(|range| range.next > seen) {
-                hosted.arrivals.note(&topic, queue);
+            if hosted.state.queue(topic, queue).is_some_and(|range| range.next > seen) {
+                hosted.arrivals.note(topic, queue);
             }
         }
         Err(NotHeld::Closed(held)) => again(hosted, held),
@@ -563,24 +676,26 @@ fn hold(hosted: &Arc<Hosted>, held: HeldPull, seen: QueueOffset, until: Instant)
                 hosted.node.config.limits.held_pulls,
                 hosted.name()
             );
-            held.pull.call.refuse(ResponseCode::SYSTEM_BUSY, remark);
+            held.pull.pull.call.refuse(ResponseCode::SYSTEM_BUSY, remark);
         }
     }
 }
 
 /// Executes a held pull once more, with holding disallowed; its commit was taken the first time.
 pub(crate) fn again(hosted: &Arc<Hosted>, held: Held<HeldPull>) {
-    let mut call = held.pull.call;
-    if call.connection().is_some_and(|connection| connection.is_over()) {
+    let HeldPull { mut pull, .. } = held.pull;
+    if pull.call.connection().is_some_and(|connection| connection.is_over()) {
         // Nobody is there any more.
-        return call.give_up();
+        return pull.call.give_up();
     }
-    let flags = call.request.ext.get("sysFlag").and_then(|flags| flags.parse::<i32>().ok()).unwrap_or(0);
-    let flags = flags & !(pull_flag::SUSPEND | pull_flag::COMMIT_OFFSET);
-    call.request.ext.set("sysFlag", &flags.to_string());
+    pull.clear(pull_flag::SUSPEND | pull_flag::COMMIT_OFFSET);
+    let call = &mut pull.call;
     (call.deadline, call.ticket, call.tried) = (Instant::now() + PARK, hosted.ticket(), false);
-    pull(hosted, call);
+    begin(hosted, pull);
 }
+
+/// Tasks that share the queues of one round of [`wake`]: executing what was woken takes long enough to be worth it.
+const WAKERS: usize = 8;
 
 /// Wakes held pulls whose queue has messages that they want. Ends with the node.
 pub(crate) async fn wake(hosted: Arc<Hosted>) {
@@ -589,49 +704,62 @@ pub(crate) async fn wake(hosted: Arc<Hosted>) {
             () = hosted.node.stopping.cancelled() => return,
             queues = hosted.arrivals.take() => queues,
         };
-        for (topic, queue) in queues {
-            let Some(range) = hosted.state.queue(&topic, queue) else { continue };
-            for held in hosted.holds.wake(&topic, queue, |held| is_wanted(&hosted, held, range.next)) {
-                again(&hosted, held);
-            }
+        let queues: Vec<_> = queues.into_iter().collect();
+        if let [(topic, queue)] = &queues[..] {
+            wake_queue(&hosted, topic, *queue);
+            continue;
         }
+        let tasks = queues.chunks(queues.len().div_ceil(WAKERS)).map(|share| {
+            let (hosted, share) = (hosted.clone(), share.to_vec());
+            tokio::spawn(async move {
+                for (topic, queue) in &share {
+                    wake_queue(&hosted, topic, *queue);
+                }
+            })
+        });
+        // One round after the other: a queue that is noted again and again meanwhile is looked at once.
+        join_all(tasks).await;
     }
 }
 
-/// Whether a held pull would find something. What it would not is not looked at again.
-fn is_wanted(hosted: &Hosted, held: &mut Held<HeldPull>, next: QueueOffset) -> bool {
-    if held.seen >= next {
-        return false;
-    }
-    let (Some(filter), Some(serving)) = (&held.pull.filter, hosted.serving()) else { return true };
-    if filter.sub_string == wire::SUB_ALL {
-        return true;
-    }
-    let count = (next.0 - held.seen.0) as usize;
-    if count > PULL_UNITS {
-        return true;
-    }
-    let units = serving.index.units_in_memory(&held.pull.topic, held.pull.queue, held.seen, count);
-    match units {
-        Some(units) if units.len() == count && !units.iter().any(|unit| filter.may_match(unit.tags_code)) => {
-            held.seen = next;
-            false
+fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
+    let Some(QueueRange { next, .. }) = hosted.state.queue(topic, queue) else { return };
+    // Most pulls of a queue wait at the same offset: what is there is read once.
+    let mut news: Option<(QueueOffset, Option<Vec<Unit>>)> = None;
+    let is_wanted = |seen: QueueOffset, filter: Option<Arc<SubscriptionData>>| {
+        let (Some(filter), Some(serving)) = (filter, hosted.serving()) else { return true };
+        let count = (next.0 - seen.0) as usize;
+        if takes_everything(&filter) || count > PULL_UNITS {
+            return true;
         }
-        _ => true,
+        if news.as_ref().is_none_or(|(from, _)| *from != seen) {
+            news = Some((seen, serving.index.units_in_memory(topic, queue, seen, count)));
+        }
+        let Some((_, Some(units))) = &news else { return true };
+        units.len() != count || units.iter().any(|unit| filter.may_match(unit.tags_code))
+    };
+    for held in hosted.holds.wake(topic, queue, next, |held| held.filter.clone(), is_wanted) {
+        again(hosted, held);
     }
 }
 
-/// Answers held pulls whose time is over, and when the node stops, all of them. Ends with the node.
+/// Answers held pulls whose time is over, and forgets how far groups were served that are gone. Ends with the node.
 pub(crate) async fn expire(hosted: Arc<Hosted>) {
     let mut tick = tokio::time::interval(HOLD_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut swept = Instant::now();
     loop {
         tokio::select! {
             () = hosted.node.stopping.cancelled() => return,
             _ = tick.tick() => {}
         }
-        for held in hosted.holds.expired(Instant::now()) {
+        let now = Instant::now();
+        for held in hosted.holds.expired(now) {
             again(&hosted, held);
+        }
+        if now.saturating_duration_since(swept) >= SERVED_SWEEP {
+            swept = now;
+            hosted.served.sweep(now, |group| hosted.state.group(group).is_some());
         }
     }
 }
@@ -662,5 +790,67 @@ mod tests {
         assert_eq!(Status::Found.code(5).get(), 0);
         assert_eq!(Status::NoMatchedMessage.code(5).get(), 20);
         assert_eq!(Status::OffsetFoundNull.code(5).get(), 19);
+    }
+
+    #[test]
+    fn a_pull_is_as_large_as_the_limits_whatever_is_asked() {
+        let everything = SubscriptionData::from_tags("T", "*", 1).unwrap();
+        let tags = SubscriptionData::from_tags("T", "a || b", 1).unwrap();
+        // (asked, messages of a batch, filter, messages there) -> (messages, units)
+        for (asked, messages, filter, there, want) in [
+            (32, 32, &everything, 5000, (32, 32)),
+            (1, 32, &everything, 5000, (1, 1)),
+            (0, 32, &everything, 5000, (1, 1)),
+            (i32::MAX as usize, 32, &everything, 5000, (32, 32)),
+            (i32::MAX as usize, 32, &everything, 7, (32, 7)),
+            (i32::MAX as usize, 32, &tags, u64::MAX, (32, 800)),
+            (1, 32, &tags, 5000, (1, 800)),
+            (32, 32, &tags, 7, (32, 7)),
+            (5000, 2000, &tags, 5000, (2000, 2000)),
+        ] {
+            let batch = Batch { messages, bytes: 1, may_block: false };
+            assert_eq!(extent(asked, batch, filter, there), want, "{asked} of {messages}");
+        }
+    }
+
+    #[test]
+    fn below_the_leader_only_answers_with_more_behind_them() {
+        let range = QueueRange { min: QueueOffset(10), next: QueueOffset(20), last_store_ms: 0 };
+        for (status, next, want) in [
+            (Status::Found, 19, true),
+            (Status::Found, 20, false),
+            (Status::NoMatchedMessage, 19, true),
+            (Status::NoMatchedMessage, 20, false),
+            (Status::OffsetFoundNull, 15, false),
+            (Status::OffsetOverflowOne, 20, false),
+            (Status::OffsetOverflowBadly, 20, false),
+            (Status::OffsetTooSmall, 10, false),
+            (Status::NoMessageInQueue, 0, false),
+        ] {
+            assert_eq!(Read::nothing(status, range, next).has_more_behind(), want, "{status:?} {next}");
+        }
+    }
+
+    #[test]
+    fn groups_that_are_idle_or_gone_make_room() {
+        let served = Served::default();
+        let topic: Arc<str> = "T".into();
+        let start = Instant::now();
+        let note = |group: &str, now| served.note(group, &topic, QueueId(0), QueueOffset(7), now);
+        let get = |group: &str| served.get("T", group, QueueId(0));
+        for n in 0..SERVED_GROUPS_MAX {
+            note(&format!("g{n}"), start);
+        }
+        note("late", start);
+        assert_eq!((get("g1"), get("late")), (Some(QueueOffset(7)), None));
+
+        served.sweep(start, |group| group != "g1");
+        assert_eq!((get("g0"), get("g1")), (Some(QueueOffset(7)), None));
+        note("late", start);
+        assert_eq!(get("late"), Some(QueueOffset(7)));
+
+        note("g2", start + SERVED_IDLE / 2);
+        served.sweep(start + SERVED_IDLE, |_| true);
+        assert_eq!((get("g0"), get("late"), get("g2")), (None, None, Some(QueueOffset(7))));
     }
 }

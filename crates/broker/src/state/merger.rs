@@ -5,9 +5,17 @@
 //! unchanged ones are dropped, later ones replace earlier ones, and a batch leaves once a second or when 1,000
 //! changes have come together. What waits here is not acknowledged to anybody; a crash may repeat it.
 //!
-//! Pure: no lock and no clock; one task of the leader owns it.
+//! ```text
+//! add ──▶ pending ──take, take_now──▶ batch 1, 2, … ──settle──▶ in the tables, or lost
+//!         overtake ─────────────────▶ (one that somebody waits for)
+//! ```
+//!
+//! Batches must be proposed in the order of their numbers: so take one and hand it to the proposer under one lock, or an
+//! older offset may follow a newer one in the log.
+//!
+//! Pure: no lock and no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire::{QueueId, QueueOffset};
 
@@ -20,7 +28,7 @@ use super::{CommitKey, GroupId, TopicId};
 pub enum Added {
     /// It will leave with the next batch.
     Merged,
-    /// It says what is stored already.
+    /// It says what is stored already, or on its way there.
     Unchanged,
     /// Too many are waiting; it was dropped, and a later one will say more.
     Full,
@@ -28,15 +36,26 @@ pub enum Added {
 
 type At = (TopicId, GroupId, QueueId);
 
+/// A commit that has left.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    offset: QueueOffset,
+    batch: u64,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct CommitMerger {
     pending: BTreeMap<At, QueueOffset>,
-    /// The last batch that left: it may not be in the tables yet.
-    sent: BTreeMap<At, QueueOffset>,
+    /// The last that left of each queue and is not decided: it may not be in the tables yet.
+    sent: BTreeMap<At, Sent>,
+    /// Batches that have left and are not decided.
+    under_way: BTreeSet<u64>,
+    /// The number of the last batch that left; they count from 1.
+    last: u64,
     /// When the oldest pending commit came.
     since_ms: u64,
-    /// When the last batch left.
+    /// When the last batch of merged commits left.
     left_ms: Option<u64>,
 }
 
@@ -62,7 +81,7 @@ impl CommitMerger {
             return Added::Merged;
         }
         // Going back to what is stored is a change while something else is on its way there.
-        if stored == Some(offset) && self.sent.get(&at).is_none_or(|sent| *sent == offset) {
+        if self.sent.get(&at).map(|sent| sent.offset).or(stored) == Some(offset) {
             return Added::Unchanged;
         }
         if self.pending.len() >= limits::COMMIT_PENDING_MAX {
@@ -80,9 +99,9 @@ impl CommitMerger {
         self.pending.get(&(key.topic, key.group, queue)).copied()
     }
 
-    /// A commit that was made otherwise (two-way, by an administrator) replaces one that waits.
-    pub fn forget(&mut self, key: CommitKey, queue: QueueId) {
-        self.pending.remove(&(key.topic, key.group, queue));
+    /// The batch that holds the last commit of a queue, while it is not decided.
+    pub fn batch_of(&self, key: CommitKey, queue: QueueId) -> Option<u64> {
+        self.sent.get(&(key.topic, key.group, queue)).map(|sent| sent.batch)
     }
 
     /// When [`take`](Self::take) will have something, by the clock of `add`; `None` while nothing is pending.
@@ -103,27 +122,62 @@ impl CommitMerger {
         if self.due_at_ms()? > now_ms {
             return None;
         }
-        self.left_ms = Some(now_ms);
-        self.take_now()
+        self.take_now(now_ms)
     }
 
-    /// A batch whether due or not: before a query is answered, or when leadership is given away.
-    pub fn take_now(&mut self) -> Option<CommitBatch> {
+    /// A batch whether due or not: before a query is answered, or when leadership is given away. What comes after it
+    /// waits for a second again.
+    pub fn take_now(&mut self, now_ms: u64) -> Option<CommitBatch> {
         if self.pending.is_empty() {
             return None;
         }
-        let mut batch = CommitBatch::default();
-        self.sent.clear();
-        while batch.len() < limits::COMMIT_CHANGES_PER_ENTRY_MAX {
-            let Some((at, offset)) = self.pending.pop_first() else { break };
-            self.sent.insert(at, offset);
-            let (topic, group, queue) = at;
-            batch.push(topic, group, queue, offset);
-        }
-        Some(batch)
+        self.left_ms = Some(now_ms);
+        let pending = &mut self.pending;
+        let commits: Vec<(At, QueueOffset)> =
+            std::iter::from_fn(|| pending.pop_first()).take(limits::COMMIT_CHANGES_PER_ENTRY_MAX).collect();
+        Some(self.leave(commits))
     }
 
-    /// Drops everything: this node leads no more, and the clients will commit at the new leader.
+    /// A commit that somebody waits for (a two-way 15) leaves at once, and replaces one that waits.
+    pub fn overtake(&mut self, key: CommitKey, queue: QueueId, offset: QueueOffset) -> CommitBatch {
+        let at = (key.topic, key.group, queue);
+        self.pending.remove(&at);
+        self.leave([(at, offset)])
+    }
+
+    fn leave(&mut self, commits: impl IntoIterator<Item = (At, QueueOffset)>) -> CommitBatch {
+        self.last += 1;
+        self.under_way.insert(self.last);
+        let mut batch = CommitBatch { number: self.last, ..CommitBatch::default() };
+        for (at, offset) in commits {
+            self.sent.insert(at, Sent { offset, batch: self.last });
+            batch.push(at, offset);
+        }
+        batch
+    }
+
+    /// A batch is decided: it is in the tables, or nobody will ever know whether it was.
+    pub fn settle(&mut self, batch: &CommitBatch) {
+        self.under_way.remove(&batch.number);
+        for at in batch.places() {
+            if self.sent.get(&at).is_some_and(|sent| sent.batch == batch.number) {
+                self.sent.remove(&at);
+            }
+        }
+    }
+
+    /// The number of the last batch that left; 0: none did.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Whether every batch up to this one is decided.
+    pub fn is_decided(&self, up_to: u64) -> bool {
+        self.under_way.first().is_none_or(|first| *first > up_to)
+    }
+
+    /// Drops everything: this node leads no more, and the clients will commit at the new leader. Batches that are under
+    /// way are still to be settled.
     pub fn clear(&mut self) {
         self.pending.clear();
         self.sent.clear();
@@ -142,36 +196,47 @@ impl CommitMerger {
 
 /// Offsets for one entry of the log.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct CommitBatch(CommitOffsets);
+pub struct CommitBatch {
+    /// 0 of a batch that no merger made.
+    number: u64,
+    commits: CommitOffsets,
+}
 
 impl CommitBatch {
-    /// One commit that somebody waits for (a two-way 15).
+    /// One commit, without a merger.
     pub fn single(key: CommitKey, queue: QueueId, offset: QueueOffset) -> CommitBatch {
         let mut batch = CommitBatch::default();
-        batch.push(key.topic, key.group, queue, offset);
+        batch.push((key.topic, key.group, queue), offset);
         batch
     }
 
-    fn push(&mut self, topic: TopicId, group: GroupId, queue: QueueId, offset: QueueOffset) {
-        self.0.topics.push(topic.0);
-        self.0.groups.push(group.0);
-        self.0.queues.push(queue.0);
-        self.0.offsets.push(offset.0);
+    fn push(&mut self, (topic, group, queue): At, offset: QueueOffset) {
+        let CommitOffsets { topics, groups, queues, offsets } = &mut self.commits;
+        topics.push(topic.0);
+        groups.push(group.0);
+        queues.push(queue.0);
+        offsets.push(offset.0);
+    }
+
+    fn places(&self) -> impl Iterator<Item = At> {
+        let CommitOffsets { topics, groups, queues, offsets: _ } = &self.commits;
+        let places = topics.iter().zip(groups).zip(queues);
+        places.map(|((topic, group), queue)| (TopicId(*topic), GroupId(*group), QueueId(*queue)))
     }
 
     /// Number of commits.
     pub fn len(&self) -> usize {
-        self.0.offsets.len()
+        self.commits.offsets.len()
     }
 
     /// Whether it holds none; never true of a batch from [`CommitMerger`].
     pub fn is_empty(&self) -> bool {
-        self.0.offsets.is_empty()
+        self.commits.offsets.is_empty()
     }
 
     /// The entry to propose; not a barrier.
     pub fn into_command(self) -> Command {
-        Kind::CommitOffsets(self.0).into()
+        Kind::CommitOffsets(self.commits).into()
     }
 }
 
@@ -201,8 +266,8 @@ mod tests {
         assert_eq!(m.due_at_ms(), Some(1100));
         assert_eq!(m.take(1099), None);
         let batch = m.take(1100).unwrap();
-        assert_eq!(batch.0.offsets, [8, 1]);
-        assert_eq!(batch.0.groups, [1, 2]);
+        assert_eq!(batch.commits.offsets, [8, 1]);
+        assert_eq!(batch.commits.groups, [1, 2]);
         assert!(m.is_empty());
     }
 
@@ -211,17 +276,75 @@ mod tests {
         let mut m = CommitMerger::new();
         m.add(key(1, 1), QueueId(0), QueueOffset(9), Some(QueueOffset(5)), 0);
         m.add(key(1, 1), QueueId(0), QueueOffset(5), Some(QueueOffset(5)), 1);
-        assert_eq!(m.take_now().unwrap().0.offsets, [5]);
+        assert_eq!(m.take_now(1).unwrap().commits.offsets, [5]);
     }
 
     #[test]
     fn going_back_is_a_change_while_another_value_is_on_its_way() {
         let mut m = CommitMerger::new();
-        m.add(key(1, 1), QueueId(0), QueueOffset(9), Some(QueueOffset(5)), 0);
-        m.take_now().unwrap();
-        assert_eq!(m.add(key(1, 1), QueueId(0), QueueOffset(5), Some(QueueOffset(5)), 1), Added::Merged);
-        assert_eq!(m.take_now().unwrap().0.offsets, [5]);
-        assert_eq!(m.add(key(1, 1), QueueId(0), QueueOffset(5), Some(QueueOffset(5)), 1), Added::Unchanged);
+        let stored = Some(QueueOffset(5));
+        m.add(key(1, 1), QueueId(0), QueueOffset(9), stored, 0);
+        let first = m.take_now(0).unwrap();
+        assert_eq!(m.add(key(1, 1), QueueId(0), QueueOffset(9), stored, 1), Added::Unchanged);
+        assert_eq!(m.add(key(1, 1), QueueId(0), QueueOffset(5), stored, 1), Added::Merged);
+        assert_eq!(m.take_now(1).unwrap().commits.offsets, [5]);
+        assert_eq!(m.add(key(1, 1), QueueId(0), QueueOffset(5), stored, 1), Added::Unchanged);
+        // What became of the first says nothing of the second.
+        m.settle(&first);
+        assert_eq!(m.add(key(1, 1), QueueId(0), QueueOffset(5), Some(QueueOffset(9)), 1), Added::Unchanged);
+    }
+
+    #[test]
+    fn one_that_somebody_waits_for_leaves_at_once_and_alone() {
+        let mut m = CommitMerger::new();
+        let (one, other) = (QueueId(0), QueueId(1));
+        m.add(key(1, 1), one, QueueOffset(9), None, 0);
+        m.add(key(1, 1), other, QueueOffset(9), None, 0);
+        let overtaking = m.overtake(key(1, 1), one, QueueOffset(3));
+        assert_eq!((&overtaking.commits.queues[..], &overtaking.commits.offsets[..]), (&[0][..], &[3][..]));
+        assert_eq!(m.pending(key(1, 1), one), None, "what waited was said before it");
+        assert_eq!(m.pending(key(1, 1), other), Some(QueueOffset(9)));
+        assert_eq!(m.due_at_ms(), Some(0), "merged ones go their own pace");
+        // What comes now was said after it, and waits, also where it is what the tables still hold.
+        assert_eq!(m.add(key(1, 1), one, QueueOffset(2), Some(QueueOffset(2)), 1), Added::Merged);
+        m.settle(&overtaking);
+        assert_eq!(m.pending(key(1, 1), one), Some(QueueOffset(2)));
+    }
+
+    #[test]
+    fn batches_are_numbered_and_known_until_they_are_decided() {
+        let mut m = CommitMerger::new();
+        assert!(m.is_decided(m.last()));
+        m.add(key(1, 1), QueueId(0), QueueOffset(1), None, 0);
+        let first = m.take(0).unwrap();
+        let second = m.overtake(key(1, 1), QueueId(1), QueueOffset(1));
+        let third = m.overtake(key(1, 1), QueueId(0), QueueOffset(2));
+        assert_eq!((first.number, second.number, third.number, m.last()), (1, 2, 3, 3));
+        assert_eq!(m.batch_of(key(1, 1), QueueId(0)), Some(3));
+        assert_eq!(m.batch_of(key(1, 1), QueueId(1)), Some(2));
+        m.settle(&second);
+        assert_eq!(m.batch_of(key(1, 1), QueueId(1)), None);
+        assert!(!m.is_decided(1) && !m.is_decided(3));
+        m.settle(&first);
+        assert!(m.is_decided(2) && !m.is_decided(3));
+        assert_eq!(m.batch_of(key(1, 1), QueueId(0)), Some(3));
+        m.clear();
+        assert_eq!(m.batch_of(key(1, 1), QueueId(0)), None);
+        assert!(!m.is_decided(3), "whoever waits for it is still to be told");
+        m.settle(&third);
+        assert!(m.is_decided(3));
+    }
+
+    #[test]
+    fn what_left_before_its_time_counts_for_the_pace() {
+        let mut m = CommitMerger::new();
+        m.add(key(1, 1), QueueId(0), QueueOffset(1), None, 0);
+        m.take(0).unwrap();
+        m.add(key(1, 1), QueueId(0), QueueOffset(2), None, 400);
+        assert_eq!(m.take_now(500).unwrap().len(), 1);
+        assert_eq!(m.take_now(500), None);
+        m.add(key(1, 1), QueueId(0), QueueOffset(3), None, 600);
+        assert_eq!(m.due_at_ms(), Some(1500));
     }
 
     #[test]

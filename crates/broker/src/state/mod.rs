@@ -350,6 +350,8 @@ impl StateMachine for State {
         }
     }
 
+    fn pass(&self, _frame: &Frame) {}
+
     fn next_offset(&self, topic: &str, queue: QueueId) -> Option<QueueOffset> {
         self.queue(topic, queue).map(|range| range.next)
     }

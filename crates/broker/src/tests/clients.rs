@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use wire::{
     Body, CheckClientRequestBody, ConsumerConnection, ConsumerData, ConsumerGroupRequest,
     GetConsumerListByGroupResponseBody, HeartbeatData, ProducerData, RequestCode, SubscriptionData,
-    TopicRequest, UnregisterClientRequest,
+    SubscriptionGroupConfig, TopicRequest, UnregisterClientRequest,
 };
 
 use super::*;
@@ -73,11 +73,15 @@ async fn members_come_and_go_and_are_told() {
     second.call(&node.address, request(&heartbeat("c2", "g", "T")), SOON).await.unwrap();
     assert!(notices.try_recv().is_err());
 
+    // A producer group of that name is another group.
     let leave = UnregisterClientRequest {
         client_id: "c2".into(),
-        producer_group: None,
-        consumer_group: Some("g".into()),
+        producer_group: Some("g".into()),
+        consumer_group: None,
     };
+    assert_eq!(node.ask(RequestCode::UNREGISTER_CLIENT, &leave).await.code, 0);
+    assert_eq!(members(&node, "g").await, ["c1", "c2"]);
+    let leave = UnregisterClientRequest { producer_group: None, consumer_group: Some("g".into()), ..leave };
     assert_eq!(node.ask(RequestCode::UNREGISTER_CLIENT, &leave).await.code, 0);
     assert_eq!(notices.recv().await.as_deref(), Some("g"));
     assert_eq!(members(&node, "g").await, ["c1"]);
@@ -135,10 +139,70 @@ async fn heartbeats_of_the_second_kind_leave_subscriptions_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_has_limits() {
+    let node = OneNode::start().await;
+    let mut large = heartbeat("c1", "g", "T");
+    large.producer_data_set = (0..2000).map(|n| ProducerData { group_name: format!("p{n}") }).collect();
+    let response = node.call(request(&large)).await;
+    assert_eq!(response.code, 1);
+    assert_eq!(response.remark.as_deref(), Some("a client may have 1024 groups, this one has 2001"));
+    assert!(members(&node, "g").await.is_empty());
+    node.stop().await;
+}
+
+/// A process has several brokers, and its clients send heartbeats to each of them in turn: a group that only one of them
+/// has keeps its members all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_another_broker_keeps_its_members() {
+    let node = OneNode::with(|config| {
+        config.groups[0].auto_create_group = false;
+        config.groups.push(GroupConfig { name: "b2".into(), ..config.groups[0].clone() });
+    })
+    .await;
+    let other = node.broker.addresses()["b2"].to_string();
+    let create = RemotingCommand::request(RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP)
+        .with_body(SubscriptionGroupConfig::new("g").encode());
+    assert_eq!(node.client.call(&other, create, SOON).await.unwrap().code, 0);
+    for address in [&other, &node.address, &other, &node.address] {
+        let beat = request(&heartbeat("c1", "g", "T"));
+        assert_eq!(node.client.call(address, beat, SOON).await.unwrap().code, 0);
+        assert_eq!(members(&node, "g").await, ["c1"]);
+    }
+    node.stop().await;
+}
+
+/// A node whose log is not recovered, here because the other voters of a new group are missing, takes heartbeats and
+/// creates nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_known_before_recovery() {
+    let data = tempfile::tempdir().unwrap();
+    let mut config = config(&data);
+    config.groups[0].voters = vec![1, 2, 3];
+    config.groups[0].auto_create_group = false;
+    // Nobody listens there.
+    config.peers = (1..=3).map(|node| (node, format!("127.0.0.1:{node}"))).collect();
+    let broker = Broker::start(config).await.unwrap();
+    let address = broker.addresses()["b1"].to_string();
+    let client = Client::new(ClientConfig::default());
+    let response = client.call(&address, request(&heartbeat("c1", "g", "T")), SOON).await.unwrap();
+    assert_eq!(response.code, 0, "{:?}", response.remark);
+    let header = ConsumerGroupRequest { consumer_group: "g".into() };
+    let question = RemotingCommand::request(RequestCode::GET_CONSUMER_LIST_BY_GROUP).with_header(&header);
+    let response = client.call(&address, question, SOON).await.unwrap();
+    let members = GetConsumerListByGroupResponseBody::decode(&response.body).unwrap();
+    assert_eq!(members.consumer_id_list, ["c1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_a_group_is_no_member() {
     let node = OneNode::with(|config| config.groups[0].auto_create_group = false).await;
+    assert_eq!(node.call(request(&heartbeat("c1", "g g", "T"))).await.code, 0);
+    assert!(members(&node, "g g").await.is_empty());
+    // That it is not to be created is another matter.
     assert_eq!(node.call(request(&heartbeat("c1", "g", "T"))).await.code, 0);
-    assert!(members(&node, "g").await.is_empty());
+    assert_eq!(members(&node, "g").await, ["c1"]);
+    let group = wire::GroupRequest { group: "g".into() };
+    assert_eq!(node.ask(RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG, &group).await.code, 26);
     assert_eq!(node.call(RemotingCommand::request(RequestCode::HEART_BEAT).with_body("{")).await.code, 1);
     assert_eq!(node.call(request(&HeartbeatData::default())).await.code, 1);
 

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use super::*;
 
-struct Three {
-    brokers: BTreeMap<u64, Broker>,
+pub(super) struct Three {
+    pub(super) brokers: BTreeMap<u64, Broker>,
     configs: BTreeMap<u64, BrokerConfig>,
-    addresses: BTreeMap<u64, String>,
+    pub(super) addresses: BTreeMap<u64, String>,
     data: Vec<TempDir>,
 }
 
@@ -30,7 +30,7 @@ fn free_port() -> u16 {
 }
 
 impl Three {
-    async fn start(change: impl Fn(&mut BrokerConfig)) -> Three {
+    pub(super) async fn start(change: impl Fn(&mut BrokerConfig)) -> Three {
         let data: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
         let peers: BTreeMap<u64, String> =
             (1..=3).map(|n| (n, format!("127.0.0.1:{}", free_port()))).collect();
@@ -67,7 +67,7 @@ impl Three {
     }
 
     /// The leader as the living nodes see it.
-    async fn leader(&self) -> u64 {
+    pub(super) async fn leader(&self) -> u64 {
         loop {
             let named: Vec<u64> = self
                 .brokers
@@ -86,7 +86,7 @@ impl Three {
         }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         let _until_then = &self.data;
         futures::future::join_all(self.brokers.into_values().map(|broker| broker.shutdown(Drain::Now))).await;
     }
@@ -312,5 +312,87 @@ async fn leadership_moves_when_asked() {
     let report: crate::GroupReport = wire::from_json(&response.body).unwrap();
     assert_eq!((report.leader, report.state.as_str(), report.voters.len()), (to, "leader", 3));
     assert_eq!(report.durability, "quorum-fsync");
+    three.stop().await;
+}
+/// Whether a node has given messages of T to a group, by its own counters (315).
+async fn gave_out(client: &Client, address: &str, group: &str) -> bool {
+    let header = wire::ViewBrokerStatsDataRequest {
+        stats_name: "GROUP_GET_NUMS".into(),
+        stats_key: format!("T@{group}"),
+    };
+    let request = RemotingCommand::request(RequestCode::VIEW_BROKER_STATS_DATA).with_header(&header);
+    client.call(address, request, SOON).await.unwrap().code == 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_reads_only_what_has_more_behind_it() {
+    let three = Three::start(|config| config.groups[0].follower_reads = true).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    for n in 0..3 {
+        sent(&client, &three.addresses[&leader], &n.to_string()).await;
+    }
+    let follower = *three.addresses.keys().find(|node| **node != leader).unwrap();
+    let start = Instant::now();
+    while three.brokers[&follower].status()[0].applied_index
+        < three.brokers[&leader].status()[0].applied_index
+    {
+        assert!(start.elapsed() < SOON, "the follower does not follow");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let at = |node: u64| three.addresses[&node].as_str();
+    let pull = |group: &str, offset, subscription: &str| PullMessageRequest {
+        consumer_group: group.into(),
+        max_msg_nums: 1,
+        subscription: Some(subscription.into()),
+        ..pull_header("T", 0, offset)
+    };
+    // The follower itself, for there is more behind it; at the end of what is applied there the leader, for it may have
+    // more and names the maximum.
+    assert_eq!(pulled(&client, at(follower), &pull("within", 0, "*")).await, (0, vec!["0".to_owned()]));
+    assert_eq!(pulled(&client, at(follower), &pull("end", 2, "*")).await, (0, vec!["2".to_owned()]));
+    assert_eq!(pulled(&client, at(follower), &pull("end", 0, "z")).await, (20, vec![]));
+    assert_eq!(pulled(&client, at(follower), &pull("end", 3, "*")).await, (19, vec![]));
+    for (group, by_follower) in [("within", true), ("end", false)] {
+        assert_eq!(gave_out(&client, at(follower), group).await, by_follower, "{group}");
+        assert_eq!(gave_out(&client, at(leader), group).await, !by_follower, "{group}");
+    }
+    // What the tables of a follower do not have is the leader's to refuse.
+    let unknown = PullMessageRequest { topic: "U".into(), ..pull("end", 0, "*") };
+    assert_eq!(pulled(&client, at(follower), &unknown).await.0, 17);
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_while_commits_keep_coming() {
+    let three = Three::start(|_| {}).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    let address = three.addresses[&leader].clone();
+    sent(&client, &address, "0").await;
+    let connection = client.connection(&address, SOON).await.unwrap();
+    let committing = tokio::spawn(async move {
+        for offset in 0.. {
+            let header = wire::UpdateConsumerOffsetRequest {
+                consumer_group: "TOOLS_CONSUMER".into(),
+                topic: "T".into(),
+                queue_id: (offset % 4) as i32,
+                commit_offset: offset,
+            };
+            let request = RemotingCommand::request(RequestCode::UPDATE_CONSUMER_OFFSET).with_header(&header);
+            connection.send_oneway(request).unwrap();
+            // An answer, so that the broker is not flooded.
+            let ping = RemotingCommand::request(RequestCode::GET_BROKER_CONFIG);
+            connection.request(ping, SOON).await.unwrap();
+        }
+    });
+    let to = if leader == 1 { 2 } else { 1 };
+    let request =
+        RemotingCommand::request(RequestCode(crate::TRANSFER_LEADER)).with_ext("node", &to.to_string());
+    let response = client.call(&address, request, SOON).await.unwrap();
+    assert_eq!(response.code, 0, "{:?}", response.remark);
+    assert_eq!(three.leader().await, to);
+    assert!(!committing.is_finished(), "they went on all the time");
+    committing.abort();
     three.stop().await;
 }

@@ -220,5 +220,5 @@ async fn a_wrong_configuration_names_its_key() {
     config.groups[0].voters = vec![1, 2];
     config.peers = BTreeMap::from([(1, "127.0.0.1:1".to_owned())]);
     let error = Broker::start(config).await.err().unwrap().to_string();
-    assert!(error.starts_with("groups.b1: voter 2"), "{error}");
+    assert!(error.starts_with("groups.0.voters: voter 2"), "{error}");
 }

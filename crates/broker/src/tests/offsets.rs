@@ -1,5 +1,7 @@
 //! 14, 15, 29 to 32, and queries by key.
 
+use std::time::Instant;
+
 use wire::{
     GetEarliestMsgStoretimeResponse, GetMaxOffsetRequest, GetMinOffsetRequest, OffsetResponse,
     QueryConsumerOffsetRequest, QueryMessageRequest, RequestCode, SearchOffsetRequest,
@@ -33,6 +35,15 @@ fn commit(group: &str, queue: i32, offset: i64) -> UpdateConsumerOffsetRequest {
     }
 }
 
+fn commit_request(group: &str, queue: i32, offset: i64) -> RemotingCommand {
+    RemotingCommand::request(RequestCode::UPDATE_CONSUMER_OFFSET).with_header(&commit(group, queue, offset))
+}
+
+/// Stored when this returns.
+pub(super) async fn commit_two_way(node: &OneNode, group: &str, queue: i32, offset: i64) {
+    assert_eq!(node.call(commit_request(group, queue, offset)).await.code, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn consumer_offsets() {
     let node = OneNode::start().await;
@@ -40,18 +51,16 @@ async fn consumer_offsets() {
     let group = "TOOLS_CONSUMER";
     assert_eq!(stored(&node, group, "T", 0).await, None);
     // Two-way: stored when it is answered.
-    assert_eq!(node.ask(RequestCode::UPDATE_CONSUMER_OFFSET, &commit(group, 0, 7)).await.code, 0);
+    commit_two_way(&node, group, 0, 7).await;
     assert_eq!(stored(&node, group, "T", 0).await, Some(7));
     // One-way: a query sees it at once, merged or not.
     let connection = node.client.connection(&node.address, SOON).await.unwrap();
     for offset in [8, 9] {
-        let request = RemotingCommand::request(RequestCode::UPDATE_CONSUMER_OFFSET)
-            .with_header(&commit(group, 0, offset));
-        connection.send_oneway(request).unwrap();
+        connection.send_oneway(commit_request(group, 0, offset)).unwrap();
     }
     assert_eq!(stored(&node, group, "T", 0).await, Some(9));
     // Back, when a client says so.
-    assert_eq!(node.ask(RequestCode::UPDATE_CONSUMER_OFFSET, &commit(group, 0, 3)).await.code, 0);
+    commit_two_way(&node, group, 0, 3).await;
     assert_eq!(stored(&node, group, "T", 0).await, Some(3));
     for (header, want) in [
         (commit("nobody", 0, 1), 26),
@@ -61,6 +70,118 @@ async fn consumer_offsets() {
         (commit(group, 0, -1), 29),
     ] {
         assert_eq!(node.ask(RequestCode::UPDATE_CONSUMER_OFFSET, &header).await.code, want, "{header:?}");
+    }
+    node.stop().await;
+}
+
+/// Commits come all the time in a busy cluster: what waits for those that are there must not wait for all that follow.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_ends_however_many_commits_follow() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 8).await;
+    let group = "TOOLS_CONSUMER";
+    let committers: Vec<_> = (0..4)
+        .map(|n| {
+            let address = node.address.clone();
+            tokio::spawn(async move {
+                let client = Client::new(ClientConfig::default());
+                let connection = client.connection(&address, SOON).await.unwrap();
+                for round in 0.. {
+                    for queue in [2 * n, 2 * n + 1] {
+                        connection.send_oneway(commit_request(group, queue, round)).unwrap();
+                    }
+                    // An answer, so that the broker is not flooded.
+                    let ping = RemotingCommand::request(RequestCode::GET_BROKER_CONFIG);
+                    connection.request(ping, SOON).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    for queue in 0..8 {
+        while stored(&node, group, "T", queue).await.is_none() {
+            assert!(start.elapsed() < SOON, "nobody commits");
+        }
+    }
+    for _ in 0..20 {
+        let start = Instant::now();
+        assert!(stored(&node, group, "T", 0).await.is_some());
+        assert!(start.elapsed() < SOON / 2);
+    }
+    for committer in &committers {
+        assert!(!committer.is_finished(), "they went on all the time");
+        committer.abort();
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_of_one_queue_leaves_the_commits_of_others_waiting() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 2).await;
+    let group = "TOOLS_CONSUMER";
+    let connection = node.client.connection(&node.address, SOON).await.unwrap();
+    let entries = || node.broker.status()[0].last_index;
+    for round in 1..20 {
+        // After this one, whenever it leaves, the next has to wait for a second.
+        let start = Instant::now();
+        connection.send_oneway(commit_request(group, 0, 2 * round)).unwrap();
+        assert_eq!(stored(&node, group, "T", 0).await, Some(2 * round));
+        connection.send_oneway(commit_request(group, 0, 2 * round + 1)).unwrap();
+        let before = entries();
+        assert_eq!(stored(&node, group, "T", 1).await, None);
+        let after = entries();
+        let in_time = start.elapsed() < Duration::from_millis(900);
+        assert_eq!(stored(&node, group, "T", 0).await, Some(2 * round + 1));
+        if in_time {
+            assert_eq!(before, after, "nothing of queue 1 waited");
+            assert!(entries() > after, "but of queue 0");
+            return node.stop().await;
+        }
+    }
+    panic!("the machine is too slow");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_one_connection_keep_their_order() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let group = "TOOLS_CONSUMER";
+    let connection = node.client.connection(&node.address, SOON).await.unwrap();
+    for round in 0..300 {
+        let (two_way, one_way) = (1_000 - round, 2_000 + round);
+        // Sent in this order: the first poll sends the request.
+        let (answer, ()) = tokio::join!(
+            biased;
+            connection.request(commit_request(group, 0, two_way), SOON),
+            async { connection.send_oneway(commit_request(group, 0, one_way)).unwrap() },
+        );
+        assert_eq!(answer.unwrap().code, 0);
+        assert_eq!(
+            stored(&node, group, "T", 0).await,
+            Some(one_way),
+            "the last one, though nobody waits for it"
+        );
+        connection.send_oneway(commit_request(group, 0, one_way + 1)).unwrap();
+        commit_two_way(&node, group, 0, two_way).await;
+        assert_eq!(stored(&node, group, "T", 0).await, Some(two_way), "the last one, acknowledged");
+    }
+    node.stop().await;
+}
+
+/// A merged batch leaves at once after a quiet second: what is committed two-way at that moment must stand behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledged_commit_is_not_overtaken_by_an_older_one() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let group = "TOOLS_CONSUMER";
+    let connection = node.client.connection(&node.address, SOON).await.unwrap();
+    for round in 0..3 {
+        connection.send_oneway(commit_request(group, 0, 100 + round)).unwrap();
+        commit_two_way(&node, group, 0, round).await;
+        // Long enough for whatever still waits, and for a quiet second.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        assert_eq!(stored(&node, group, "T", 0).await, Some(round));
     }
     node.stop().await;
 }

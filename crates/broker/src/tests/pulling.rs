@@ -154,3 +154,87 @@ async fn a_pull_may_bring_a_commit() {
     assert_eq!(super::offsets::stored(&node, "TOOLS_CONSUMER", "T", 0).await, Some(1));
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_bounded_whatever_is_asked() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    for n in 0..40 {
+        node.send("T", 0, &properties(&[("TAGS", "a")]), &n.to_string()).await;
+    }
+    for subscription in ["*", "a"] {
+        for (asked, want) in [(i32::MAX, 32), (33, 32), (1, 1), (0, 1), (-1, 1)] {
+            let header = PullMessageRequest {
+                max_msg_nums: asked,
+                subscription: Some(subscription.into()),
+                ..pull_header("T", 0, 2)
+            };
+            let pulled = node.pull(header).await;
+            let PullMessageResponse { next_begin_offset, max_offset, .. } = pulled.header;
+            assert_eq!(pulled.messages.len(), want, "{subscription} {asked}");
+            assert_eq!((next_begin_offset, max_offset), (2 + want as i64, 40), "{subscription} {asked}");
+        }
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_held_pulls_gets_what_it_wants() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 2).await;
+    let pulls = (0..40).map(|n| {
+        let mut header = held(0, &format!("t{n}"), 20_000);
+        header.queue_id = n % 2;
+        node.pull(header)
+    });
+    let (pulled, ()) = tokio::join!(futures::future::join_all(pulls), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for n in 0..40 {
+            node.send("T", n % 2, &properties(&[("TAGS", &format!("t{n}"))]), &n.to_string()).await;
+        }
+    });
+    for (n, pulled) in pulled.iter().enumerate() {
+        assert_eq!((pulled.code, pulled.bodies()), (0, vec![n.to_string().as_str()]));
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_while_a_pull_was_held_counts() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let start = Instant::now();
+    let (code, ()) = tokio::join!(node.pull_code(held(0, "*", 20_000)), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let write_only = wire::CreateTopicRequest {
+            topic: "T".into(),
+            read_queue_nums: 1,
+            write_queue_nums: 1,
+            perm: 2,
+            ..Default::default()
+        };
+        assert_eq!(node.ask(RequestCode::UPDATE_AND_CREATE_TOPIC, &write_only).await.code, 0);
+        node.send("T", 0, "", "m").await;
+    });
+    assert_eq!(code, 16);
+    assert!(start.elapsed() < SOON, "it was woken");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_pull_commits_once() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let group = "TOOLS_CONSUMER";
+    let mut header = PullMessageRequest { consumer_group: group.into(), ..held(0, "*", 400) };
+    header.sys_flag |= pull_flag::COMMIT_OFFSET;
+    header.commit_offset = 5;
+    let (code, ()) = tokio::join!(node.pull_code(header), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(super::offsets::stored(&node, group, "T", 0).await, Some(5));
+        super::offsets::commit_two_way(&node, group, 0, 7).await;
+    });
+    assert_eq!(code, 19);
+    assert_eq!(super::offsets::stored(&node, group, "T", 0).await, Some(7), "and not when its time was over");
+    node.stop().await;
+}

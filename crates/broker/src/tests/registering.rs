@@ -1,18 +1,23 @@
 //! 103 and 104, as a nameserver sees them.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use net::{Handler, Listeners, Replier, Server, ServerConfig};
 use wire::{Body, RegisterBrokerBody, RegisterBrokerRequest, ResponseCode, UnregisterBrokerRequest};
 
+use super::failover::Three;
 use super::*;
 
 /// Notes what brokers tell it, and answers as slowly as it is told.
 #[derive(Default)]
 struct Nameserver {
+    /// The registrations of addresses that nobody has taken off since.
     heard: Mutex<Vec<Heard>>,
-    in_flight: Mutex<usize>,
+    gone: Mutex<Vec<UnregisterBrokerRequest>>,
+    /// Connections over which a registration has come that is not answered yet.
+    in_flight: Mutex<HashSet<u64>>,
     delay: Duration,
 }
 
@@ -27,6 +32,7 @@ impl Handler for Nameserver {
         if request.request_code() == RequestCode::UNREGISTER_BROKER {
             let header = UnregisterBrokerRequest::decode(&request.ext).unwrap();
             self.heard.lock().unwrap().retain(|heard| heard.header.broker_addr != header.broker_addr);
+            self.gone.lock().unwrap().push(header);
             return replier.send(RemotingCommand::response_to(&request, ResponseCode::SUCCESS));
         }
         assert_eq!(request.request_code(), RequestCode::REGISTER_BROKER);
@@ -38,10 +44,10 @@ impl Handler for Nameserver {
             RegisterBrokerBody::decode(&request.body).unwrap()
         };
         self.heard.lock().unwrap().push(Heard { header, body });
-        *self.in_flight.lock().unwrap() += 1;
-        assert_eq!(*self.in_flight.lock().unwrap(), 1, "one registration in flight");
+        let connection = replier.connection().id();
+        assert!(self.in_flight.lock().unwrap().insert(connection), "one registration in flight");
         std::thread::sleep(self.delay);
-        *self.in_flight.lock().unwrap() -= 1;
+        self.in_flight.lock().unwrap().remove(&connection);
         replier.send(RemotingCommand::response_to(&request, ResponseCode::SUCCESS));
     }
 }
@@ -59,15 +65,21 @@ impl Nameserver {
         self.heard.lock().unwrap().last().cloned()
     }
 
-    async fn until(&self, wanted: impl Fn(&Heard) -> bool) -> Heard {
+    /// The newest registration that is wanted, which may come within `limit`.
+    async fn until_within(&self, limit: Duration, wanted: impl Fn(&Heard) -> bool) -> Heard {
         let start = Instant::now();
         loop {
-            if let Some(heard) = self.last().filter(&wanted) {
+            let found = self.heard.lock().unwrap().iter().rev().find(|heard| wanted(heard)).cloned();
+            if let Some(heard) = found {
                 return heard;
             }
-            assert!(start.elapsed() < SOON, "last heard: {:?}", self.last().map(|heard| heard.header));
+            assert!(start.elapsed() < limit, "last heard: {:?}", self.last().map(|heard| heard.header));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    async fn until(&self, wanted: impl Fn(&Heard) -> bool) -> Heard {
+        self.until_within(SOON, wanted).await
     }
 }
 
@@ -103,6 +115,64 @@ async fn a_leader_registers_at_once_and_with_every_topic() {
     nameserver.until(has("%RETRY%g")).await;
     node.stop().await;
     assert!(nameserver.last().is_none(), "a planned stop takes it off");
+}
+
+/// Nobody waits for the interval of 30 s. The leaders have one address; who becomes one is not known by its own any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_registers_at_once_and_under_one_address() {
+    let (nameserver, _server, address) = Nameserver::start(Duration::ZERO);
+    let shared = "127.0.0.9:10911";
+    let mut three = Three::start(|config| {
+        config.nameservers = vec![address.clone()];
+        config.groups[0].advertise_leader = Some(shared.into());
+    })
+    .await;
+    let term = |heard: &Heard| heard.body.topic_config_serialize_wrapper.data_version.state_version;
+    let first = nameserver.until(|heard| heard.header.broker_id == 0).await;
+    let leader = three.leader().await;
+    let followers = three.addresses.iter().filter(|(node, _)| **node != leader);
+    for (node, own) in followers {
+        // A member's id is its place among the voters.
+        let is_it =
+            |heard: &Heard| heard.header.broker_addr == *own && heard.header.broker_id == *node as i64;
+        nameserver.until(is_it).await;
+    }
+    drop(three.brokers.remove(&leader));
+    let start = Instant::now();
+    let is_newer = |heard: &Heard| heard.header.broker_id == 0 && term(heard) > term(&first);
+    // Usually well within a second.
+    let second = nameserver.until_within(Duration::from_secs(5), is_newer).await;
+    tracing::info!(elapsed = ?start.elapsed(), "the new leader has registered");
+    assert_eq!(second.header.broker_addr, shared);
+
+    let heir = three.leader().await;
+    let own = three.addresses[&heir].as_str();
+    while !nameserver.gone.lock().unwrap().iter().any(|gone| gone.broker_addr == own) {
+        assert!(start.elapsed() < SOON, "{own} is still there");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let gone = nameserver.gone.lock().unwrap().clone();
+    assert!(gone.iter().all(|gone| gone.broker_addr != shared), "{gone:?}");
+    assert!(gone.iter().any(|gone| gone.broker_addr == own && gone.broker_id == heir as i64), "{gone:?}");
+    let heard = nameserver.heard.lock().unwrap().clone();
+    assert!(heard.iter().any(is_newer) && heard.iter().all(|heard| heard.header.broker_addr != own));
+    three.stop().await;
+    assert!(nameserver.gone.lock().unwrap().iter().all(|gone| gone.broker_addr != shared));
+}
+
+/// Each topic that a first send makes costs a task and a command that everything behind it waits for.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_first_sends_make_are_bounded() {
+    let node = OneNode::with(|config| config.limits.waiting_for_topic = 1).await;
+    let sends = (0..50).map(|n| node.call(send_request(&format!("T{n}"), 0, "", "m")));
+    let codes: Vec<i32> =
+        futures::future::join_all(sends).await.into_iter().map(|answer| answer.code).collect();
+    assert!(codes.contains(&0) && codes.contains(&14), "{codes:?}");
+    assert!(codes.iter().all(|code| [0, 14].contains(code)), "{codes:?}");
+    for n in 0..50 {
+        node.send(&format!("T{n}"), 0, "", "m").await;
+    }
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

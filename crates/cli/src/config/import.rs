@@ -17,7 +17,7 @@ pub(crate) enum Fate {
 
 #[derive(Debug)]
 pub(crate) struct Imported {
-    /// The new file.
+    /// The new file. It may break rules still: the old one did not know them.
     pub(crate) toml: String,
     /// Key, value and fate, in the order of the file.
     pub(crate) keys: Vec<(String, String, Fate)>,
@@ -34,12 +34,10 @@ const MEANINGLESS: &[(&str, &str)] = &[
     ("haListenPort", "replication runs between peers, see [peers]"),
     ("haMasterAddress", "replication runs between peers, see [peers]"),
     ("ha", "replication is Raft, see [peers]"),
-    ("slaveReadEnable", "see group.follower_reads"),
     ("enableDLegerCommitLog", "the log is a Raft log always"),
     ("dLegerGroup", "the group is named by brokerName"),
     ("enableDLedgerCommitLog", "the log is a Raft log always"),
     ("isEnableBatchPush", "replication is batched and pipelined always"),
-    ("preferredLeaderId", "see group.preferred_leader"),
     ("transientStorePool", "there is no such pool: appends are written and fsynced"),
     ("warmMapedFileEnable", "the log is written with pwrite, never through a map"),
     ("mappedFileSize", "segments are a property of the group: group.segment_size"),
@@ -54,17 +52,60 @@ const MEANINGLESS: &[(&str, &str)] = &[
     ("abortFile", "recovery needs no such file"),
 ];
 
-/// Reads Java properties as far as broker files use them: `key=value` or `key:value`, `#` and `!` comments.
-fn properties(text: &str) -> Vec<(String, String)> {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with(['#', '!']))
-        .filter_map(|line| {
-            let at = line.find(['=', ':'])?;
-            let (key, value) = line.split_at(at);
-            Some((key.trim().to_owned(), value[1..].trim().to_owned()))
-        })
-        .collect()
+/// The values of a properties file, and what is to be said of them.
+struct Source<'a> {
+    values: BTreeMap<&'a str, &'a str>,
+    notes: Vec<String>,
+}
+
+impl<'a> Source<'a> {
+    /// The value of the first of these keys that is there.
+    fn get(&self, keys: &[&str]) -> Option<&'a str> {
+        keys.iter().find_map(|key| self.values.get(*key).map(|value| value.trim()))
+    }
+
+    /// As Java's `Boolean.parseBoolean` reads it.
+    fn flag(&mut self, key: &str) -> Option<bool> {
+        let value = self.get(&[key])?;
+        let on = value.eq_ignore_ascii_case("true");
+        if !on && !value.eq_ignore_ascii_case("false") {
+            self.notes.push(format!("{key} = {value} is false, as RocketMQ reads it"));
+        }
+        Some(on)
+    }
+
+    fn number(&mut self, key: &str) -> Option<u64> {
+        let value = self.get(&[key])?;
+        let number = value.parse().ok();
+        if number.is_none() {
+            self.notes.push(format!("{key} = {value} is no number, so the default holds"));
+        }
+        number
+    }
+
+    /// `n0-host:port;n1-host:port` → node id → address. DLedger's ids count from 0, ours from 1.
+    fn peers(&mut self, keys: &[&str]) -> BTreeMap<u64, &'a str> {
+        let mut peers = BTreeMap::new();
+        for peer in parts(self.get(keys).unwrap_or("")) {
+            if let Some((id, address)) = peer.split_once('-')
+                && let Some(node) = node_number(id)
+            {
+                peers.insert(node, address);
+            } else {
+                self.notes.push(format!("{peer} is no peer of the form n0-HOST:PORT, so it is left out"));
+            }
+        }
+        peers
+    }
+}
+
+fn parts(list: &str) -> impl Iterator<Item = &str> {
+    list.split(';').map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn node_number(id: &str) -> Option<u64> {
+    let digits = id.trim_start_matches(|c: char| !c.is_ascii_digit());
+    digits.parse::<u64>().ok().map(|n| n + 1)
 }
 
 fn quoted(text: &str) -> String {
@@ -73,80 +114,73 @@ fn quoted(text: &str) -> String {
 
 /// Imports the text of a properties file.
 pub(crate) fn import(text: &str) -> Imported {
-    let pairs = properties(text);
-    let map: BTreeMap<&str, &str> = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let mut notes = Vec::new();
-    let get = |key: &str| map.get(key).copied();
+    let pairs = nameserver::properties(text);
+    let values = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let mut source = Source { values, notes: Vec::new() };
 
-    let cluster = get("brokerClusterName").unwrap_or("DefaultCluster");
-    let name = get("brokerName").unwrap_or("broker-a");
-    let port: u16 = get("listenPort").and_then(|p| p.parse().ok()).unwrap_or(10911);
-    let ip = get("brokerIP1").unwrap_or("127.0.0.1");
-    let data =
-        get("storePathRootDir").map_or_else(|| "/var/lib/raftmq".to_owned(), |d| format!("{d}-raftmq"));
-    let self_id = get("dLegerSelfId").or_else(|| get("dLedgerSelfId"));
-    let peers = peers_of(get("dLegerPeers").or_else(|| get("dLedgerPeers")));
-    let node = self_id.and_then(node_number).unwrap_or(1);
+    let cluster = source.get(&["brokerClusterName"]).unwrap_or("DefaultCluster");
+    let name = source.get(&["brokerName"]).unwrap_or("broker-a");
+    let port = source.number("listenPort").unwrap_or(10911);
+    let own_ip = source.get(&["brokerIP1"]);
+    let ip = own_ip.unwrap_or("127.0.0.1");
+    let root = source.get(&["storePathRootDir"]);
+    let data = root.map_or_else(|| "/var/lib/raftmq".to_owned(), |root| format!("{root}-raftmq"));
+    let peers = source.peers(&["dLegerPeers", "dLedgerPeers"]);
+    let node = source.get(&["dLegerSelfId", "dLedgerSelfId"]).and_then(node_number).unwrap_or(1);
 
     let mut toml = String::new();
+    // Writing into a String cannot fail.
     let _ = writeln!(toml, "cluster = {}\nnode = {node}\ndata = {}", quoted(cluster), quoted(&data));
-    if let Some(list) = get("namesrvAddr") {
-        let servers: Vec<String> = list.split(';').filter(|s| !s.is_empty()).map(quoted).collect();
+    if let Some(list) = source.get(&["namesrvAddr"]) {
+        let servers: Vec<String> = parts(list).map(quoted).collect();
         let _ = writeln!(toml, "nameservers = [{}]", servers.join(", "));
     }
     let _ = writeln!(toml, "\n[peers]");
+    for (id, address) in &peers {
+        let _ = writeln!(toml, "{id} = {}", quoted(address));
+    }
     if peers.is_empty() {
         let _ = writeln!(toml, "{node} = {}", quoted(&format!("{ip}:{}", port.saturating_sub(10))));
-        notes.push(
-            "the file names no peers: this is a group of one node; list three nodes under [peers] for failover"
-                .to_owned(),
-        );
-    } else {
-        for (id, address) in &peers {
-            let _ = writeln!(toml, "{id} = {}", quoted(address));
-        }
+        let note = "the file names no peers: this is a group of one node; list three nodes under [peers] for failover";
+        source.notes.push(note.to_owned());
     }
     let _ = writeln!(toml, "\n[broker]");
-    let mut broker_key = |key: &str, ours: &str| {
-        if let Some(value) = get(key) {
-            let _ = writeln!(toml, "{ours} = {value}");
+    for (key, ours) in
+        [("autoCreateTopicEnable", "auto_create_topic"), ("autoCreateSubscriptionGroup", "auto_create_group")]
+    {
+        if let Some(on) = source.flag(key) {
+            let _ = writeln!(toml, "{ours} = {on}");
         }
-    };
-    broker_key("autoCreateTopicEnable", "auto_create_topic");
-    broker_key("autoCreateSubscriptionGroup", "auto_create_group");
-    broker_key("defaultTopicQueueNums", "default_queues");
-    if let Some(region) = get("regionId") {
+    }
+    if let Some(queues) = source.number("defaultTopicQueueNums") {
+        let _ = writeln!(toml, "default_queues = {queues}");
+    }
+    if let Some(region) = source.get(&["regionId"]) {
         let _ = writeln!(toml, "region = {}", quoted(region));
     }
-    if let Some(size) = get("maxMessageSize") {
-        let _ = writeln!(toml, "\n[limits]\nmessage_bytes = {size}");
+    if let Some(bytes) = source.number("maxMessageSize") {
+        let _ = writeln!(toml, "\n[limits]\nmessage_bytes = {bytes}");
     }
-    let listen_ip = get("bindAddress").unwrap_or(ip);
-    let _ = writeln!(
-        toml,
-        "\n[[group]]\nname = {}\nlisten = {}",
-        quoted(name),
-        quoted(&format!("{listen_ip}:{port}"))
-    );
-    if get("brokerIP1").is_some() {
+    let listen = format!("{}:{port}", source.get(&["bindAddress"]).unwrap_or(ip));
+    let _ = writeln!(toml, "\n[[group]]\nname = {}\nlisten = {}", quoted(name), quoted(&listen));
+    if own_ip.is_some() {
         let _ = writeln!(toml, "advertise = {}", quoted(&format!("{ip}:{port}")));
     }
-    if let Some(preferred) = get("preferredLeaderId").and_then(node_number) {
+    if let Some(preferred) = source.get(&["preferredLeaderId"]).and_then(node_number) {
         let _ = writeln!(toml, "preferred_leader = {preferred}");
     }
-    if get("slaveReadEnable") == Some("true") {
-        let _ = writeln!(toml, "follower_reads = true");
+    if let Some(on) = source.flag("slaveReadEnable") {
+        let _ = writeln!(toml, "follower_reads = {on}");
     }
-    if let Some(size) = get("mappedFileSizeCommitLog") {
-        let _ = writeln!(toml, "segment_size = {size}");
+    if let Some(bytes) = source.number("mappedFileSizeCommitLog") {
+        let _ = writeln!(toml, "segment_size = {bytes}");
     }
-    if get("storePathRootDir").is_some() || get("storePathCommitLog").is_some() {
-        notes.push(
-            "messages are not carried over by this command: it turns the configuration only".to_owned(),
-        );
+    if source.get(&["storePathRootDir", "storePathCommitLog"]).is_some() {
+        let note = "messages are not carried over by this command: it turns the configuration only";
+        source.notes.push(note.to_owned());
     }
-
-    let keys = pairs.iter().map(|(k, v)| (k.clone(), v.clone(), fate(k))).collect();
+    let notes = source.notes;
+    let keys = pairs.iter().map(|(key, value)| (key.clone(), value.clone(), fate(key))).collect();
     Imported { toml, keys, notes }
 }
 
@@ -185,26 +219,11 @@ fn fate(key: &str) -> Fate {
     }
 }
 
-/// `n0-host:port;n1-host:port` → node id → address. DLedger's ids count from 0, ours from 1.
-fn peers_of(list: Option<&str>) -> BTreeMap<u64, String> {
-    list.unwrap_or("")
-        .split(';')
-        .filter_map(|peer| {
-            let (id, address) = peer.trim().split_once('-')?;
-            Some((node_number(id)?, address.to_owned()))
-        })
-        .collect()
-}
-
-fn node_number(id: &str) -> Option<u64> {
-    let digits = id.trim_start_matches(|c: char| !c.is_ascii_digit());
-    digits.parse::<u64>().ok().map(|n| n + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use super::super::{Checked, ConfigError, check};
     use super::*;
 
     const DLEDGER: &str = "brokerClusterName = RaftCluster\nbrokerName=RaftNode00\nlistenPort=30911\n\
@@ -213,15 +232,19 @@ mod tests {
         dLegerPeers=n0-127.0.0.1:40911;n1-127.0.0.1:40912;n2-127.0.0.1:40913\n# must be unique\ndLegerSelfId=n0\n\
         sendMessageThreadPoolNums=16\n";
 
+    fn checked(imported: &Imported) -> Result<Checked, ConfigError> {
+        check(Path::new("new.toml"), &imported.toml)
+    }
+
     #[test]
     fn a_dledger_file_becomes_a_file_that_passes_the_check() {
-        let imported = import(DLEDGER);
-        let checked = super::super::check(Path::new("new.toml"), &imported.toml).unwrap();
-        assert_eq!(checked.config.cluster.get_ref(), "RaftCluster");
-        assert_eq!(checked.peers.len(), 3);
-        assert_eq!(checked.peers[&1], "127.0.0.1:40911");
-        assert_eq!(checked.groups[0].listen.port(), 30911);
-        assert_eq!(checked.config.nameservers.len(), 2);
+        let checked = checked(&import(DLEDGER)).unwrap();
+        assert_eq!(checked.cluster, "RaftCluster");
+        let broker = checked.broker.unwrap();
+        assert_eq!(broker.peers.len(), 3);
+        assert_eq!(broker.peers[&1], "127.0.0.1:40911");
+        assert_eq!(broker.groups[0].listen.port(), 30911);
+        assert_eq!(broker.nameservers.len(), 2);
     }
 
     #[test]
@@ -235,5 +258,53 @@ mod tests {
             matches!(fate("sendMessageThreadPoolNums"), Fate::Meaningless(why) if why.contains("thread pools"))
         );
         assert!(matches!(fate("storePathCommitLog"), Fate::Meaningless(why) if why.contains("data")));
+    }
+
+    /// A row that a renamed key hides is a reason that nobody is ever given.
+    #[test]
+    fn no_row_is_hidden_by_a_renamed_key() {
+        for (name, why) in MEANINGLESS {
+            assert_eq!(fate(name), Fate::Meaningless(why), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_are_read_as_java_reads_them() {
+        let imported = import(
+            "autoCreateTopicEnable = TRUE \nautoCreateSubscriptionGroup=yes\nslaveReadEnable:True\n\
+             defaultTopicQueueNums 16\nmaxMessageSize=4M\nregionId=a\\u0022b\\\n    c\\=d\nbrokerIP1=10.0.0.7\n\
+             namesrvAddr=\\\n  n1:9876; \\\n  n2:9876\n",
+        );
+        let broker = checked(&imported).unwrap().broker.unwrap();
+        let group = &broker.groups[0];
+        assert!(group.auto_create_topic && !group.auto_create_group && group.follower_reads);
+        assert_eq!(group.default_topic_queues, 16);
+        assert_eq!(broker.limits, broker::Limits::default());
+        assert_eq!(broker.region, "a\"bc=d");
+        assert_eq!(broker.nameservers, ["n1:9876", "n2:9876"]);
+        assert_eq!(group.advertise.as_deref(), Some("10.0.0.7:10911"));
+        assert!(
+            imported.notes.iter().any(|note| note.contains("autoCreateSubscriptionGroup = yes is false"))
+        );
+        assert!(imported.notes.iter().any(|note| note.contains("maxMessageSize = 4M is no number")));
+    }
+
+    #[test]
+    fn the_new_file_is_toml_whatever_the_values_are() {
+        for value in ["a\"b", "a\\\\b", "\\u0000", "#", "'''", "a b", "ü", ""] {
+            for key in [
+                "brokerClusterName",
+                "brokerName",
+                "namesrvAddr",
+                "storePathRootDir",
+                "regionId",
+                "brokerIP1",
+            ] {
+                let imported = import(&format!("{key}={value}\n"));
+                assert!(imported.toml.parse::<toml::Table>().is_ok(), "{}", imported.toml);
+            }
+        }
+        let refused = checked(&import("brokerName=a b\n")).unwrap_err();
+        assert_eq!(refused.key, "group.name");
     }
 }

@@ -1,17 +1,19 @@
-//! The configuration file of a node: what it may hold, its defaults, and the rules that it must keep.
+//! The configuration file of a node: what it may hold, and what a broker and a nameserver make of it.
 //!
-//! A mistake is refused with file, line, key and the rule. Nothing starts on a file that is not wholly understood.
+//! A mistake is refused with file, line, key and the rule. Nothing starts on a file that is not wholly understood. The
+//! rules and the defaults are the broker's ([`BrokerConfig::check_beside`], [`broker::Limits`]), so that `config check`
+//! and `server` cannot differ; only what a file alone can get wrong is looked at here.
 
 mod import;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use broker::{BrokerConfig, GroupConfig, Limits};
 use serde::Deserialize;
-use toml::Spanned;
+use toml::de::DeTable;
 
 pub(crate) use import::{Fate, import};
 
@@ -19,7 +21,7 @@ pub(crate) use import::{Fate, import};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConfigError {
     pub(crate) file: PathBuf,
-    /// From 1; 0 where the mistake is not at one place.
+    /// From 1; 0 where the file cannot be read at all.
     pub(crate) line: usize,
     pub(crate) key: String,
     pub(crate) rule: String,
@@ -40,148 +42,100 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// One node.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NodeConfig {
-    /// Nodes of another cluster are refused; RocketMQ's brokerClusterName.
-    pub(crate) cluster: Spanned<String>,
-    /// This node's id, unique in the cluster. A node that lost its data comes back under a new id.
-    pub(crate) node: Spanned<u64>,
-    /// Directory of everything that this node keeps.
-    pub(crate) data: PathBuf,
-    /// Nameservers to register with, `host:port`.
-    #[serde(default)]
-    pub(crate) nameservers: Vec<Spanned<String>>,
-    /// Node id → `host:port` at which the other nodes reach it; the same list on every node.
-    #[serde(default)]
-    pub(crate) peers: BTreeMap<String, Spanned<String>>,
-    /// Where this node listens for the others; its own entry in `peers` unless set.
-    pub(crate) peer_listen: Option<Spanned<String>>,
-    /// Present: this node plays a nameserver.
-    pub(crate) nameserver: Option<NameserverSection>,
-    #[serde(default)]
-    pub(crate) broker: BrokerSection,
-    #[serde(default)]
-    pub(crate) limits: LimitsSection,
-    /// The groups whose replicas live here.
-    #[serde(default, rename = "group")]
-    pub(crate) groups: Vec<GroupSection>,
+/// A whole file that keeps every rule: the roles of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Checked {
+    pub(crate) cluster: String,
+    pub(crate) node: u64,
+    pub(crate) nameserver: Option<NameserverRole>,
+    pub(crate) broker: Option<BrokerConfig>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NameserverSection {
-    pub(crate) listen: Spanned<String>,
-    /// File that keeps the key-value configuration (mqadmin updateKvConfig) over restarts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NameserverRole {
+    pub(crate) listen: SocketAddr,
     pub(crate) kv_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+/// One node, as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeFile {
+    /// Nodes of another cluster are refused; RocketMQ's brokerClusterName.
+    cluster: String,
+    /// This node's id, unique in the cluster. A node that lost its data comes back under a new id.
+    node: u64,
+    /// Directory of everything that this node keeps.
+    data: PathBuf,
+    /// Nameservers to register with, `host:port`.
+    #[serde(default)]
+    nameservers: Vec<String>,
+    /// Node id → `host:port` at which the other nodes reach it; the same list on every node.
+    #[serde(default)]
+    peers: BTreeMap<String, String>,
+    /// Where this node listens for the others; its own entry in `peers` unless set.
+    peer_listen: Option<String>,
+    /// Present: this node plays a nameserver.
+    nameserver: Option<NameserverSection>,
+    #[serde(default)]
+    broker: BrokerSection,
+    /// By the names of [`Limits`].
+    #[serde(default)]
+    limits: BTreeMap<String, usize>,
+    /// The groups whose replicas live here.
+    #[serde(default, rename = "group")]
+    groups: Vec<GroupSection>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NameserverSection {
+    listen: String,
+    /// File that keeps the key-value configuration (mqadmin updateKvConfig) over restarts.
+    kv_file: Option<PathBuf>,
+}
+
+/// What all groups of a node share. What is not set has the default of [`BrokerConfig`] or [`GroupConfig`].
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct BrokerSection {
+struct BrokerSection {
     /// Topics are created by a first send, from TBW102 (RocketMQ's autoCreateTopicEnable).
-    pub(crate) auto_create_topic: bool,
+    auto_create_topic: Option<bool>,
     /// Consumer groups are created by a first heartbeat (autoCreateSubscriptionGroup).
-    pub(crate) auto_create_group: bool,
+    auto_create_group: Option<bool>,
     /// Queues of TBW102 (defaultTopicQueueNums).
-    pub(crate) default_queues: u32,
+    default_queues: Option<u32>,
     /// MSG_REGION of stored messages (regionId).
-    pub(crate) region: String,
-}
-
-impl Default for BrokerSection {
-    fn default() -> Self {
-        BrokerSection {
-            auto_create_topic: true,
-            auto_create_group: true,
-            default_queues: 8,
-            region: "DefaultRegion".to_owned(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct LimitsSection {
-    /// Client connections of one listener.
-    pub(crate) connections: usize,
-    /// Client connections of one address.
-    pub(crate) connections_per_ip: usize,
-    /// Largest frame of a client, bytes; at most 8 MiB, the largest entry of the log.
-    pub(crate) frame_bytes: usize,
-    /// Largest message body, bytes (maxMessageSize).
-    pub(crate) message_bytes: usize,
-    /// Requests of one connection that are not answered yet, bytes.
-    pub(crate) in_flight_bytes_per_connection: usize,
-}
-
-impl Default for LimitsSection {
-    fn default() -> Self {
-        LimitsSection {
-            connections: 20_000,
-            connections_per_ip: 5_000,
-            frame_bytes: 8 << 20,
-            message_bytes: 4 << 20,
-            in_flight_bytes_per_connection: 32 << 20,
-        }
-    }
+    region: Option<String>,
 }
 
 /// A group: one Raft group, one RocketMQ brokerName.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct GroupSection {
+struct GroupSection {
     /// RocketMQ's brokerName.
-    pub(crate) name: Spanned<String>,
+    name: String,
     /// Where clients connect; the group listens on this port and on port − 2 (RocketMQ's VIP channel).
-    pub(crate) listen: Spanned<String>,
-    /// What clients are told of this node; `listen` unless set.
-    pub(crate) advertise: Option<Spanned<String>>,
-    /// What clients are told of the leader, the same on every node: an address that reaches any live one (a virtual
-    /// IP, a Service, a balancer). The leader's `advertise` unless set.
-    pub(crate) advertise_leader: Option<Spanned<String>>,
+    listen: String,
+    /// `host:port` that clients are told of this node; `listen` unless set.
+    advertise: Option<String>,
+    /// `host:port` that clients are told of the leader, the same on every node: an address that reaches any live one (a
+    /// virtual IP, a Service, a balancer). The leader's `advertise` unless set.
+    advertise_leader: Option<String>,
     /// The node that leads while it is caught up.
-    pub(crate) preferred_leader: Option<Spanned<u64>>,
+    preferred_leader: Option<u64>,
     /// The nodes that vote; all of `peers` unless set.
-    pub(crate) voters: Option<Spanned<Vec<u64>>>,
+    voters: Option<Vec<u64>>,
     /// Consumers may read committed messages from followers (slaveReadEnable).
-    #[serde(default)]
-    pub(crate) follower_reads: bool,
+    follower_reads: Option<bool>,
     /// Bytes of a log segment: a property of the group, the same on every node, never changed later.
-    #[serde(default = "default_segment_size")]
-    pub(crate) segment_size: Spanned<u64>,
+    segment_size: Option<u64>,
     /// `quorum-fsync`: acknowledged when a majority has it on disk.
-    pub(crate) durability: Option<Spanned<String>>,
+    durability: Option<String>,
 }
 
-fn default_segment_size() -> Spanned<u64> {
-    Spanned::new(0..0, 1 << 30)
-}
-
-/// A whole file that keeps every rule, and what was read from it.
-#[derive(Debug, Clone)]
-pub(crate) struct Checked {
-    pub(crate) config: NodeConfig,
-    /// `peers` with numbers for keys.
-    pub(crate) peers: BTreeMap<u64, String>,
-    pub(crate) peer_listen: Option<SocketAddr>,
-    pub(crate) nameserver_listen: Option<SocketAddr>,
-    /// In the order of `config.groups`.
-    pub(crate) groups: Vec<CheckedGroup>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct CheckedGroup {
-    pub(crate) name: String,
-    pub(crate) listen: SocketAddr,
-    pub(crate) advertise: SocketAddr,
-    pub(crate) advertise_leader: Option<SocketAddr>,
-    pub(crate) preferred_leader: Option<u64>,
-    pub(crate) voters: Vec<u64>,
-    pub(crate) follower_reads: bool,
-    pub(crate) segment_size: u64,
-}
+/// Path of a key, as `group.0.listen`, and the rule that it breaks.
+type Broken = (String, String);
 
 /// Reads and checks a file.
 pub(crate) fn load(file: &Path) -> Result<Checked, ConfigError> {
@@ -196,260 +150,187 @@ pub(crate) fn load(file: &Path) -> Result<Checked, ConfigError> {
 
 /// Parses and checks the text of a file.
 pub(crate) fn check(file: &Path, text: &str) -> Result<Checked, ConfigError> {
-    let config: NodeConfig = toml::from_str(text).map_err(|e| {
-        let line = e.span().map_or(0, |span| line_of(text, span.start));
-        let key = e.span().map_or(String::new(), |span| key_at(text, &span));
+    let parsed: NodeFile = toml::from_str(text).map_err(|e| {
+        // An empty span is the whole file: a required key is missing, and no other one is to blame.
+        let span = e.span().filter(|span| !span.is_empty());
+        let line = span.as_ref().map_or(1, |span| line_of(text, span.start));
+        let key = span.map_or(String::new(), |_| key_at(text, line));
         ConfigError { file: file.to_owned(), line, key, rule: e.message().to_owned() }
     })?;
-    Checker { file, text, listeners: HashMap::new() }.run(config)
+    parsed.checked().map_err(|(path, rule)| {
+        let (mut line, key) = locate(text, &path);
+        if path == "peer_listen" && parsed.peer_listen.is_none() {
+            line = locate(text, &format!("peers.{}", parsed.node)).0;
+        }
+        ConfigError { file: file.to_owned(), line, key, rule }
+    })
 }
 
 fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes().iter().take(at).filter(|&&b| b == b'\n').count() + 1
 }
 
-/// The key of the line that a span points into.
-fn key_at(text: &str, span: &Range<usize>) -> String {
-    let line = text.lines().nth(line_of(text, span.start) - 1).unwrap_or("");
+/// The key that a line sets or, in a header, opens.
+fn key_at(text: &str, line: usize) -> String {
+    let line = text.lines().nth(line - 1).unwrap_or("");
     line.split('=').next().unwrap_or("").trim().trim_matches(['[', ']']).to_owned()
 }
 
-struct Checker<'a> {
-    file: &'a Path,
-    text: &'a str,
-    /// Port → who listens there, and on which address.
-    listeners: HashMap<u16, Vec<(SocketAddr, String)>>,
+/// The line of the value at a path, or of what is nearest around it where it is not set; and the key as people write it,
+/// without places in lists.
+fn locate(text: &str, path: &str) -> (usize, String) {
+    let (mut line, mut key) = (1, Vec::new());
+    let Ok(document) = DeTable::parse(text) else { return (line, path.to_owned()) };
+    let mut steps = path.split('.');
+    let mut found = steps.next().and_then(|step| {
+        key.push(step);
+        document.get_ref().get(step)
+    });
+    for step in steps {
+        let inside = found.map(|value| value.get_ref());
+        line = found.map_or(line, |value| line_of(text, value.span().start));
+        found = match step.parse::<usize>() {
+            Ok(place) if inside.is_some_and(|value| value.is_array()) => {
+                inside.and_then(|value| value.get(place))
+            }
+            _ => {
+                key.push(step);
+                inside.and_then(|value| value.get(step))
+            }
+        };
+    }
+    (found.map_or(line, |value| line_of(text, value.span().start)), key.join("."))
 }
 
-impl Checker<'_> {
-    fn error<T>(&self, span: Range<usize>, key: &str, rule: impl Into<String>) -> Result<T, ConfigError> {
-        let line = if span == (0..0) { 0 } else { line_of(self.text, span.start) };
-        Err(ConfigError { file: self.file.to_owned(), line, key: key.to_owned(), rule: rule.into() })
+/// The path in a file of what the broker's configuration calls otherwise.
+fn in_file(path: &str) -> String {
+    match path.strip_prefix("groups") {
+        // A setting of all groups here.
+        Some(rest) if rest.ends_with(".default_topic_queues") => "broker.default_queues".to_owned(),
+        Some(rest) => format!("group{}", rest.replace("segment_bytes", "segment_size")),
+        None => path.to_owned(),
+    }
+}
+
+/// An address to listen on.
+fn socket(address: &str, path: &str) -> Result<SocketAddr, Broken> {
+    match address.parse::<SocketAddr>() {
+        Ok(socket) if socket.port() != 0 => Ok(socket),
+        _ => Err((path.to_owned(), format!("must be IP:PORT, as 127.0.0.1:10911, not {address:?}"))),
+    }
+}
+
+impl NodeFile {
+    fn checked(&self) -> Result<Checked, Broken> {
+        let nameserver = match &self.nameserver {
+            None => None,
+            Some(section) => Some(NameserverRole {
+                listen: socket(&section.listen, "nameserver.listen")?,
+                kv_file: section.kv_file.clone(),
+            }),
+        };
+        if self.groups.is_empty() && nameserver.is_none() {
+            let rule = "a node plays a nameserver or holds at least one group";
+            return Err(("group".to_owned(), rule.to_owned()));
+        }
+        let broker = self.broker()?;
+        let others = nameserver.as_ref().map(|role| ("nameserver.listen", role.listen));
+        let broker = match broker.check_beside(others.as_slice()) {
+            Ok(()) => Some(broker),
+            // A nameserver alone. Everything that its file says otherwise is good.
+            Err((path, _)) if path == "groups" => None,
+            Err((path, rule)) => return Err((in_file(&path), rule)),
+        };
+        Ok(Checked { cluster: self.cluster.clone(), node: self.node, nameserver, broker })
     }
 
-    fn run(mut self, config: NodeConfig) -> Result<Checked, ConfigError> {
-        self.name(&config.cluster, "cluster", 127)?;
-        if *config.node.get_ref() == 0 {
-            return self.error(config.node.span(), "node", "node ids start at 1");
+    /// The broker role, its rules unchecked.
+    fn broker(&self) -> Result<BrokerConfig, Broken> {
+        let peers = self.numbered_peers()?;
+        let mut limits = Limits::default();
+        for (key, value) in &self.limits {
+            limits.set(key, *value).map_err(|rule| (format!("limits.{key}"), rule))?;
         }
-        let node = *config.node.get_ref();
-        let mut peers = BTreeMap::new();
-        let mut addresses: HashMap<&str, u64> = HashMap::new();
-        for (id, address) in &config.peers {
-            let key = format!("peers.{id}");
-            let Ok(number) = id.parse::<u64>() else {
-                return self.error(address.span(), &key, "the key must be a node id, a number from 1");
-            };
-            if number == 0 {
-                return self.error(address.span(), &key, "node ids start at 1");
+        let peer_listen = self.peer_socket(&peers)?;
+        let everyone: Vec<u64> =
+            if peers.is_empty() { vec![self.node] } else { peers.keys().copied().collect() };
+        let groups = self.groups.iter().enumerate().map(|(n, group)| {
+            let at = |key: &str| format!("group.{n}.{key}");
+            if group.durability.as_ref().is_some_and(|mode| mode != "quorum-fsync") {
+                let rule = "must be \"quorum-fsync\" (quorum-memory does not exist yet)";
+                return Err((at("durability"), rule.to_owned()));
             }
-            self.host_port(address, &key)?;
-            if let Some(other) = addresses.insert(address.get_ref(), number) {
-                return self.error(address.span(), &key, format!("node {other} has this address already"));
-            }
-            peers.insert(number, address.get_ref().clone());
-        }
-        let nameserver_listen = match &config.nameserver {
-            None => None,
-            Some(section) => {
-                let listen = self.socket(&section.listen, "nameserver.listen")?;
-                self.claim(listen, "nameserver.listen", section.listen.span())?;
-                Some(listen)
-            }
-        };
-        for address in &config.nameservers {
-            self.host_port(address, "nameservers")?;
-        }
-        if config.groups.is_empty() && config.nameserver.is_none() {
-            return self.error(0..0, "group", "a node plays a nameserver or holds at least one group");
-        }
-        let mut peer_listen = None;
-        if !config.groups.is_empty() {
-            let Some(own) = config.peers.get(&node.to_string()) else {
-                return self.error(
-                    config.node.span(),
-                    "peers",
-                    format!("the list must name this node, {node}, like every other"),
-                );
-            };
-            let spanned = config.peer_listen.as_ref().unwrap_or(own);
-            let listen = self.socket(spanned, "peer_listen")?;
-            self.claim(listen, "peer_listen", spanned.span())?;
-            peer_listen = Some(listen);
-        }
-        let mut groups: Vec<CheckedGroup> = Vec::new();
-        for group in &config.groups {
-            let checked = self.group(group, &peers, node)?;
-            if groups.iter().any(|g| g.name == checked.name) {
-                return self.error(group.name.span(), "group.name", "two groups have this name");
-            }
-            groups.push(checked);
-        }
-        if config.broker.default_queues == 0 || config.broker.default_queues > 1024 {
-            return self.error(0..0, "broker.default_queues", "must be 1 to 1024");
-        }
-        let limits = &config.limits;
-        if limits.message_bytes + (64 << 10) > limits.frame_bytes {
-            return self.error(
-                0..0,
-                "limits.frame_bytes",
-                "must hold a message of limits.message_bytes and 64 KiB of headers",
-            );
-        }
-        if limits.frame_bytes > 8 << 20 {
-            return self.error(0..0, "limits.frame_bytes", "at most 8 MiB, the largest entry of the log");
-        }
-        if limits.message_bytes > 4 << 20 {
-            return self.error(0..0, "limits.message_bytes", "at most 4 MiB (RocketMQ's maxMessageSize)");
-        }
-        Ok(Checked { config, peers, peer_listen, nameserver_listen, groups })
-    }
-
-    fn group(
-        &mut self,
-        group: &GroupSection,
-        peers: &BTreeMap<u64, String>,
-        node: u64,
-    ) -> Result<CheckedGroup, ConfigError> {
-        self.name(&group.name, "group.name", 127)?;
-        let listen = self.socket(&group.listen, "group.listen")?;
-        if listen.port() < 3 {
-            return self.error(group.listen.span(), "group.listen", "port − 2 is listened on too: from 3");
-        }
-        self.claim(listen, &format!("group {}", group.name.get_ref()), group.listen.span())?;
-        let vip = SocketAddr::new(listen.ip(), listen.port() - 2);
-        self.claim(vip, &format!("group {} (port − 2)", group.name.get_ref()), group.listen.span())?;
-        let advertised = group.advertise.as_ref().unwrap_or(&group.listen);
-        let advertise = self.reachable(advertised, "group.advertise")?;
-        let advertise_leader = match &group.advertise_leader {
-            None => None,
-            Some(address) => Some(self.reachable(address, "group.advertise_leader")?),
-        };
-        if let Some(address) = &group.advertise_leader
-            && advertise_leader == Some(advertise)
-            && peers.len() > 1
-        {
-            let rule = "must differ from this node's own address: nodes of a group that register one address \
-                        displace each other";
-            return self.error(address.span(), "group.advertise_leader", rule);
-        }
-        let voters = match &group.voters {
-            None => peers.keys().copied().collect(),
-            Some(list) => {
-                let mut voters = list.get_ref().clone();
-                voters.sort_unstable();
-                voters.dedup();
-                if let Some(unknown) = voters.iter().find(|v| !peers.contains_key(v)) {
-                    return self.error(
-                        list.span(),
-                        "group.voters",
-                        format!("node {unknown} is not in the list of peers"),
-                    );
-                }
-                if !voters.contains(&node) {
-                    return self.error(
-                        list.span(),
-                        "group.voters",
-                        format!("this node, {node}, does not vote: leave the group out of its file"),
-                    );
-                }
-                voters
-            }
-        };
-        let preferred_leader = group.preferred_leader.as_ref().map(|p| *p.get_ref());
-        if let Some(preferred) = &group.preferred_leader
-            && !voters.contains(preferred.get_ref())
-        {
-            return self.error(preferred.span(), "group.preferred_leader", "must be a voter of the group");
-        }
-        let segment_size = *group.segment_size.get_ref();
-        if !(16 << 20..=1 << 30).contains(&segment_size) || !segment_size.is_multiple_of(4096) {
-            return self.error(
-                group.segment_size.span(),
-                "group.segment_size",
-                "must be 16 MiB to 1 GiB, a multiple of 4096",
-            );
-        }
-        if let Some(durability) = &group.durability
-            && durability.get_ref() != "quorum-fsync"
-        {
-            return self.error(
-                durability.span(),
-                "group.durability",
-                "must be \"quorum-fsync\" (quorum-memory does not exist yet)",
-            );
-        }
-        Ok(CheckedGroup {
-            name: group.name.get_ref().clone(),
-            listen,
-            advertise,
-            advertise_leader,
-            preferred_leader,
-            voters,
-            follower_reads: group.follower_reads,
-            segment_size,
+            let default = GroupConfig::default();
+            Ok(GroupConfig {
+                name: group.name.clone(),
+                voters: group.voters.clone().unwrap_or_else(|| everyone.clone()),
+                preferred_leader: group.preferred_leader,
+                listen: socket(&group.listen, &at("listen"))?,
+                advertise: group.advertise.clone(),
+                advertise_leader: group.advertise_leader.clone(),
+                segment_bytes: group.segment_size.unwrap_or(default.segment_bytes),
+                follower_reads: group.follower_reads.unwrap_or(default.follower_reads),
+                auto_create_topic: self.broker.auto_create_topic.unwrap_or(default.auto_create_topic),
+                auto_create_group: self.broker.auto_create_group.unwrap_or(default.auto_create_group),
+                default_topic_queues: self.broker.default_queues.unwrap_or(default.default_topic_queues),
+                ..default
+            })
+        });
+        let default = BrokerConfig::default();
+        Ok(BrokerConfig {
+            cluster: self.cluster.clone(),
+            node: self.node,
+            data: self.data.clone(),
+            peer_listen: peer_listen.unwrap_or(default.peer_listen),
+            groups: groups.collect::<Result<_, Broken>>()?,
+            peers,
+            nameservers: self.nameservers.clone(),
+            region: self.broker.region.clone().unwrap_or(default.region),
+            limits,
+            ..default
         })
     }
 
-    /// An address that clients can be told.
-    fn reachable(&self, address: &Spanned<String>, key: &str) -> Result<SocketAddr, ConfigError> {
-        let socket = self.socket(address, key)?;
-        if socket.ip().is_unspecified() {
-            return self.error(address.span(), key, "clients cannot connect to an unspecified address");
+    /// `peers` by number: TOML has nothing but text for keys.
+    fn numbered_peers(&self) -> Result<BTreeMap<u64, String>, Broken> {
+        let mut peers = BTreeMap::new();
+        for (key, address) in &self.peers {
+            let path = format!("peers.{key}");
+            let Ok(node) = key.parse::<u64>() else {
+                return Err((path, "the key must be a node id, a number from 1".to_owned()));
+            };
+            if let Some((other, _)) = peers.insert(node, (key, address)) {
+                return Err((path, format!("node {node} is there already, as {other:?}")));
+            }
         }
-        Ok(socket)
+        Ok(peers.into_iter().map(|(node, (_, address))| (node, address.clone())).collect())
     }
 
-    fn name(&self, name: &Spanned<String>, key: &str, longest: usize) -> Result<(), ConfigError> {
-        let text = name.get_ref();
-        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if text.is_empty() || text.len() > longest || !text.chars().all(legal) {
-            return self.error(
-                name.span(),
-                key,
-                format!("must be 1 to {longest} letters, digits, '_' or '-', not {text:?}"),
+    /// Where this node listens for the others; `None` where nothing does.
+    fn peer_socket(&self, peers: &BTreeMap<u64, String>) -> Result<Option<SocketAddr>, Broken> {
+        if let Some(listen) = &self.peer_listen {
+            return socket(listen, "peer_listen").map(Some);
+        }
+        if self.groups.is_empty() {
+            return Ok(None);
+        }
+        let Some(own) = peers.get(&self.node) else {
+            if !peers.is_empty() {
+                // The broker's rules tell what is wrong with the list, or with the node's id.
+                return Ok(None);
+            }
+            let rule = format!("must name this node, {}, or peer_listen be set", self.node);
+            return Err(("peers".to_owned(), rule));
+        };
+        let listen = own.parse().ok().filter(|socket: &SocketAddr| socket.port() != 0);
+        listen.map(Some).ok_or_else(|| {
+            let rule = format!(
+                "must be set, as IP:PORT: it is what peers.{} says unless set, but a node listens on an address, and \
+                 {own:?} is none",
+                self.node
             );
-        }
-        Ok(())
-    }
-
-    fn socket(&self, address: &Spanned<String>, key: &str) -> Result<SocketAddr, ConfigError> {
-        match address.get_ref().parse::<SocketAddr>() {
-            Ok(parsed) if parsed.port() != 0 => Ok(parsed),
-            _ => self.error(
-                address.span(),
-                key,
-                format!("must be IP:PORT, as 127.0.0.1:10911, not {:?}", address.get_ref()),
-            ),
-        }
-    }
-
-    fn host_port(&self, address: &Spanned<String>, key: &str) -> Result<(), ConfigError> {
-        let legal = address
-            .get_ref()
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0));
-        if !legal {
-            return self.error(
-                address.span(),
-                key,
-                format!("must be HOST:PORT, not {:?}", address.get_ref()),
-            );
-        }
-        Ok(())
-    }
-
-    fn claim(&mut self, address: SocketAddr, who: &str, span: Range<usize>) -> Result<(), ConfigError> {
-        let taken = self.listeners.entry(address.port()).or_default();
-        let clash = taken.iter().find(|(a, _)| {
-            a.ip() == address.ip() || a.ip().is_unspecified() || address.ip().is_unspecified()
-        });
-        if let Some((other, owner)) = clash {
-            let rule = format!("port clash: {owner} listens on {other} already");
-            return self.error(span, who, rule);
-        }
-        taken.push((address, who.to_owned()));
-        Ok(())
+            ("peer_listen".to_owned(), rule)
+        })
     }
 }
 
@@ -475,17 +356,24 @@ name = "broker-a"
 listen = "127.0.0.1:10911"
 "#;
 
+    fn accepted(text: &str) -> Checked {
+        check(Path::new("f.toml"), text).unwrap()
+    }
+
     fn refused(text: &str) -> String {
         check(Path::new("f.toml"), text).expect_err("must be refused").to_string()
     }
 
     #[test]
-    fn defaults_are_filled_in() {
-        let checked = check(Path::new("f.toml"), GOOD).unwrap();
-        assert_eq!(checked.groups[0].voters, [1, 2, 3]);
-        assert_eq!(checked.groups[0].advertise.to_string(), "127.0.0.1:10911");
-        assert_eq!(checked.groups[0].segment_size, 1 << 30);
-        assert!(checked.config.broker.auto_create_topic);
+    fn what_is_not_set_has_the_brokers_defaults() {
+        let checked = accepted(GOOD);
+        assert_eq!(checked.nameserver.unwrap().listen.port(), 9876);
+        let mut broker = checked.broker.unwrap();
+        let group = broker.groups.remove(0);
+        let listen = SocketAddr::from(([127, 0, 0, 1], 10911));
+        assert_eq!(group, GroupConfig { voters: vec![1, 2, 3], listen, ..GroupConfig::default() });
+        assert_eq!(broker.limits, Limits::default());
+        assert_eq!(broker.peer_listen.port(), 10901);
     }
 
     #[test]
@@ -493,30 +381,117 @@ listen = "127.0.0.1:10911"
         let cases = [
             ("node = 1", "nodes = 1", "f.toml:2: nodes: unknown field"),
             ("node = 1", "node = \"one\"", "f.toml:2: node: invalid type: string"),
-            ("node = 1", "node = 4", "f.toml:2: peers: the list must name this node, 4"),
+            ("node = 1", "node = 0", "f.toml:2: node: node ids start at 1"),
+            ("node = 1", "node = 4", "f.toml:6: peers: must name this node, 4"),
+            ("cluster = \"demo\"\n", "", "f.toml:1: missing field `cluster`"),
+            ("demo", "de mo", "f.toml:1: cluster: must be 1 to 127 letters"),
+            ("[\"127.0.0.1:9876\"]", "[\n\"n\"]", "f.toml:5: nameservers: must be HOST:PORT"),
             ("10902", "10901", "f.toml:8: peers.2: node 1 has this address already"),
-            ("10911\"", "9876\"", "f.toml:16: group broker-a: port clash: nameserver.listen listens"),
-            ("10911\"", "9878\"", "f.toml:16: group broker-a (port − 2): port clash"),
+            ("2 = \"", "two = \"", "f.toml:8: peers.two: the key must be a node id"),
+            ("2 = \"", "01 = \"", "peers.1: node 1 is there already, as \"01\""),
+            ("10911\"", "9876\"", "f.toml:16: group.listen: port clash: nameserver.listen listens on"),
+            ("10911\"", "9878\"", "f.toml:16: group.listen: port clash"),
             ("10911\"", "nonsense\"", "f.toml:16: group.listen: must be IP:PORT"),
+            ("10911\"", "2\"", "f.toml:16: group.listen: port − 2"),
             ("broker-a", "broker a", "f.toml:15: group.name: must be 1 to 127 letters"),
-            ("127.0.0.1:10911", "0.0.0.0:10911", "group.advertise: clients cannot connect"),
+            (
+                "127.0.0.1:10911",
+                "0.0.0.0:10911",
+                "f.toml:14: group.advertise: must be set: clients cannot connect",
+            ),
+            ("127.0.0.1:10901", "host-1:10901", "f.toml:7: peer_listen: must be set, as IP:PORT"),
         ];
         for (from, to, want) in cases {
-            let text = GOOD.replace(from, to);
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD, "{from}");
             let got = refused(&text);
             assert!(got.contains(want), "{to}: {got}");
         }
+        let no_group = GOOD.split("[nameserver]").next().unwrap();
+        assert!(refused(no_group).starts_with("f.toml:1: group: a node plays"), "{}", refused(no_group));
     }
 
     #[test]
     fn rules_between_keys_are_checked() {
-        let text = format!("{GOOD}preferred_leader = 7\n");
-        assert!(refused(&text).contains("f.toml:17: group.preferred_leader: must be a voter"));
-        let text = format!("{GOOD}voters = [2, 3]\n");
-        assert!(refused(&text).contains("does not vote"));
-        let text = format!("{GOOD}segment_size = 1000\n");
-        assert!(refused(&text).contains("16 MiB to 1 GiB"));
-        let text = format!("{GOOD}durability = \"fast\"\n");
-        assert!(refused(&text).contains("quorum-fsync"));
+        let cases = [
+            ("preferred_leader = 7", "f.toml:17: group.preferred_leader: must be a voter"),
+            ("voters = [2, 3]", "f.toml:17: group.voters: node 1 does not vote"),
+            ("segment_size = 1000", "f.toml:17: group.segment_size: must be 16 to 1024 MiB"),
+            (
+                "segment_size = 16777728",
+                "f.toml:17: group.segment_size: must be 16 to 1024 MiB, a multiple of 4096",
+            ),
+            ("durability = \"fast\"", "f.toml:17: group.durability: must be \"quorum-fsync\""),
+            ("advertise_leader = \"127.0.0.1:10911\"", "f.toml:17: group.advertise_leader: must differ"),
+            ("advertise = \"a b\"", "f.toml:17: group.advertise: must be HOST:PORT"),
+            ("[broker]\ndefault_queues = 0", "f.toml:18: broker.default_queues: must be 1 to"),
+            ("[limits]\nconnections = 0", "f.toml:18: limits.connections: must be 1 to"),
+            ("[limits]\nconnections = -1", "f.toml:18: connections: invalid value"),
+            (
+                "[limits]\nconection = 1",
+                "f.toml:18: limits.conection: no such limit; there are connections, ",
+            ),
+            (
+                "[limits]\nin_flight_bytes_per_connection = 4194304",
+                "f.toml:18: limits.in_flight_bytes_per_connection: must be frame_bytes (8388608) at least",
+            ),
+            (
+                "[limits]\nmessage_bytes = 8388608",
+                "f.toml:18: limits.message_bytes: frame_bytes (8388608) must hold",
+            ),
+            (
+                "[limits]\nframe_bytes = 1048576",
+                "f.toml:18: limits.frame_bytes: frame_bytes (1048576) must hold",
+            ),
+            ("[[group]]\nname = \"broker-a\"\nlisten = \"127.0.0.1:1\"", "f.toml:19: group.listen: port − 2"),
+            (
+                "[[group]]\nname = \"broker-a\"\nlisten = \"127.0.0.1:12911\"",
+                "f.toml:18: group.name: two groups",
+            ),
+        ];
+        for (more, want) in cases {
+            let got = refused(&format!("{GOOD}{more}\n"));
+            assert!(got.starts_with(want), "{more}: {got}");
+        }
+    }
+
+    #[test]
+    fn addresses_may_be_names() {
+        let text = GOOD
+            .replace(
+                "[peers]\n1 = \"127.0.0.1:10901\"",
+                "peer_listen = \"0.0.0.0:10901\"\n[peers]\n1 = \"host-1:10901\"",
+            )
+            .replace("nameservers = [\"127.0.0.1", "nameservers = [\"names.example")
+            + "advertise = \"broker-1.example:30911\"\nadvertise_leader = \"broker.example:30911\"\n";
+        let broker = accepted(&text).broker.unwrap();
+        assert_eq!(broker.peer_listen, SocketAddr::from(([0, 0, 0, 0], 10901)));
+        assert_eq!(broker.groups[0].advertised(), "broker-1.example:30911");
+        assert_eq!(broker.groups[0].advertised_as_leader(), "broker.example:30911");
+    }
+
+    #[test]
+    fn every_limit_can_be_set() {
+        for (key, value) in Limits::default().table() {
+            let text = format!("{GOOD}[limits]\n{key} = {}\n", value - 1);
+            let limits = accepted(&text).broker.unwrap().limits;
+            assert!(limits.table().contains(&(key, value - 1)), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_nameserver_needs_no_group() {
+        let text = GOOD.split("[[group]]").next().unwrap();
+        assert_eq!(accepted(text).broker, None);
+        assert!(refused(&format!("{text}[limits]\nclients = 0\n")).contains("limits.clients"));
+    }
+
+    /// Its commented section is how operators learn of the limits.
+    #[test]
+    fn an_example_names_every_limit_with_its_default() {
+        let example = include_str!("../../../../conf/one-node.toml");
+        for (key, value) in Limits::default().table() {
+            assert!(example.contains(&format!("\n# {key} = {value}\n")), "# {key} = {value}");
+        }
     }
 }

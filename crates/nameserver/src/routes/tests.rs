@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! reg ID ADDR [key=value ..]   keys: b broker, c cluster, t term, v counter, conn, acting, topics, ms, zone
-//! unreg ADDR   close CONN   tick   beat ADDR   wipe   add   reg-topic   del TOPIC [CLUSTER]
+//! unreg ID ADDR [conn=CONN]   close CONN   tick   beat ADDR   wipe   add   reg-topic   del TOPIC [CLUSTER]
 //! ```
-//! An address `A` stands for `A:1`; topics are `name:perm,..`, by default two of them.
+//! An address `A` stands for `A:1`, and has connection 65, the number of its letter, unless `conn` says
+//! otherwise; topics are `name:perm,..`, by default two of them.
 
 use std::fmt::Write as _;
 
@@ -56,8 +57,9 @@ fn step(routes: &mut Routes, options: RouteOptions, line: &str) -> String {
             Err(error) => error.to_string(),
         },
         "unreg" => {
-            routes.unregister("c", "b", &addr(0));
-            "ok".into()
+            let id = words[0].parse().unwrap();
+            let heeded = routes.unregister("c", "b", &addr(1), id, connection(&words));
+            if heeded { "ok".into() } else { "ignored".into() }
         }
         "close" => {
             routes.connection_closed(now, words[0].parse().unwrap());
@@ -105,9 +107,15 @@ fn registration(words: &[&str]) -> Registration {
         enable_acting_master: option("acting").map(|acting| acting == "true"),
         topics,
         filter_servers: Some(Vec::new()),
+        connection: connection(words),
+    }
+}
+
+fn connection(words: &[&str]) -> u64 {
+    match words.iter().find_map(|word| word.strip_prefix("conn=")) {
+        Some(conn) => conn.parse().unwrap(),
         // By default each address has a connection of its own.
-        connection: option("conn")
-            .map_or_else(|| u64::from(words[1].bytes().next().unwrap()), |conn| conn.parse().unwrap()),
+        None => words[1].bytes().next().unwrap().into(),
     }
 }
 
@@ -315,20 +323,20 @@ fn a_connection_ends_what_came_over_it_last() {
     );
 }
 
-/// Rule 8: by address, so that an ex-leader takes nobody else along.
+/// Rule 8: by address, so that an ex-leader takes nobody else along; whatever id and connection it says so with.
 #[test]
 fn unregistering_goes_by_address() {
     check(
         "0 reg 0 A
          1 reg 1 B
          2 reg 0 B v=1
-         3 unreg A
-         4 unreg B",
+         3 unreg 0 A
+         4 unreg 1 B conn=7",
         "0 reg 0 A -> ok | b{0=A} T:6 U:6
          1 reg 1 B -> A:1 ha-A | b{0=A 1=B} T:6 U:6
          2 reg 0 B v=1 -> ok | b{0=B} T:6 U:6
-         3 unreg A -> ok | b{0=B} T:6 U:6
-         4 unreg B -> ok |",
+         3 unreg 0 A -> ok | b{0=B} T:6 U:6
+         4 unreg 1 B conn=7 -> ok |",
     );
 }
 
@@ -421,10 +429,10 @@ fn silence_is_held_and_goodbye_is_not() {
     check(
         "0 reg 0 A t=5
          0 reg 2 B t=5
-         1 unreg A",
+         1 unreg 0 A",
         "0 reg 0 A t=5 -> ok | b{0=A} T:6 U:6
          0 reg 2 B t=5 -> A:1 ha-A | b{0=A 2=B} T:6 U:6
-         1 unreg A -> ok | b{2=B} T:6 U:6",
+         1 unreg 0 A -> ok | b{2=B} T:6 U:6",
     );
 }
 
@@ -537,6 +545,109 @@ fn a_deposed_leader_is_ignored_even_when_its_successor_is_gone() {
          5500 reg 1 A t=5 -> ok | b{1=A 3=C} T:4 U:6
          5600 reg 0 C t=7 -> ok | b{0=C 1=A} T:6 U:6
          5700 reg 0 A t=6 v=9 -> fenced | b{0=C 1=A} T:6 U:6",
+    );
+}
+
+/// All leaders of a group have one address, V (`advertise_leader`), over connections of their own: the one that was
+/// deposed, with connection 1, takes nothing back, also when its successor's registration has ended.
+#[test]
+fn a_shared_address_does_not_lead_around_the_fence() {
+    check(
+        "0 reg 0 V t=5 conn=1
+         0 reg 2 B t=5
+         0 reg 3 C t=5
+         100 reg 0 V t=6 conn=66
+         101 unreg 2 B
+         200 reg 0 V t=5 conn=1 v=9
+         300 close 66
+         400 reg 0 V t=5 conn=1 v=9
+         5300 tick
+         5400 reg 0 V t=5 conn=1 v=9
+         5500 reg 0 V t=7 conn=67
+         5501 unreg 3 C",
+        "0 reg 0 V t=5 conn=1 -> ok | b{0=V} T:6 U:6
+         0 reg 2 B t=5 -> V:1 ha-V | b{0=V 2=B} T:6 U:6
+         0 reg 3 C t=5 -> V:1 ha-V | b{0=V 2=B 3=C} T:6 U:6
+         100 reg 0 V t=6 conn=66 -> ok | b{0=V 2=B 3=C} T:6 U:6
+         101 unreg 2 B -> ok | b{0=V 3=C} T:6 U:6
+         200 reg 0 V t=5 conn=1 v=9 -> fenced | b{0=V 3=C} T:6 U:6
+         300 close 66 -> ok | b{0*=V 3=C} T:6 U:6
+         400 reg 0 V t=5 conn=1 v=9 -> fenced | b{0*=V 3=C} T:6 U:6
+         5300 tick -> [] | b{3=C} T:6 U:6
+         5400 reg 0 V t=5 conn=1 v=9 -> fenced | b{3=C} T:6 U:6
+         5500 reg 0 V t=7 conn=67 -> ok | b{0=V 3=C} T:6 U:6
+         5501 unreg 3 C -> ok | b{0=V} T:6 U:6",
+    );
+}
+
+/// While a member lives that has said a higher term, no time makes an older one good.
+#[test]
+fn a_term_does_not_fall_while_somebody_knows_it() {
+    check(
+        "0 reg 0 A t=9
+         0 reg 1 B t=10 ms=999999
+         10 close 65
+         5010 tick
+         300000 reg 0 A t=8
+         300001 reg 0 A t=9",
+        "0 reg 0 A t=9 -> ok | b{0=A} T:6 U:6
+         0 reg 1 B t=10 ms=999999 -> A:1 ha-A | b{0=A 1=B} T:6 U:6
+         10 close 65 -> ok | b{0*=A 1=B} T:6 U:6
+         5010 tick -> [] | b{1=B} T:6 U:6
+         300000 reg 0 A t=8 -> fenced | b{1=B} T:6 U:6
+         300001 reg 0 A t=9 -> ok | b{0=A 1=B} T:6 U:6",
+    );
+}
+
+/// 104 of groups with terms: under the id that the address has, and for id 0 over the connection that carries it.
+#[test]
+fn a_late_goodbye_takes_nothing_from_a_newer_leader() {
+    check(
+        "0 reg 0 V t=5 conn=65
+         0 reg 2 B t=5
+         100 reg 1 A t=6
+         200 unreg 0 V conn=65
+         300 reg 0 V t=6 conn=66
+         400 unreg 2 B
+         500 unreg 2 A",
+        "0 reg 0 V t=5 conn=65 -> ok | b{0=V} T:6 U:6
+         0 reg 2 B t=5 -> V:1 ha-V | b{0=V 2=B} T:6 U:6
+         100 reg 1 A t=6 -> V:1 ha-V | b{0=V 1=A 2=B} T:6 U:6
+         200 unreg 0 V conn=65 -> ok | b{1=A 2=B} T:6 U:6
+         300 reg 0 V t=6 conn=66 -> ok | b{0=V 1=A 2=B} T:6 U:6
+         400 unreg 2 B -> ok | b{0=V 1=A} T:6 U:6
+         500 unreg 2 A -> ignored | b{0=V 1=A} T:6 U:6",
+    );
+    check(
+        "0 reg 0 V t=5 conn=65
+         0 reg 2 B t=5
+         100 reg 0 V t=6 conn=66
+         200 unreg 0 V conn=65
+         201 unreg 1 V conn=66
+         300 close 65
+         400 close 66
+         500 unreg 0 V conn=66",
+        "0 reg 0 V t=5 conn=65 -> ok | b{0=V} T:6 U:6
+         0 reg 2 B t=5 -> V:1 ha-V | b{0=V 2=B} T:6 U:6
+         100 reg 0 V t=6 conn=66 -> ok | b{0=V 2=B} T:6 U:6
+         200 unreg 0 V conn=65 -> ignored | b{0=V 2=B} T:6 U:6
+         201 unreg 1 V conn=66 -> ignored | b{0=V 2=B} T:6 U:6
+         300 close 65 -> ok | b{0=V 2=B} T:6 U:6
+         400 close 66 -> ok |
+         500 unreg 0 V conn=66 -> ok |",
+    );
+    // An ex-leader that is held under id 0 has an id of its own.
+    check(
+        "0 reg 0 A t=5
+         0 reg 2 B t=5
+         100 reg 1 A t=6
+         200 unreg 3 A
+         300 unreg 1 A",
+        "0 reg 0 A t=5 -> ok | b{0=A} T:6 U:6
+         0 reg 2 B t=5 -> A:1 ha-A | b{0=A 2=B} T:6 U:6
+         100 reg 1 A t=6 -> A:1 ha-A | b{0*=A 2=B} T:6 U:6
+         200 unreg 3 A -> ignored | b{0*=A 2=B} T:6 U:6
+         300 unreg 1 A -> ok | b{2=B} T:6 U:6",
     );
 }
 
@@ -688,7 +799,7 @@ fn lists() {
     assert_eq!(names, ["d"]);
     assert_eq!(route.queue_datas.len(), 1);
     // Without its master a group is shown to every zone.
-    step(&mut routes, options, "1 unreg A");
+    step(&mut routes, options, "1 unreg 0 A");
     let mut route = routes.route(options, "T").unwrap();
     filter_by_zone(&mut route, "z1");
     assert_eq!(route.broker_datas.len(), 2);
@@ -793,7 +904,7 @@ fn random_events_keep_the_tables_consistent() {
             ),
             6 => format!("{now} close {}", random(5)),
             7 => format!("{now} tick"),
-            8 => format!("{now} unreg {addr}"),
+            8 => format!("{now} unreg {} {addr} conn={}", random(4), random(5)),
             _ => format!("{now} {}", ["wipe", "add", "del T", "del U c", "route T"][random(5) as usize]),
         };
         let options =

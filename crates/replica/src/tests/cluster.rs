@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use store::{Frame, FrameKind, OsDisk, TablesMeta};
+use store::{Frame, FrameKind, TablesMeta};
 use wire::{LogPosition, QueueId, QueueOffset};
 
+use super::disk::GatedDisk;
 use crate::{
     Group, GroupConfig, Host, HostConfig, MessagesProposal, NodeId, OpenError, Outcome, PeerHandler,
     ProposeError, Receipt, Service, StateMachine,
@@ -66,6 +67,10 @@ impl StateMachine for Counters {
         }
         tables.next = next;
         Outcome::Messages
+    }
+
+    fn pass(&self, frame: &Frame) {
+        self.tables.lock().unwrap().applied = frame.id().index.0;
     }
 
     fn next_offset(&self, topic: &str, queue: QueueId) -> Option<QueueOffset> {
@@ -136,6 +141,7 @@ pub(crate) struct Cluster {
     pub(crate) peers: BTreeMap<NodeId, String>,
     pub(crate) nodes: HashMap<u64, Node>,
     pub(crate) name: &'static str,
+    pub(crate) disks: BTreeMap<u64, GatedDisk>,
 }
 
 pub(crate) const SEGMENT: u64 = 16 << 20;
@@ -152,8 +158,12 @@ impl Cluster {
     }
 
     pub(crate) fn plan(n: u64) -> Cluster {
+        // RUST_LOG=info shows what a test does.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let peers = (1..=n).map(|id| (NodeId(id), format!("127.0.0.1:{}", free_port()))).collect();
-        Cluster { directory: tempfile::tempdir().unwrap(), peers, nodes: HashMap::new(), name: "test" }
+        let disks = (1..=n).map(|node| (node, GatedDisk::default())).collect();
+        Cluster { directory: tempfile::tempdir().unwrap(), peers, nodes: HashMap::new(), name: "test", disks }
     }
 
     /// Starts a node on its directory.
@@ -168,10 +178,10 @@ impl Cluster {
         let mut group =
             GroupConfig::new("g", self.group_directory(node), self.peers.keys().copied().collect());
         group.segment_size = SEGMENT;
+        let disk = self.disks[&node].clone();
         async move {
             let here = tokio::runtime::Handle::current();
-            let host =
-                Host::start(&config, Arc::new(OsDisk), Arc::new(Echo(config.node)), here.clone(), here)?;
+            let host = Host::start(&config, Arc::new(disk), Arc::new(Echo(config.node)), here.clone(), here)?;
             let started = async {
                 let opened = host.open_group(group)?;
                 let tables = Arc::new(Counters::default());

@@ -86,6 +86,9 @@ async fn a_follower_refuses_definitely_and_names_the_leader() {
     create_topic(&cluster, "t:1").await;
     let leader = cluster.leader().await;
     let follower = (1..=3).find(|&n| n != leader).unwrap();
+    // The leader had a majority without it, so it may hear of it last.
+    eventually(|| async { (cluster.group(follower).role().leader == Some(NodeId(leader))).then_some(()) })
+        .await;
     let error = propose(cluster.group(follower), message("t", 0, "x")).await.unwrap_err();
     assert!(matches!(error, ProposeError::NotLeader { leader: Some(l) } if l.0 == leader), "{error}");
     assert!(error.is_definite());

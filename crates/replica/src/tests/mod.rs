@@ -1,5 +1,7 @@
 //! Whole groups in one process, over real files and real sockets, and openraft's own suite over our log storage.
 
 mod cluster;
+mod disk;
+mod faults;
 mod groups;
 mod suite;

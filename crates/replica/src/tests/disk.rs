@@ -1,0 +1,135 @@
+//! A real disk that can be made to hang or to be full.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use store::{Disk, DiskFile, Map, OsDisk};
+
+#[derive(Default)]
+struct State {
+    hung: bool,
+    full: bool,
+}
+
+#[derive(Default)]
+struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let state = self.state.lock().unwrap();
+        drop(self.changed.wait_while(state, |state| state.hung).unwrap());
+    }
+
+    fn room(&self) -> io::Result<()> {
+        if self.state.lock().unwrap().full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+/// [`OsDisk`] behind a gate. A clone is a reference.
+#[derive(Clone, Default)]
+pub(crate) struct GatedDisk(Arc<Gate>);
+
+impl GatedDisk {
+    /// While true no sync returns.
+    pub(crate) fn hang(&self, hung: bool) {
+        self.0.state.lock().unwrap().hung = hung;
+        self.0.changed.notify_all();
+    }
+
+    /// While true nothing can be allocated; what is allocated can be written.
+    pub(crate) fn fill(&self, full: bool) {
+        self.0.state.lock().unwrap().full = full;
+    }
+
+    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(GatedFile { file, gate: self.0.clone() })
+    }
+}
+
+impl Disk for GatedDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(OsDisk.open(path)?))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(OsDisk.create(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        OsDisk.list(dir)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        OsDisk.create_dir(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.pass();
+        OsDisk.sync_dir(dir)
+    }
+
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        if self.0.room().is_err() { Ok(0) } else { OsDisk.free_space(dir) }
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        OsDisk.lock(path)
+    }
+
+    fn entropy(&self) -> io::Result<[u8; 16]> {
+        OsDisk.entropy()
+    }
+}
+
+struct GatedFile {
+    file: Arc<dyn DiskFile>,
+    gate: Arc<Gate>,
+}
+
+impl DiskFile for GatedFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
+        self.file.write_at(offset, buffers)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.gate.pass();
+        self.file.sync_data()
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.gate.room()?;
+        self.file.allocate(len)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn map(&self, len: u64) -> io::Result<Option<Map>> {
+        self.file.map(len)
+    }
+
+    fn forget(&self, offset: u64, len: u64) {
+        self.file.forget(offset, len);
+    }
+}
