@@ -479,7 +479,7 @@ mod tests {
         assert_eq!(file["nameservers"].as_array().unwrap().len(), 3);
         let groups = file["group"].as_array().unwrap();
         assert_eq!(groups[0]["listen"].as_str(), Some(cluster.address(2, "broker-a")));
-        assert_eq!(groups[1]["advertise"].as_str(), Some("127.0.0.9:999"));
+        assert_eq!(groups[1]["advertise_leader"].as_str(), Some("127.0.0.9:999"));
         assert_eq!(groups[2]["preferred_leader"].as_integer(), Some(3));
         assert_eq!(cluster.namesrv().split(';').count(), 3);
     }

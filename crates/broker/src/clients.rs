@@ -55,6 +55,28 @@ pub(crate) struct Consumer {
 }
 
 impl Client {
+    fn is_in(&self, role: Role, group: &str) -> bool {
+        match role {
+            Role::Producer => self.producers.contains(group),
+            Role::Consumer => self.consumers.contains_key(group),
+        }
+    }
+
+    /// A subscription's version never falls (RocketMQ's ConsumerGroupInfo.updateSubscription): of two processes with one
+    /// id, the older one's pulls would otherwise be served and the newer one's be called not the latest.
+    fn keep_newer_subscriptions(&mut self, known: &Client) {
+        for (group, consumer) in &mut self.consumers {
+            let Some(before) = known.consumers.get(group) else { continue };
+            for (topic, subscription) in &mut consumer.subscriptions {
+                if let Some(newer) = before.subscriptions.get(topic)
+                    && newer.sub_version > subscription.sub_version
+                {
+                    subscription.clone_from(newer);
+                }
+            }
+        }
+    }
+
     /// Whether it keeps the limits of one client.
     fn check(&self) -> Result<(), Excess> {
         let within = |what, has, max| {
@@ -175,6 +197,8 @@ struct Inner {
     /// Of each local client: its connections and when each was last heard.
     connections: HashMap<String, Vec<(ConnectionId, Instant)>>,
     client_of: HashMap<ConnectionId, String>,
+    /// Of each local client: the groups that it left over some of its connections.
+    leaving: HashMap<String, Vec<(ConnectionId, Role, String)>>,
     stamps: HashMap<String, Stamp>,
     /// Bytes of all local clients.
     bytes: usize,
@@ -327,6 +351,7 @@ impl Clients {
                 version: 1,
                 local: Part::default(),
                 connections: HashMap::new(),
+                leaving: HashMap::new(),
                 client_of: HashMap::new(),
                 stamps: HashMap::new(),
                 bytes: 0,
@@ -372,6 +397,12 @@ impl Clients {
             }
             client.check()?;
         }
+        if let Some(known) = &known {
+            client.keep_newer_subscriptions(known);
+        }
+        if let Some(leaving) = inner.leaving.get_mut(&client.id) {
+            leaving.retain(|(link, role, group)| *link != connection || !client.is_in(*role, group));
+        }
         // The connections of one client have different ports; its first one names it.
         if let Some(known) = &known {
             client.address.clone_from(&known.address);
@@ -398,8 +429,15 @@ impl Clients {
         Ok(Heard { changed: self.review(&inner, touched), needs_subscriptions })
     }
 
-    /// Code 35: the client leaves the groups named, in these roles, everywhere.
-    pub(crate) fn leave(&self, id: &str, groups: impl Iterator<Item = (Role, String)>) -> Changed {
+    /// Code 35: the client leaves the groups named, in these roles, everywhere: once it has said so over each of its
+    /// connections. Two processes may have one id (broadcasting consumers of one host, by default), and one of them
+    /// stays; a client that leaves says so to every broker that it sends heartbeats to.
+    pub(crate) fn leave(
+        &self,
+        id: &str,
+        connection: Option<ConnectionId>,
+        groups: impl Iterator<Item = (Role, String)>,
+    ) -> Changed {
         let mut inner = self.lock();
         let mut touched = Changed::new();
         for (role, group) in groups {
@@ -407,9 +445,18 @@ impl Clients {
             if id.len() > CLIENT_ID_BYTES_MAX || group.len() > CLIENT_GROUP_BYTES_MAX {
                 continue;
             }
-            let left = Left { client: id.to_owned(), group, role };
-            touched.extend(inner.leave_everywhere(&left));
-            inner.note_removal(Change::Left(left));
+            let is_in = inner.local.clients.get(id).is_some_and(|client| client.is_in(role, &group));
+            if let Some(connection) =
+                connection.filter(|link| is_in && inner.client_of.get(link).is_some_and(|c| c == id))
+            {
+                let leaving = inner.leaving.entry(id.to_owned()).or_default();
+                leaving.retain(|(link, r, g)| *link != connection || *r != role || *g != group);
+                leaving.push((connection, role, group.clone()));
+                if !inner.has_left(id, role, &group) {
+                    continue;
+                }
+            }
+            touched.extend(inner.gone_from(id, role, group));
         }
         self.review(&inner, touched)
     }
@@ -422,7 +469,18 @@ impl Clients {
             links.retain(|(link, _)| *link != connection);
             links.is_empty()
         });
-        let touched = if last { inner.drop_local(&id) } else { Changed::new() };
+        let mut touched = Changed::new();
+        if last {
+            touched.extend(inner.drop_local(&id));
+        } else {
+            // It may have been the last one over which the client was still in a group.
+            let marked = inner.leaving.get(&id).cloned().unwrap_or_default();
+            for (_, role, group) in marked {
+                if inner.has_left(&id, role, &group) {
+                    touched.extend(inner.gone_from(&id, role, group));
+                }
+            }
+        }
         self.review(&inner, touched)
     }
 
@@ -666,7 +724,30 @@ impl Inner {
         }
     }
 
+    /// Whether a client has left a group over every connection that it has here, and over one at least.
+    fn has_left(&self, id: &str, role: Role, group: &str) -> bool {
+        let Some(leaving) = self.leaving.get(id) else { return false };
+        let over =
+            |link: ConnectionId| leaving.iter().any(|(l, r, g)| *l == link && *r == role && g == group);
+        let mut links = self.connections.get(id).into_iter().flatten();
+        leaving.iter().any(|(_, r, g)| *r == role && g == group) && links.all(|(link, _)| over(*link))
+    }
+
+    fn gone_from(&mut self, id: &str, role: Role, group: String) -> Changed {
+        if let Some(leaving) = self.leaving.get_mut(id) {
+            leaving.retain(|(_, r, g)| *r != role || *g != group);
+            if leaving.is_empty() {
+                self.leaving.remove(id);
+            }
+        }
+        let left = Left { client: id.to_owned(), group, role };
+        let touched = self.leave_everywhere(&left);
+        self.note_removal(Change::Left(left));
+        touched
+    }
+
     fn drop_local(&mut self, id: &str) -> Changed {
+        self.leaving.remove(id);
         for (connection, _) in self.connections.remove(id).unwrap_or_default() {
             self.client_of.remove(&connection);
         }
@@ -804,7 +885,7 @@ mod tests {
     }
 
     fn leave(clients: &Clients, id: &str, role: Role, group: &str) -> Vec<String> {
-        clients.leave(id, [(role, group.to_owned())].into_iter()).into_iter().collect()
+        clients.leave(id, None, [(role, group.to_owned())].into_iter()).into_iter().collect()
     }
 
     #[test]
@@ -821,6 +902,30 @@ mod tests {
         assert!(clients.disconnected(2).is_empty());
         assert_eq!(clients.client_on(3).as_deref(), Some("b"));
         assert_eq!(clients.producers("p").len(), 1);
+    }
+
+    #[test]
+    fn of_two_processes_with_one_id_one_may_leave() {
+        let clients = Clients::new(1, 10);
+        heard(&clients, 1, client("a", &["g"], 7));
+        heard(&clients, 2, client("a", &["g"], 5));
+        let version = || clients.consumer_group("g").unwrap().subscriptions["T"].sub_version;
+        assert_eq!(version(), 7, "a version never falls: the pulls of both are served");
+        let leave = |link| clients.leave("a", Some(link), [(Role::Consumer, "g".to_owned())].into_iter());
+        assert!(leave(1).is_empty());
+        assert_eq!(members(&clients, "g"), ["a"], "the other process is there");
+        // It comes back and leaves again; then the other one is cut off.
+        assert!(heard(&clients, 1, client("a", &["g"], 8)).is_empty() || version() == 8);
+        assert!(leave(1).is_empty());
+        assert_eq!(clients.disconnected(2).into_iter().collect::<Vec<_>>(), ["g"]);
+        assert!(members(&clients, "g").is_empty());
+        // Over a connection that never spoke for the client, it counts at once.
+        heard(&clients, 3, client("b", &["g"], 1));
+        assert_eq!(leave_over(&clients, 9, "b"), ["g"]);
+    }
+
+    fn leave_over(clients: &Clients, link: ConnectionId, id: &str) -> Vec<String> {
+        clients.leave(id, Some(link), [(Role::Consumer, "g".to_owned())].into_iter()).into_iter().collect()
     }
 
     #[test]

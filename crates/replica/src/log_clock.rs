@@ -64,7 +64,9 @@ impl LogClock {
         voters: usize,
     ) -> (u64, Option<Ahead>) {
         let paced_ms = self.last_ms + now.saturating_duration_since(self.at).as_millis() as u64;
-        let is_pace = wall_ms <= paced_ms + CLOCK_LEAD.as_millis() as u64;
+        // The first entry of a group has nothing to be measured by.
+        let is_first = self.last_ms == 0;
+        let is_pace = is_first || wall_ms <= paced_ms + CLOCK_LEAD.as_millis() as u64;
         let (time, ahead) = if is_pace || clocks.agree(wall_ms, voters, now) {
             (wall_ms.max(self.last_ms), None)
         } else {
@@ -104,6 +106,13 @@ mod tests {
         assert_eq!(clock.next(900_000, at(600), &nobody, 3), (1_000_500, None), "set back");
         assert_eq!(clock.next(1_000_700, at(700), &nobody, 3), (1_000_700, None));
         assert_eq!(clock.next(1_001_700, at(700), &nobody, 3), (1_001_700, None), "slewed, within the lead");
+    }
+
+    #[test]
+    fn a_new_group_starts_at_its_first_leaders_time() {
+        let start = Instant::now();
+        let others = clocks(&[(2, 77), (3, 99)], start);
+        assert_eq!(LogClock::new(0, start).next(1_000_000, start, &others, 3), (1_000_000, None));
     }
 
     #[test]

@@ -233,16 +233,16 @@ fn append_entries(
     let vote = request.vote.as_ref().map(vote_from_proto).ok_or_else(|| missing("vote"))?;
     let bytes: usize = request.frames.iter().map(bytes::Bytes::len).sum();
     let mut entries = Vec::with_capacity(request.frames.len());
-    let mut has_messages = false;
+    let mut is_clients = false;
     for frame in request.frames {
         let frame = Frame::parse(frame).map_err(|e| Status::data_loss(format!("a damaged frame: {e}")))?;
-        has_messages |= frame.kind() == FrameKind::Messages;
+        is_clients |= matches!(frame.kind(), FrameKind::Messages | FrameKind::Command);
         entries.push(LogEntry::from_frame(frame));
     }
-    // A full disk still takes what lets a leader lead, and make room.
+    // A full disk still takes what lets a leader lead.
     let room = match bytes as u64 {
         0 => Ok(None),
-        bytes if has_messages => log.reserve(bytes).map(Some),
+        bytes if is_clients => log.reserve(bytes).map(Some),
         bytes => log.reserve_small(bytes).map(Some),
     };
     let room = room.map_err(|e| Status::resource_exhausted(e.to_string()))?;

@@ -150,7 +150,8 @@ pub(crate) fn unregister(hosted: &Arc<Hosted>, call: Call) {
             let producer = header.producer_group.map(|group| (Role::Producer, group));
             let consumer = header.consumer_group.map(|group| (Role::Consumer, group));
             let groups = producer.into_iter().chain(consumer);
-            let changed = hosted.node.clients.leave(&header.client_id, groups);
+            let connection = call.connection().map(|connection| connection.id());
+            let changed = hosted.node.clients.leave(&header.client_id, connection, groups);
             hosted.node.clients_changed(changed);
             call.succeed();
         }

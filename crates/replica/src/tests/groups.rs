@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use store::LogId;
 use wire::{LogPosition, QueueId};
 
 use super::cluster::{Cluster, eventually, message, propose, segments};
-use crate::{CallError, FormationError, NodeId, OpenError, ProposeError, Service, TransferError};
+use crate::{CallError, FormationError, Group, NodeId, OpenError, ProposeError, Service, TransferError};
 
 async fn create_topic(cluster: &Cluster, text: &'static str) {
     let leader = cluster.leader().await;
@@ -199,4 +201,66 @@ async fn calls_tell_what_is_known_of_their_outcome() {
     })
     .await;
     assert!(gone.to_string().contains("node 2 cannot be reached"));
+}
+
+/// Purges a node's log to its newest boundary, in the order of log.md 7; `None` until there is one.
+async fn purge(group: &Group) -> Option<LogId> {
+    let log = group.log();
+    let newest = *log.boundaries().unwrap().last()?;
+    let boundary = log.boundary(newest).unwrap()?.0.last;
+    log.set_current_snapshot(boundary).unwrap();
+    group.raft().trigger().snapshot().await.unwrap();
+    eventually(|| async {
+        let snapshot = group.raft().metrics().borrow_watched().snapshot;
+        (snapshot.map(|id| id.index) == Some(boundary.index.0)).then_some(())
+    })
+    .await;
+    group.raft().trigger().purge_log(boundary.index.0).await.unwrap();
+    eventually(|| async { (log.state().purged == Some(boundary)).then_some(()) }).await;
+    Some(boundary)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_behind_the_purge_gets_the_snapshot_and_goes_on() {
+    let mut cluster = Cluster::start(3).await;
+    create_topic(&cluster, "t:2").await;
+    let leader = cluster.leader().await;
+    let away = leader % 3 + 1;
+    propose(cluster.group(leader), message("t", 0, "before")).await.unwrap();
+    cluster.converged().await;
+    cluster.stop(away).await;
+    let body = "x".repeat(1 << 20);
+    for n in 0..40 {
+        propose(cluster.group(leader), message("t", n % 2, &body)).await.unwrap();
+    }
+    cluster.converged().await;
+    let mut purged = Vec::new();
+    for node in cluster.nodes.values() {
+        // Its tables are written behind the entry that opened the next segment.
+        purged.push(eventually(|| purge(&node.group)).await);
+    }
+    assert_eq!(purged[0], purged[1], "a boundary is the same everywhere");
+    cluster.restart(away).await;
+    let behind = cluster.converged().await;
+    assert_eq!((behind.next["t"][&0], behind.next["t"][&1]), (21, 20));
+    let state = cluster.group(away).log().state();
+    assert_eq!(state.purged, Some(purged[0]), "its log starts at the boundary of the snapshot");
+    // It votes, leads and appends at the same positions as the others.
+    eventually(|| async {
+        cluster.group(leader).transfer_leadership(NodeId(away)).await.ok()?;
+        Some(())
+    })
+    .await;
+    eventually(|| async { cluster.group(away).role().ready.then_some(()) }).await;
+    let receipt = propose(cluster.group(away), message("t", 0, "after")).await.unwrap();
+    assert_eq!(receipt.first_offset.0, 21);
+    cluster.converged().await;
+    for node in 1..=3 {
+        let bytes = cluster.group(node).log().read_bytes(receipt.position, 88 + 5).unwrap();
+        assert_eq!(&bytes[88..], b"after", "node {node}");
+    }
+    // And again from its files.
+    cluster.stop(away).await;
+    cluster.restart(away).await;
+    cluster.converged().await;
 }
