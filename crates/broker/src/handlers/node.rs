@@ -10,7 +10,7 @@ use wire::{GetConsumerRunningInfoRequest, LogPosition, QueueId, QueueOffset, Res
 use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::info::{self, HaFollower, HaStatus, NodeFacts};
-use crate::handlers::offset::{scanning, store_time};
+use crate::handlers::offset::{flush_commits, scanning, store_time};
 use crate::handlers::stats::{self, Progress};
 use crate::hosted::{Hosted, Serving, Toward};
 use crate::limits::CLIENT_CALL;
@@ -85,20 +85,27 @@ pub(crate) fn topic_stats<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer
 /// 208.
 pub(crate) fn consume_stats<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     let request = call.request.clone();
-    scanning(hosted, call.deadline, move |hosted, serving| {
+    let scan = scanning(hosted, call.deadline, move |hosted, serving| {
         with_progress(hosted, serving, |p| p.of_group(&request))
-    })
-    .boxed()
+    });
+    after_commits(hosted, scan).boxed()
+}
+
+/// Commits that came before the question belong to its answer, though they may still wait to be merged: a consumer that
+/// has just stopped is not behind.
+async fn after_commits<T>(hosted: &Hosted, scan: impl Future<Output = T>) -> T {
+    flush_commits(hosted).await;
+    scan.await
 }
 
 /// 317.
 pub(crate) fn all_consume_stats<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     let request = call.request.clone();
-    scanning(hosted, call.deadline, move |hosted, serving| {
+    let scan = scanning(hosted, call.deadline, move |hosted, serving| {
         let address = hosted.config.advertised();
         with_progress(hosted, serving, |p| p.of_all_groups(&address, &request))
-    })
-    .boxed()
+    });
+    after_commits(hosted, scan).boxed()
 }
 
 fn with_progress<T>(hosted: &Hosted, serving: &Serving, work: impl FnOnce(&Progress<'_>) -> T) -> T {

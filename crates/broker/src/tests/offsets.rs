@@ -142,6 +142,27 @@ async fn a_query_of_one_queue_leaves_the_commits_of_others_waiting() {
     panic!("the machine is too slow");
 }
 
+/// A consumer that stops commits one-way, and its operator looks at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn consume_stats_have_what_waits_to_be_merged() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let group = "TOOLS_CONSUMER";
+    for _ in 0..20 {
+        node.send("T", 0, "", "m").await;
+    }
+    let connection = node.client.connection(&node.address, SOON).await.unwrap();
+    for offset in 1..=20 {
+        connection.send_oneway(commit_request(group, 0, offset)).unwrap();
+        let header = wire::GetConsumeStatsRequest { consumer_group: group.into(), ..Default::default() };
+        let response = node.ask(RequestCode::GET_CONSUME_STATS, &header).await;
+        let stats = <wire::ConsumeStats as wire::Body>::decode(&response.body).unwrap();
+        let offsets: Vec<i64> = stats.offset_table.values().map(|row| row.consumer_offset).collect();
+        assert_eq!(offsets, [offset]);
+    }
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_of_one_connection_keep_their_order() {
     let node = OneNode::start().await;
