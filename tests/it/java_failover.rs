@@ -125,8 +125,12 @@ fn kills(scratch: &Scratch, versions: &[String], pace: Pace) -> Result<()> {
                 cluster.wait_ready()?;
                 let led = cluster.leader_addresses()?;
                 for client in &mut clients {
-                    let what = "the producer knows the leaders";
-                    client.producer.wait_until(what, PATIENCE, |p| p.routes() == led)?;
+                    let what = "every producer knows the leaders";
+                    let modes = [PROMISED, MEASURED].concat();
+                    client.producer.wait_until(what, PATIENCE, |p| {
+                        let routes = p.routes();
+                        modes.iter().all(|mode| routes.get(*mode) == Some(&led))
+                    })?;
                 }
             }
             Pace::NodeBack => cluster.wait_whole()?,

@@ -208,8 +208,8 @@ pub enum Event {
     Delivery(Delivery),
     /// The queues of the topic that the consumer holds now, as `broker/queue`.
     Assigned(Vec<String>),
-    /// Where a producer sends to now: group → address.
-    Routes(BTreeMap<String, String>),
+    /// Where the producer of a mode sends to now: group → address.
+    Routes(String, BTreeMap<String, String>),
     /// `started`, `done`, and the results of `latency` and `throughput`.
     Other(Value),
 }
@@ -224,7 +224,8 @@ impl Event {
             Some("routes") => {
                 let mut routes: BTreeMap<String, String> = serde_json::from_value(value)?;
                 routes.remove("event");
-                Event::Routes(routes)
+                let mode = routes.remove("mode").context("routes without a mode")?;
+                Event::Routes(mode, routes)
             }
             Some(_) => Event::Other(value),
             None => bail!("no event"),
@@ -302,11 +303,14 @@ impl Scenario {
         newest.cloned().unwrap_or_default()
     }
 
-    /// Where a `failover-producer` sends to now.
-    pub fn routes(&self) -> BTreeMap<String, String> {
+    /// Where the producers of a `failover-producer` send to now, by mode.
+    pub fn routes(&self) -> BTreeMap<String, BTreeMap<String, String>> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = events.iter().rev().find_map(|e| if let Event::Routes(r) = e { Some(r) } else { None });
-        newest.cloned().unwrap_or_default()
+        let routes = |e: &Event| match e {
+            Event::Routes(mode, routes) => Some((mode.clone(), routes.clone())),
+            _ => None,
+        };
+        events.iter().filter_map(routes).collect()
     }
 
     /// Polls `probe` until it holds; fails at once when the program has ended with an error.

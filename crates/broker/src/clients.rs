@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 use wire::{ConsumeFromWhere, ConsumeType, Language, MessageModel, SubscriptionData};
 
 use crate::limits::{
-    CLIENT_BYTES_MAX, CLIENT_GROUP_BYTES_MAX, CLIENT_GROUPS_MAX, CLIENT_ID_BYTES_MAX, CLIENT_SILENT,
-    CLIENT_SUBSCRIPTIONS_MAX, REGISTRY_BYTES_MAX, REGISTRY_PAGE_BYTES, REGISTRY_REMOVALS, REGISTRY_SILENT,
+    CLIENT_BYTES_MAX, CLIENT_GROUP_BYTES_MAX, CLIENT_GROUPS_MAX, CLIENT_ID_BYTES_MAX, CLIENT_LINK_QUIET,
+    CLIENT_SILENT, CLIENT_SUBSCRIPTIONS_MAX, REGISTRY_BYTES_MAX, REGISTRY_PAGE_BYTES, REGISTRY_REMOVALS,
+    REGISTRY_SILENT,
 };
 
 /// The number of a client connection, unique in this process.
@@ -452,7 +453,7 @@ impl Clients {
                 let leaving = inner.leaving.entry(id.to_owned()).or_default();
                 leaving.retain(|(link, r, g)| *link != connection || *r != role || *g != group);
                 leaving.push((connection, role, group.clone()));
-                if !inner.has_left(id, role, &group) {
+                if !inner.has_left(id, role, &group, Instant::now()) {
                     continue;
                 }
             }
@@ -476,9 +477,12 @@ impl Clients {
             // It may have been the last one over which the client was still in a group.
             let marked = inner.leaving.get(&id).cloned().unwrap_or_default();
             for (_, role, group) in marked {
-                if inner.has_left(&id, role, &group) {
+                if inner.has_left(&id, role, &group, Instant::now()) {
                     touched.extend(inner.gone_from(&id, role, group));
                 }
+            }
+            if let Some(leaving) = inner.leaving.get_mut(&id) {
+                leaving.retain(|(link, ..)| *link != connection);
             }
         }
         self.review(&inner, touched)
@@ -724,13 +728,15 @@ impl Inner {
         }
     }
 
-    /// Whether a client has left a group over every connection that it has here, and over one at least.
-    fn has_left(&self, id: &str, role: Role, group: &str) -> bool {
+    /// Whether a client has left a group over every connection that it uses here, and over one at least. One over which
+    /// it has sent no heartbeat for a while belongs to an address that it does not know any more.
+    fn has_left(&self, id: &str, role: Role, group: &str, now: Instant) -> bool {
         let Some(leaving) = self.leaving.get(id) else { return false };
-        let over =
-            |link: ConnectionId| leaving.iter().any(|(l, r, g)| *l == link && *r == role && g == group);
-        let mut links = self.connections.get(id).into_iter().flatten();
-        leaving.iter().any(|(_, r, g)| *r == role && g == group) && links.all(|(link, _)| over(*link))
+        let marks = || leaving.iter().filter(|(_, r, g)| *r == role && g == group);
+        let is_over = |(link, heard): &(ConnectionId, Instant)| {
+            now.saturating_duration_since(*heard) > CLIENT_LINK_QUIET || marks().any(|(l, ..)| l == link)
+        };
+        marks().next().is_some() && self.connections.get(id).is_none_or(|links| links.iter().all(is_over))
     }
 
     fn gone_from(&mut self, id: &str, role: Role, group: String) -> Changed {

@@ -385,10 +385,11 @@ impl Hosted {
             let is_paused = refused && Instant::now() < pause_until;
             let toward = self.toward();
             if let Some((asked, _)) = &under_way
+                && matches!(toward, Toward::Here | Toward::Node(_))
                 && toward != Toward::Node(*asked)
             {
-                // It was sent to a node that does not lead any more, which may never answer; its calls end by their
-                // own deadlines. What waits here was not sent and need not wait for that.
+                // Another node leads now. The one that was asked may never answer; its calls end by their own
+                // deadlines. What waits here was not sent and need not wait for that.
                 under_way = None;
             }
             match toward {
@@ -403,13 +404,16 @@ impl Hosted {
                 }
                 Toward::Node(_) if under_way.is_some() => {}
                 Toward::Node(leader) => {
-                    let batch =
-                        self.pass_on(leader, self.park.take_front(FORWARD_BATCH, FORWARD_BATCH_BYTES));
+                    let calls = self.park.take_front(FORWARD_BATCH, FORWARD_BATCH_BYTES);
+                    if !calls.is_empty() {
+                        // Also where none of them makes a batch: what comes back must not be thrown at it at once.
+                        pause_until = Instant::now() + PARK_RETRY;
+                    }
+                    let batch = self.pass_on(leader, calls);
                     if !batch.is_empty() {
                         let hosted = self.clone();
                         let batch = async move { forward::batch(&hosted, leader, batch).await };
                         under_way = Some((leader, tokio::spawn(batch)));
-                        pause_until = Instant::now() + PARK_RETRY;
                     }
                 }
             }

@@ -256,7 +256,10 @@ impl Hosted {
     /// Hands leadership to another voter; what waits unproposed is proposed first.
     pub(crate) async fn hand_over(&self, serving: &Serving, to: NodeId) -> Result<(), TransferError> {
         offset::flush_commits(self).await;
-        serving.group.transfer_leadership(to).await
+        // A task of its own: it ends what it began, also when who asked for it does not wait any longer (log.md 17).
+        let group = serving.group.clone();
+        let transfer = tokio::spawn(async move { group.transfer_leadership(to).await });
+        transfer.await.unwrap_or(Err(TransferError::Stopped))
     }
 }
 

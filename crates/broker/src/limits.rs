@@ -168,6 +168,8 @@ pub(crate) const QUERY_UNIQUE_MESSAGES_MAX: usize = 32;
 /// Bytes of the answer to a message query.
 pub(crate) const QUERY_BYTES_MAX: usize = 4 << 20;
 
+/// A connection over which a client has sent no heartbeat for so long (it sends one in 30 s) is not used by it.
+pub(crate) const CLIENT_LINK_QUIET: Duration = Duration::from_secs(75);
 /// A client that sent no heartbeat for so long is gone (protocol.md 3.4).
 pub(crate) const CLIENT_SILENT: Duration = Duration::from_mins(2);
 pub(crate) const CLIENT_SCAN: Duration = Duration::from_secs(10);

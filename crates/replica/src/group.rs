@@ -307,6 +307,9 @@ impl Group {
             });
         }
         let vote = self.inner.raft.server_metrics().borrow_watched().vote;
+        if vote.leader_id.term != term {
+            return Err(TransferError::NotLeader);
+        }
         self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|_| TransferError::Stopped)?;
         match self.leader_after(term).await {
             Some(leader) if leader == to => Ok(()),
@@ -314,7 +317,10 @@ impl Group {
             None => {
                 // The target did not take over. openraft refuses proposals and sends no heartbeats until the term
                 // ends, so another voter is asked to stand (log.md 17); with none left the others' timeout does it.
-                for heir in self.voters().iter().copied().filter(|v| *v != to && *v != self.node()) {
+                let mut heirs: Vec<NodeId> = self.voters().to_vec();
+                heirs.retain(|v| *v != to && *v != self.node());
+                heirs.sort_by_key(|v| !self.inner.slot.has_room(*v));
+                for heir in heirs {
                     self.ask_to_stand(heir, vote).await;
                     if let Some(leader) = self.leader_after(term).await {
                         return Err(TransferError::Another { to, leader });
@@ -325,10 +331,10 @@ impl Group {
         }
     }
 
-    /// Who leads in a later term than `term`, once that is known and not this node.
+    /// Who leads in a later term than `term`, once that is known.
     async fn leader_after(&self, term: u64) -> Option<NodeId> {
         let mut role = self.inner.role.clone();
-        let is_over = |r: &Role| r.term > term && r.leader.is_some_and(|l| l != self.node());
+        let is_over = |r: &Role| r.term > term && r.leader.is_some();
         let over = tokio::time::timeout(TRANSFER_WATCH, role.wait_for(is_over)).await;
         over.ok()?.ok()?.leader
     }
@@ -336,13 +342,21 @@ impl Group {
     /// Has `heir` stand for election at once; every node lets go of its lease of the leader with this vote.
     pub(crate) async fn ask_to_stand(&self, heir: NodeId, vote: RaftVote) {
         let request = TransferLeaderRequest::new(vote, heir.0, None);
-        for voter in self.voters().iter().copied().filter(|v| *v != self.node() && *v != heir).chain([heir]) {
-            let mut peer = PeerNetwork::new(&self.inner.peers, &self.inner.slot, voter);
-            let asked = peer.transfer_leader(request.clone(), RPCOption::new(TRANSFER_WATCH)).await;
-            if let Err(error) = asked {
-                tracing::info!(group = self.name(), to = voter.0, %error, "the request to stand has not arrived");
+        let tell = |voter: NodeId| {
+            let request = request.clone();
+            async move {
+                let mut peer = PeerNetwork::new(&self.inner.peers, &self.inner.slot, voter);
+                let asked = peer.transfer_leader(request, RPCOption::new(TRANSFER_WATCH)).await;
+                if let Err(error) = asked {
+                    tracing::info!(group = self.name(), to = voter.0, %error, "the request to stand has not arrived");
+                }
             }
-        }
+        };
+        // The others first: one that has let go of its lease grants the vote. A dead one must not hold up the rest.
+        let others = self.voters().iter().copied().filter(|v| *v != self.node() && *v != heir);
+        let told = futures::future::join_all(others.map(tell));
+        let _ = tokio::time::timeout(TRANSFER_WATCH / 5, told).await;
+        tell(heir).await;
     }
 
     /// Stands for election now, without waiting for a timeout: for a group that has just been started.
@@ -538,7 +552,8 @@ async fn watch_disk(group: Weak<Inner>, stop: CancellationToken) {
         }
         if is_full && role.ready && Instant::now() >= next_try {
             next_try = Instant::now() + ROOM_TRANSFER_PAUSE;
-            hand_over_to_room(&group).await;
+            // Not waited for: the disk is watched meanwhile.
+            tokio::spawn(async move { hand_over_to_room(&group).await });
         }
     }
 }

@@ -14,6 +14,8 @@ pub(crate) const ENTRIES_IN_FLIGHT_EAGER: usize = 4;
 pub(crate) const BYTES_IN_FLIGHT_MAX: usize = 16 << 20;
 /// A node whose full disk has less room than this lacks room for messages (log.md 10).
 pub(crate) const ROOM_LOW_BYTES: u64 = (BYTES_IN_FLIGHT_MAX + PROPOSAL_BYTES_MAX) as u64;
+/// For how long a node's word that it lacks room counts.
+pub(crate) const ROOM_WORD_VALID: Duration = Duration::from_secs(1);
 /// One read for replication.
 pub(crate) const REPLICATION_READ_BYTES: usize = 1 << 20;
 /// A message between peers.

@@ -400,15 +400,17 @@ impl Proposer {
                 }
                 match self.carried.take() {
                     Some(Proposal::Command { body, barrier, done, held }) => {
-                        let log_time_ms = self.log_time_ms(&mut clock);
-                        if barrier {
-                            self.wait_decided(&window, term).await;
-                        }
-                        tracing::debug!(term, barrier, "a command is next");
-                        if window.get().2 || !self.leads(term) {
+                        if barrier && window.get().0 > 0 {
+                            // It stays carried meanwhile: it goes back with the others if the term comes to a halt.
                             self.carried = Some(Proposal::Command { body, barrier, done, held });
-                            break;
+                            self.wait_decided(&window, term).await;
+                            if window.get().2 || !self.leads(term) {
+                                break;
+                            }
+                            continue;
                         }
+                        let log_time_ms = self.log_time_ms(&mut clock);
+                        tracing::debug!(term, barrier, "a command is next");
                         self.propose_command(term, &window, &body, log_time_ms, done, held).await;
                         if barrier {
                             self.wait_decided(&window, term).await;
@@ -612,11 +614,13 @@ impl Proposer {
         while window.get().0 > 0 {
             let is_halted = window.get().2 || !self.leads(term);
             if is_halted && started.elapsed() >= SETTLE_GRACE {
-                while let Ok(proposal) = self.queue.try_recv() {
+                let carried = self.carried.take();
+                for proposal in carried.into_iter().chain(std::iter::from_fn(|| self.queue.try_recv().ok())) {
                     proposal.refuse(ProposeError::NotLeader { leader: None });
                 }
             }
-            if !self.leads(term) {
+            // A leader that fell silent (its disk hangs) has its entries in openraft still.
+            if self.role.borrow().term != term || self.role.has_changed().is_err() {
                 over_since.get_or_insert_with(Instant::now);
             }
             if over_since.is_some_and(|t| t.elapsed() >= Duration::from_secs(1)) {

@@ -1,7 +1,7 @@
 //! The peer listener: checks who asks, then hands the request to the group's openraft. Frames are verified here,
 //! before openraft sees them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,14 @@ use openraft::raft::{
 };
 use openraft::storage::{Snapshot, SnapshotMeta};
 use store::{Frame, FrameKind, Log, Reservation, TablesMeta};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::{Request, Response, Status, Streaming};
 use wire::LogPosition;
 
 use crate::group::Raft;
-use crate::limits::{PEER_MESSAGE_BYTES, ROOM_LOW_BYTES, SNAPSHOT_BYTES_MAX, UNFLUSHED_BYTES_MAX};
+use crate::limits::{
+    PEER_MESSAGE_BYTES, ROOM_LOW_BYTES, ROOM_WORD_VALID, SNAPSHOT_BYTES_MAX, UNFLUSHED_BYTES_MAX,
+};
 use crate::log_clock::{VoterClocks, wall_clock_ms};
 use crate::proto::{self, peer_server};
 use crate::state_machine::SnapshotTables;
@@ -38,7 +40,7 @@ pub(crate) struct GroupSlot {
     formed: RwLock<Option<BTreeMap<u64, String>>>,
     muted: watch::Sender<bool>,
     /// Nodes that said with their last heartbeat that their disk has no room for messages.
-    without_room: Mutex<BTreeSet<NodeId>>,
+    without_room: Mutex<BTreeMap<NodeId, Instant>>,
     pub(crate) clocks: VoterClocks,
     /// When a leader last sent a heartbeat.
     heard: Mutex<Instant>,
@@ -90,7 +92,8 @@ impl GroupSlot {
     /// Whether a majority can take messages. A leader that goes on without would have entries that no majority can ever
     /// store, behind which nothing is committed any more, not even what makes room.
     pub(crate) fn majority_has_room(&self) -> bool {
-        let without = lock(&self.without_room).len() + usize::from(self.lacks_room());
+        let others = lock(&self.without_room).values().filter(|said| is_fresh(said)).count();
+        let without = others + usize::from(self.lacks_room());
         self.voters.len() - without.min(self.voters.len()) > self.voters.len() / 2
     }
 
@@ -102,14 +105,14 @@ impl GroupSlot {
     pub(crate) fn note_room(&self, node: NodeId, is_full: bool) {
         let mut without = lock(&self.without_room);
         if is_full {
-            without.insert(node);
+            without.insert(node, Instant::now());
         } else {
             without.remove(&node);
         }
     }
 
     pub(crate) fn has_room(&self, node: NodeId) -> bool {
-        !lock(&self.without_room).contains(&node)
+        !lock(&self.without_room).get(&node).is_some_and(is_fresh)
     }
 
     pub(crate) fn origin(&self, to: NodeId) -> proto::Origin {
@@ -154,6 +157,11 @@ impl GroupSlot {
             Some(Some(_)) | None => Ok(()),
         }
     }
+}
+
+/// Heartbeats bring the word of a node that lives every 50 ms; what a dead one said last does not count for long.
+fn is_fresh(said: &Instant) -> bool {
+    said.elapsed() < ROOM_WORD_VALID
 }
 
 /// The groups of a host, by name.
@@ -380,11 +388,24 @@ impl peer_server::Peer for PeerServer {
         let last = rpc.entries.last().map(|e| *openraft_log_id(e)).or(prev);
         let is_bare = rpc.entries.is_empty();
         let core = raft.clone();
-        let mut answer = tokio::spawn(async move { core.append_entries(rpc).await });
+        let (taken_in, is_taken_in) = oneshot::channel();
+        let mut answer = tokio::spawn(async move {
+            let mut answer = std::pin::pin!(core.append_entries(rpc));
+            // The first poll puts it into the core's queue.
+            let first = futures::poll!(&mut answer);
+            let _ = taken_in.send(());
+            match first {
+                std::task::Poll::Ready(answer) => answer,
+                std::task::Poll::Pending => answer.await,
+            }
+        });
         // openraft answers once every earlier append is on disk. That this node follows the leader, which is all that
         // a heartbeat asks, is true before: when the core has taken it in, and its vote, which is durable by then (the
         // core waits for a vote), is the leader's. A conflict or a higher vote is answered without waiting.
         let voted = async {
+            if is_taken_in.await.is_err() {
+                return false;
+            }
             let voted = raft.with_raft_state(|state| *state.vote_ref()).await;
             is_bare && voted.is_ok_and(|voted| voted == vote)
         };

@@ -8,18 +8,21 @@ import org.apache.rocketmq.client.impl.producer.DefaultMQProducerImpl;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.message.MessageQueue;
 
-/** Prints where a producer would send to now, each time that changes: clients ask for routes every 30 s. */
+/**
+ * Prints where a producer would send to now, each time that changes. Clients ask for routes every 30 s, each producer for
+ * itself: its instance name is made unique when it starts.
+ */
 final class Routes {
     private Routes() {
     }
 
-    static void watch(final DefaultMQProducer producer, final String topic) throws Exception {
+    static void watch(final String mode, final DefaultMQProducer producer, final String topic) throws Exception {
         final MQClientInstance client = client(producer.getDefaultMQProducerImpl());
         final TreeMap<String, String> known = new TreeMap<String, String>();
         for (MessageQueue queue : producer.fetchPublishMessageQueues(topic)) {
             known.put(queue.getBrokerName(), "");
         }
-        Thread thread = new Thread("routes") {
+        Thread thread = new Thread("routes-" + mode) {
             @Override
             public void run() {
                 try {
@@ -30,7 +33,7 @@ final class Routes {
                             changed |= !address.equals(broker.setValue(address));
                         }
                         if (changed) {
-                            Line line = new Line("routes");
+                            Line line = new Line("routes").put("mode", mode);
                             for (Map.Entry<String, String> broker : known.entrySet()) {
                                 line.put(broker.getKey(), broker.getValue());
                             }

@@ -105,7 +105,9 @@ final class Send {
             thread.start();
         }
         new Line("started").print();
-        Routes.watch(sends.get(0).producer, sends.get(0).topic);
+        for (Send send : sends) {
+            Routes.watch(send.mode, send.producer, send.topic);
+        }
         Stdin.waitUntilClosed();
         for (Send send : sends) {
             send.next.set(Long.MAX_VALUE);
