@@ -116,7 +116,7 @@ def java_classes():
     """tests/java compiled against the client that came with Apache's servers."""
     lib = WORK / 'apache/lib'
     if not lib.exists():
-        subprocess.run([sys.executable, APACHE, 'async', '--dir', WORK / 'apache', '--', 'true'], check=True,
+        subprocess.run([sys.executable, APACHE, '--dir', WORK / 'apache', 'async', '--', 'true'], check=True,
                        stdout=subprocess.DEVNULL)
     classes = WORK / 'classes'
     sources = [str(p) for p in (ROOT / 'tests/java/raftmq').glob('*.java')]
@@ -150,7 +150,7 @@ def on_nodes(name, command, event, nodes):
 
 
 def on_apache(name, mode, command, event, extra=()):
-    output = subprocess.run([sys.executable, APACHE, mode, '--dir', WORK / 'apache', *extra, '--', *command],
+    output = subprocess.run([sys.executable, APACHE, '--dir', WORK / 'apache', *extra, mode, '--', *command],
                             capture_output=True, text=True).stdout
     found = events(output, event)
     if not found:
@@ -201,7 +201,7 @@ for turn in range(options.rounds):
         with Nodes() as nodes:
             output = subprocess.run(java(NAMESRV, *command), capture_output=True, text=True).stdout
             note('end to end at 1,000/s, java, RaftMQ', **{k: v for k, v in events(output, 'latency')[-1].items() if k != 'event'})
-        output = subprocess.run([sys.executable, APACHE, 'double', '--dir', WORK / 'apache', '--', *java(APACHE_NAMESRV, *command)],
+        output = subprocess.run([sys.executable, APACHE, '--dir', WORK / 'apache', 'double', '--', *java(APACHE_NAMESRV, *command)],
                                 capture_output=True, text=True).stdout
         note('end to end at 1,000/s, java, Apache double', **{k: v for k, v in events(output, 'latency')[-1].items() if k != 'event'})
     if wanted('consume'):
@@ -213,7 +213,7 @@ for turn in range(options.rounds):
         data = WORK / 'dev'
         shutil.rmtree(data, ignore_errors=True)
         start = time.monotonic()
-        dev = subprocess.Popen([RAFTMQ, 'dev', '--data', data], stdout=subprocess.PIPE, text=True)
+        dev = subprocess.Popen([RAFTMQ, 'dev', '--data', data], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         for line in dev.stdout:
             if 'produce' in line:
                 break
