@@ -1,237 +1,272 @@
 #!/usr/bin/env python3
-"""The figures of docs/benchmarks.md: RaftMQ, and Apache RocketMQ beside it, in one run on this machine.
+"""The figures of docs/benchmarks.md beside their goals: RaftMQ, and Apache RocketMQ beside it, in one run on this machine.
 
-usage: compare.py [--rounds N] [--seconds S] [--only WORD,WORD] [--work DIR]
-Needs target/release/raftmq (cargo build --release), java 17, javac and mvn. Three RaftMQ nodes are started from
-conf/three-nodes; Apache by apache.py beside this file. Every server starts fresh for every measurement.
-Steps: generator java apache dledger replication end latency consume start idle backlog. Prints one line per measurement
-and a summary of medians; everything goes to DIR/results.json too.
-
-The page cache is filled and given back once before anything is measured: a virtual machine's memory is slow when it is
-touched for the first time, and a log that runs at 100 MB/s touches much of it.
+Needs target/release/raftmq (cargo build --release); for the rows with Java also java 17, javac and mvn. RaftMQ runs from the
+files in conf/, Apache from apache.py beside this file. Servers start fresh for every measurement, but for the nodes with much
+retained, which are filled once and serve all rows that need them. What is compared alternates (A B A B, --rounds of them);
+medians and ratios are printed beside the goals, and everything goes to a JSON file. CPU is that of the nodes (nameserver
+included) or of Apache's brokers, over the measured window only. A row that fails says why, and the others go on; each has a
+budget of twice its expected time and three minutes. All data lie in --work and go at the end. Servers that were started end
+with the row that started them; nobody else's processes are touched.
 """
-import argparse, json, os, pathlib, re, shutil, signal, statistics, subprocess, sys, tempfile, time
+import argparse
+import datetime
+import fcntl
+import json
+import mmap
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-RAFTMQ = ROOT / 'target/release/raftmq'
-APACHE = pathlib.Path(__file__).resolve().parent / 'apache.py'
-NAMESRV, APACHE_NAMESRV = '127.0.0.1:9876', '127.0.0.1:29876'
+sys.dont_write_bytecode = True
 
-options = argparse.ArgumentParser(usage=__doc__)
-options.add_argument('--rounds', type=int, default=2)
-options.add_argument('--seconds', type=int, default=10)
-options.add_argument('--only', default='')
-options.add_argument('--work', default=tempfile.gettempdir() + '/raftmq-compare')
-options = options.parse_args()
-WORK = pathlib.Path(options.work)
-WORK.mkdir(parents=True, exist_ok=True)
-results = {}
+import rows  # noqa: E402
+import servers  # noqa: E402
+
+MARK = '.raftmq-compare'
 
 
-def wanted(step):
-    return not options.only or step in options.only.split(',')
+class Report:
+    """Figures as they come, on the screen and in a file, and the goals beside their medians."""
+
+    def __init__(self, path, options):
+        self.path, self.row, self.goals = path, None, []
+        self.data = dict(began=datetime.datetime.now().astimezone().isoformat(timespec='seconds'), command=sys.argv,
+                         options=vars(options), machine=machine(), rows={})
+
+    def begin(self, name):
+        self.row = self.data['rows'].setdefault(name, dict(status='running', figures={}, failures=[], goals=[]))
+        self.name = name
+
+    def finish(self, took, error=None):
+        """Whether nothing failed."""
+        if error:
+            self.row['failures'].append(error)
+        self.row['status'] = 'failed' if self.row['failures'] else 'done'
+        self.row['took_s'] = round(took)
+        self.save()
+        return self.row['status'] == 'done'
+
+    def save(self):
+        self.data['goals'] = self.goals
+        self.path.write_text(json.dumps(self.data, indent=1, default=str) + '\n')
+
+    def note(self, name, turn, figures):
+        self.row['figures'].setdefault(name, []).append(figures | dict(round=turn))
+        print(f'  {turn} {name}: ' + ', '.join(f'{key} {value}' for key, value in figures.items()), flush=True)
+        self.save()
+
+    def fail(self, name, turn, error):
+        text = f'{type(error).__name__}: {error}' if not isinstance(error, servers.Failed) else str(error)
+        self.row['failures'].append(f'{name}, round {turn}: {text}')
+        if not isinstance(error, servers.Failed):
+            self.row.setdefault('traces', []).append(traceback.format_exc())
+        print(f'  {turn} {name}: FAILED: {text}', flush=True)
+        self.save()
+
+    def median(self, name, key):
+        """Over the rounds; of a list with a value for each node, the largest. None where nothing was measured."""
+        values = [figures[key] for figures in self.row['figures'].get(name, []) if key in figures]
+        values = [max(value) if isinstance(value, list) else value for value in values]
+        return statistics.median(values) if values else None
+
+    def ratio(self, name, other, key):
+        mine, theirs = self.median(name, key), self.median(other, key)
+        return mine / theirs if mine is not None and theirs else None
+
+    def goal(self, what, figure, limit, at_least=False):
+        """A figure beside its goal; `limit` None: the figure has none of its own."""
+        sign = '≥' if at_least else '≤'
+        goal = '' if limit is None else f'{sign} {limit:,g}'
+        reached = None if figure is None or limit is None else (figure >= limit if at_least else figure <= limit)
+        verdict = 'not measured' if figure is None else {None: '', True: 'reached', False: 'MISSED'}[reached]
+        entry = dict(row=self.name, what=what, figure=figure, goal=goal, verdict=verdict)
+        self.goals.append(entry)
+        self.row['goals'].append(entry)
+
+    def print_goals(self, goals):
+        for entry in goals:
+            figure = '–' if entry['figure'] is None else shown(entry['figure'])
+            print(f'  {entry["verdict"]:<13}{figure:>10}  {entry["goal"]:<9} {entry["row"]}: {entry["what"]}', flush=True)
 
 
-def note(name, **figures):
-    results.setdefault(name, []).append(figures)
-    print(f'{name}: ' + ', '.join(f'{k} {v}' for k, v in figures.items()), flush=True)
-    (WORK / 'results.json').write_text(json.dumps(results, indent=1))
+def shown(figure):
+    return f'{figure:,.0f}' if abs(figure) >= 1000 else f'{figure:.3g}' if abs(figure) < 100 else f'{figure:.0f}'
+
+
+def machine():
+    def said(*command):
+        try:
+            return subprocess.run(command, cwd=servers.ROOT, capture_output=True, text=True, timeout=20).stdout.strip()
+        except (OSError, subprocess.TimeoutExpired):
+            return ''
+    binary = servers.RAFTMQ
+    return dict(cores=os.cpu_count(), memory_gib=round(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / (1 << 30), 1),
+                kernel=platform.release(), commit=said('git', 'rev-parse', '--short', 'HEAD'),
+                changed_files=len(said('git', 'status', '--short').splitlines()),
+                binary_built=datetime.datetime.fromtimestamp(binary.stat().st_mtime).isoformat(timespec='seconds'))
 
 
 def touch_memory():
-    """Writes two thirds of the memory into the page cache and drops it."""
-    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') * 2 // 3
-    path = WORK / 'memory'
-    chunk = bytes(1 << 20)
-    with open(path, 'wb') as file:
-        for _ in range(pages >> 20):
-            file.write(chunk)
-    path.unlink()
+    """On a virtual machine memory is slow when it is touched for the first time, and a log that runs at 100 MB/s touches much
+    of it. So nearly all that is free is touched once, and given back."""
+    available = next(int(line.split()[1]) for line in open('/proc/meminfo') if line.startswith('MemAvailable')) << 10
+    held = []
+    try:
+        for _ in range((available * 4 // 5) >> 28):
+            held.append(mmap.mmap(-1, 1 << 28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
+    finally:
+        for memory in held:
+            memory.close()
 
 
-class Nodes:
-    """Three nodes, one group; or one node."""
-
-    def __init__(self, files=('three-nodes/node-1.toml', 'three-nodes/node-2.toml', 'three-nodes/node-3.toml')):
-        self.dir = WORK / 'nodes'
-        shutil.rmtree(self.dir, ignore_errors=True)
-        self.dir.mkdir()
-        self.processes = []
-        for number, file in enumerate(files):
-            text = (ROOT / 'conf' / file).read_text()
-            config = self.dir / f'{number}.toml'
-            config.write_text(re.sub(r'(?m)^data = ".*"', f'data = "{self.dir}/{number}"', text))
-            log = open(self.dir / f'{number}.log', 'w')
-            self.processes.append(subprocess.Popen([RAFTMQ, 'server', '--config', config], stdout=log, stderr=log))
-        self.send_until_accepted()
-
-    def send_until_accepted(self):
-        for _ in range(200):
-            sent = subprocess.run([RAFTMQ, 'produce', '-n', NAMESRV, '--topic', 'warm', '--count', '1'],
-                                  capture_output=True)
-            if sent.returncode == 0:
-                return
-            time.sleep(0.05)
-        sys.exit(f'the nodes do not take a message; see {self.dir}')
-
-    def pids(self):
-        return ','.join(str(p.pid) for p in self.processes)
-
-    def used(self):
-        """CPU seconds of all nodes, anonymous MiB of each."""
-        cpu, memory = 0.0, []
-        for process in self.processes:
-            stat = pathlib.Path(f'/proc/{process.pid}/stat').read_text().rsplit(')', 1)[1].split()
-            cpu += (int(stat[11]) + int(stat[12])) / os.sysconf('SC_CLK_TCK')
-            status = pathlib.Path(f'/proc/{process.pid}/status').read_text()
-            memory.append(int(re.search(r'RssAnon:\s+(\d+)', status).group(1)) // 1024)
-        return cpu, memory
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.wait()
-        shutil.rmtree(self.dir, ignore_errors=True)
+def take_directory(path):
+    """The directory of this run, empty: what a run before left in it goes. One run at a time; held by the file."""
+    path.mkdir(parents=True, exist_ok=True)
+    others = [entry for entry in path.iterdir() if entry.name != MARK]
+    if others and not (path / MARK).exists():
+        sys.exit(f'{path} holds something that is not of this program: name another --work')
+    mark = open(path / MARK, 'w')
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(f'another comparison runs in {path}')
+    for entry in others:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return mark
 
 
-def bench(nodes, *arguments):
-    command = [RAFTMQ, 'bench', *arguments, '-n', NAMESRV, '--json', '--pids', nodes.pids()]
-    output = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-    if output.returncode:
-        sys.exit(f'{command}: {output.stderr}')
-    return json.loads(output.stdout)
+def minutes(seconds):
+    return f'{seconds / 60:.0f} min' if seconds >= 90 else f'{seconds:.0f} s'
 
 
-def figures(d):
-    latency = d['latency_ms']
-    return dict(per_s=int(d['messages_per_second']), cpu_us=round(d['server_cpu_us_per_message'], 1),
-                p50_ms=latency['p50'], p99_ms=latency['p99'], failed=d['failed'], anonymous_mib=d['server_anonymous_mib'])
+def plan(options, names):
+    """What each row takes, as a table. Of the rows that keep their nodes only the first fills them."""
+    lines, total, filled = [], 0, False
+    for name in names:
+        row = rows.ROWS[name]
+        seconds = row.seconds(options) - (rows.fill_s(options) if row.keeps and filled else 0)
+        filled, total = filled or row.keeps, total + seconds
+        kept = ' (*)' if row.keeps else ''
+        lines.append(f'  {name:<12}{minutes(seconds):>7} {row.gib(options):>4.0f} GiB{kept:<4} {row.what}')
+    lines.append(f'  together {minutes(total)}' + ('; (*): share one filled cluster, of which the first pays the filling' if filled else ''))
+    return '\n'.join(lines)
 
 
-def java_classes():
-    """tests/java compiled against the client that came with Apache's servers."""
-    lib = WORK / 'apache/lib'
-    if not lib.exists():
-        subprocess.run([sys.executable, APACHE, '--dir', WORK / 'apache', 'async', '--', 'true'], check=True,
-                       stdout=subprocess.DEVNULL)
-    classes = WORK / 'classes'
-    sources = [str(p) for p in (ROOT / 'tests/java/raftmq').glob('*.java')]
-    subprocess.run(['javac', '-nowarn', '-cp', f'{lib}/*', '-d', classes, *sources], check=True)
-    return f'{classes}:{lib}/*'
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--only', default='', metavar='ROW,ROW', help='these rows; all of them when left out')
+    add('--rounds', type=int, default=3, help='times that everything is measured (default 3)')
+    add('--seconds', type=int, default=15, help='of each measured window (default 15)')
+    add('--warm-up', type=int, default=3, help='seconds before it, own generator (default 3)')
+    add('--java-warm-up', type=int, default=20, help='the same with a Java client: a JVM needs longer (default 20)')
+    add('--gib', type=float, default=10, help='GiB of log of the rows retained, backlog, restart (default 10)')
+    add('--size', type=int, default=1024, help='bytes of a body while those are filled (default 1024)')
+    add('--retained-nodes', type=int, choices=[1, 3], default=3, help='nodes that hold them (default 3; 1 takes a third of the disk)')
+    add('--queues', type=int, default=50_000, help='of the row queues (default 50000, 100 in each topic)')
+    add('--topics', type=int, default=1_000, help='of the row topics (default 1000)')
+    add('--steady-rate', type=int, default=40_000, help='messages a second in topics and retained (default 40000)')
+    add('--live-rate', type=int, default=5_000, help="the producers' messages a second in backlog (default 5000)")
+    add('--port-offset', type=int, default=0, help='added to each port of RaftMQ, 9876 and from 10901 to 11131')
+    add('--apache-port', type=int, default=29876, help="of Apache's nameserver; brokers on 35, 45, 55 more (default 29876)")
+    add('--work', type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / 'raftmq-compare',
+        help='directory of all data, on the disk that is to be measured (default in the temporary directory)')
+    add('--keep', action='store_true', help='leave it there, until the next run')
+    add('--json', type=pathlib.Path, help='file of the figures (default target/bench/TIME.json)')
+    add('--plan', action='store_true', help='print what the rows would take, and end')
+    defaults = parser.parse_args([])
+    parser.epilog = ('rows, with these defaults (time; disk at most):\n' + plan(defaults, rows.ROWS) +
+                     '\n\nCold files and caches are measured as root only (/proc/sys/vm/drop_caches). --gib 50 on three nodes takes '
+                     '180 GiB and\n15 minutes to fill; with --retained-nodes 1 it takes 60 GiB. Jars of Apache RocketMQ (150 MB, once) '
+                     'go to target/bench.')
+    return parser.parse_args()
 
 
-def java(namesrv, *arguments):
-    return ['java', '-Xmx1g', f'-Duser.home={WORK}/home', '-cp', CLASSES, 'raftmq.Scenario', *arguments, '--namesrv', namesrv]
+def main():
+    options = arguments()
+    names = [name.strip() for name in options.only.split(',') if name.strip()] or list(rows.ROWS)
+    unknown = [name for name in names if name not in rows.ROWS]
+    if unknown:
+        sys.exit(f'no row {", ".join(unknown)}; there are {", ".join(rows.ROWS)}')
+    # In the order of the table, where those that share nodes follow each other.
+    names = [name for name in rows.ROWS if name in names]
+    print(plan(options, names), flush=True)
+    if options.plan:
+        return 0
+    if not servers.RAFTMQ.exists():
+        sys.exit(f'{servers.RAFTMQ} is not there: cargo build --release')
+    options.work = options.work.absolute()
+    held = take_directory(options.work)
+    path = options.json or servers.ROOT / f'target/bench/{datetime.datetime.now():%Y%m%d-%H%M%S}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = Report(path, options)
+    bench = servers.Bench(options, report, options.work)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(143))
+    good = True
+    try:
+        touch_memory()
+        if any(rows.ROWS[name].needs_java for name in names):
+            try:
+                servers.java_kit(bench)
+            except Exception as error:
+                print(f'no Java client, no Apache: {error}', flush=True)
+        for name in names:
+            good &= run_row(bench, report, name)
+    finally:
+        bench.end_all()
+        if not options.keep:
+            shutil.rmtree(options.work, ignore_errors=True)
+        held.close()
+        report.save()
+    print('\ngoals')
+    report.print_goals(report.goals)
+    for name in names:
+        for failure in report.data['rows'][name]['failures']:
+            print(f'  FAILED       {name}: {failure}')
+    print(f'\n{path}' + (f', data in {options.work}' if options.keep else ''))
+    return 0 if good else 1
 
 
-def events(output, name):
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith('{')]
-    return [line for line in lines if line.get('event') == name]
+def run_row(bench, report, name):
+    """Runs one row; whether nothing in it failed."""
+    row, options = rows.ROWS[name], bench.options
+    budget = 2 * row.seconds(options) + 180
+    print(f'\n{name}: {row.what} (at most {minutes(budget)})', flush=True)
+    report.begin(name)
+    began, error = time.monotonic(), None
+    bench.deadline = began + budget
+    try:
+        if not row.keeps:
+            bench.need_room(row.gib(options))
+        if row.needs_java and not bench.classpath:
+            raise servers.Failed('it needs the Java client and Apache, see above')
+        row.run(bench)
+    except servers.Failed as failed:
+        error = str(failed)
+    except Exception as failed:
+        error = f'{type(failed).__name__}: {failed}'
+        report.row.setdefault('traces', []).append(traceback.format_exc())
+    finally:
+        # Also what a failure has left behind.
+        bench.end_all()
+    if not error and time.monotonic() >= bench.deadline:
+        error = f'its budget of {minutes(budget)} was used up: some of it was not measured'
+    if error:
+        print(f'  FAILED: {error}', flush=True)
+    good = report.finish(time.monotonic() - began, error)
+    report.print_goals(report.row['goals'])
+    return good
 
 
-def java_throughput(namesrv):
-    return java(namesrv, 'throughput', '--topic', 'jt', '--threads', '64', '--size', '1024', '--seconds', str(options.seconds))
-
-
-def on_nodes(name, command, event, nodes):
-    before, _ = nodes.used()
-    output = subprocess.run(command, capture_output=True, text=True).stdout
-    cpu, memory = nodes.used()
-    found = events(output, event)[-1]
-    keep = {k: round(found[k], 2) for k in ('per_s', 'mean_ms', 'p50_ms', 'p99_ms', 'failed') if k in found}
-    if found.get('sent'):
-        # The warm-up's messages cost CPU and are not counted, so this is a little too high.
-        keep['cpu_us'] = round((cpu - before) * 1e6 / found['sent'], 1)
-    note(name, **keep, anonymous_mib=memory)
-
-
-def on_apache(name, mode, command, event, extra=()):
-    output = subprocess.run([sys.executable, APACHE, '--dir', WORK / 'apache', *extra, mode, '--', *command],
-                            capture_output=True, text=True).stdout
-    found = events(output, event)
-    if not found:
-        return note(name, error=output[-300:])
-    found = found[-1]
-    keep = {k: round(found[k], 2) for k in ('per_s', 'mean_ms', 'p50_ms', 'p99_ms', 'failed') if k in found}
-    servers = re.search(r'servers: cpu_s \[(.*)\] rss_mb \[(.*)\]', output)
-    if servers and found.get('sent'):
-        cpu = sum(float(x) for x in servers.group(1).split(','))
-        keep['cpu_us'] = round(cpu * 1e6 / found['sent'], 1)
-        keep['rss_mb'] = servers.group(2)
-    note(name, **keep)
-
-
-touch_memory()
-if any(wanted(step) for step in ('java', 'apache', 'dledger', 'replication', 'latency')):
-    CLASSES = java_classes()
-S = options.seconds
-for turn in range(options.rounds):
-    if wanted('generator'):
-        for in_flight, clients in ((1024, 2), (64, 2), (1, 1)):
-            with Nodes() as nodes:
-                d = bench(nodes, 'produce', '-t', 'g', '--seconds', S, '--in-flight', in_flight, '--clients', clients)
-                note(f'generator, {in_flight} in flight', **figures(d))
-    if wanted('java'):
-        with Nodes() as nodes:
-            on_nodes('java 64 threads, RaftMQ', java_throughput(NAMESRV), 'throughput', nodes)
-    if wanted('apache'):
-        for mode in ('async', 'sync', 'double'):
-            extra = ['--extra', 'flushDiskType=SYNC_FLUSH'] if mode == 'double' else []
-            on_apache(f'java 64 threads, Apache {mode}', mode, java_throughput(APACHE_NAMESRV), 'throughput', extra)
-    if wanted('dledger') and turn == 0:
-        on_apache('java 64 threads, Apache dledger', 'dledger', java_throughput(APACHE_NAMESRV), 'throughput')
-        on_apache('java 64 threads, Apache dledger, batch push', 'dledger', java_throughput(APACHE_NAMESRV), 'throughput',
-                  ['--extra', 'isEnableBatchPush=true'])
-    if wanted('replication'):
-        with Nodes(['one-node.toml']) as nodes:
-            on_nodes('java 64 threads, one RaftMQ node', java_throughput(NAMESRV), 'throughput', nodes)
-        with Nodes(['one-node.toml']) as nodes:
-            d = bench(nodes, 'produce', '-t', 'g', '--seconds', S, '--in-flight', 1, '--clients', 1)
-            note('generator, one node, 1 in flight', **figures(d))
-    if wanted('end'):
-        with Nodes() as nodes:
-            d = bench(nodes, 'end-to-end', '-t', 'e', '--seconds', S, '--rate', 1000)
-            note('end to end at 1,000/s, own client', **figures(d))
-    if wanted('latency'):
-        command = ['latency', '--topic', 'l', '--count', str(1000 * S), '--rate', '1000']
-        with Nodes() as nodes:
-            output = subprocess.run(java(NAMESRV, *command), capture_output=True, text=True).stdout
-            note('end to end at 1,000/s, java, RaftMQ', **{k: v for k, v in events(output, 'latency')[-1].items() if k != 'event'})
-        output = subprocess.run([sys.executable, APACHE, '--dir', WORK / 'apache', 'double', '--', *java(APACHE_NAMESRV, *command)],
-                                capture_output=True, text=True).stdout
-        note('end to end at 1,000/s, java, Apache double', **{k: v for k, v in events(output, 'latency')[-1].items() if k != 'event'})
-    if wanted('consume'):
-        with Nodes() as nodes:
-            bench(nodes, 'produce', '-t', 'c', '--seconds', 8, '--in-flight', 1024)
-            d = bench(nodes, 'consume', '-t', 'c', '--seconds', 3, '--warm-up', 0)
-            note('consume, one consumer', **figures(d))
-    if wanted('start'):
-        data = WORK / 'dev'
-        shutil.rmtree(data, ignore_errors=True)
-        start = time.monotonic()
-        dev = subprocess.Popen([RAFTMQ, 'dev', '--data', data], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        for line in dev.stdout:
-            if 'produce' in line:
-                break
-        ready = time.monotonic() - start
-        sent = subprocess.run([RAFTMQ, 'produce', '-n', NAMESRV, '--topic', 'first', '--count', '1'], capture_output=True)
-        note('dev, start to ready and to a first send by another process', ready_ms=round(ready * 1000),
-             sent_ms=round((time.monotonic() - start) * 1000), accepted=sent.returncode == 0)
-        dev.send_signal(signal.SIGINT)
-        dev.wait()
-    if wanted('idle'):
-        with Nodes() as nodes:
-            time.sleep(2)
-            before, _ = nodes.used()
-            time.sleep(S)
-            cpu, memory = nodes.used()
-            note('idle', core_percent_per_node=round((cpu - before) / S / 3 * 100, 2), anonymous_mib=memory)
-
-print('\nmedians')
-for name, rows in results.items():
-    median = {k: statistics.median(row[k] for row in rows) for k in rows[0] if isinstance(rows[0][k], (int, float))}
-    print(f'  {name}: ' + ', '.join(f'{k} {v:g}' for k, v in median.items()))
+if __name__ == '__main__':
+    sys.exit(main())

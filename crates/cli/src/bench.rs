@@ -56,6 +56,19 @@ struct Load {
     /// Give each message a key
     #[arg(long)]
     keys: bool,
+    /// Spread the messages over so many topics, in turn: TOPIC-0, TOPIC-1 and so on
+    #[arg(long)]
+    topics: Option<usize>,
+}
+
+impl Load {
+    fn topics(&self) -> Vec<Arc<str>> {
+        let name = &self.common.topic;
+        match self.topics {
+            None => vec![name.as_str().into()],
+            Some(count) => (0..count.max(1)).map(|n| format!("{name}-{n}").into()).collect(),
+        }
+    }
 }
 
 #[derive(Args, Clone)]
@@ -231,6 +244,27 @@ impl Schedule {
         }
         self.start + Duration::from_nanos(self.interval.as_nanos() as u64 * number)
     }
+
+    /// Says when a message is due, one after the other, until the end. From a thread of its own: tokio's timers go by
+    /// milliseconds and would add one or two to every latency.
+    fn pace(self) -> tokio::sync::mpsc::UnboundedReceiver<()> {
+        let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            let mut number = 0;
+            loop {
+                let due = self.due(number);
+                let wait = due.saturating_duration_since(Instant::now());
+                if !wait.is_zero() {
+                    std::thread::sleep(wait);
+                }
+                if tell.send(()).is_err() || due >= self.end {
+                    return;
+                }
+                number += 1;
+            }
+        });
+        told
+    }
 }
 
 async fn produce(load: Load) -> anyhow::Result<()> {
@@ -294,9 +328,9 @@ async fn send_loop(
     config.instance = Some(format!("bench-{}-{number}", std::process::id()));
     let client = Client::start(config).await?;
     let producer = client.producer("raftmq-bench", ProducerConfig::default()).await?;
-    // The route, and the topic itself where brokers create it.
-    let topic: Arc<str> = load.common.topic.as_str().into();
-    producer.send(&Message::new(topic.clone(), "first")).await.context("the first send")?;
+    // The route, and the topic itself where brokers create it; of many topics the rest comes while it warms up.
+    let topics = load.topics();
+    producer.send(&Message::new(topics[0].clone(), "first")).await.context("the first send")?;
     let in_flight = (load.in_flight / load.clients).max(1);
     let mut window = producer.window::<Instant>(if load.rate.is_some() { 60_000 } else { in_flight });
     let mut sent = Sent { stored: 0, failed: 0, latency: histogram()? };
@@ -313,6 +347,7 @@ async fn send_loop(
         }
     };
     let filler = vec![b'x'; load.size];
+    let mut pace = load.rate.map(|_| schedule.pace());
     let mut made = 0u64;
     while Instant::now() < schedule.end {
         // In a closed loop a message is due when its turn has come, not while it waits for one.
@@ -322,15 +357,16 @@ async fn send_loop(
         }
         let due = schedule.due(made);
         // While the next one is not due, outcomes are taken in.
-        while Instant::now() < due {
+        while let Some(pace) = &mut pace {
             tokio::select! {
                 biased;
+                _ = pace.recv() => break,
                 Some((since, outcome)) = window.next(), if !window.is_empty() => count(&mut sent, since, outcome.is_ok()),
-                () = tokio::time::sleep_until(due.into()) => {}
             }
         }
         let mut body = prefix(due);
         body.extend_from_slice(&filler[body.len().min(filler.len())..]);
+        let topic = &topics[made as usize % topics.len()];
         let make = |body: Vec<u8>| {
             let mut message = Message::new(topic.clone(), body);
             if let Some(tag) = &load.tag {
@@ -428,6 +464,7 @@ fn wall_clock() -> Duration {
 async fn end_to_end(load: Load) -> anyhow::Result<()> {
     anyhow::ensure!(load.rate.is_some(), "end-to-end needs --rate");
     anyhow::ensure!(load.size >= 16, "end-to-end needs bodies of at least 16 bytes");
+    anyhow::ensure!(load.topics.is_none(), "end-to-end takes one topic");
     let mut config = ClientConfig::from_list(&load.common.cluster.nameserver);
     config.instance = Some(format!("bench-{}-consumer", std::process::id()));
     let client = Client::start(config).await?;

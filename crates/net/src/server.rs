@@ -191,11 +191,6 @@ impl Server {
         }
     }
 
-    /// Stops accepting; existing connections go on.
-    pub fn stop_accepting(&self) {
-        self.shared.accepting.cancel();
-    }
-
     /// A planned stop. Accepts no more; each connection is closed, with FIN, at the first moment when
     /// all its requests are answered and nothing is unread. After half of `grace` nothing more is
     /// read, so that a busy connection comes to that moment too; what it sends after that gets no

@@ -148,7 +148,7 @@ pub(crate) fn start_tasks(
     consensus: Handle,
     serving: Handle,
 ) -> Group {
-    let stop = CancellationToken::new();
+    let stop = slot.stop.clone();
     let (role_tx, role) = watch::channel(Role::default());
     consensus.spawn(follow_role(raft.clone(), applied.clone(), slot.watch_muted(), role_tx, stop.clone()));
     let (paused, paused_rx) = watch::channel(false);
@@ -165,7 +165,8 @@ pub(crate) fn start_tasks(
     );
     consensus.spawn(proposer.run());
     let (barriers, waiting) = mpsc::channel(BARRIERS_WAITING_MAX);
-    consensus.spawn(answer_barriers(raft.clone(), waiting));
+    let core = raft.clone();
+    consensus.spawn(answer_barriers(move || barrier(core.clone()), waiting));
     let inner = Arc::new(Inner {
         slot,
         raft,
@@ -359,11 +360,6 @@ impl Group {
         tell(heir).await;
     }
 
-    /// Stands for election now, without waiting for a timeout: for a group that has just been started.
-    pub async fn stand_for_election(&self) {
-        let _ = self.inner.raft.trigger().elect(true).await;
-    }
-
     /// How far `node` lags behind this leader in entries; `None` where this node does not lead or does not know.
     pub fn lag_of(&self, node: NodeId) -> Option<u64> {
         let metrics = self.inner.raft.data_metrics();
@@ -487,15 +483,18 @@ async fn follow_role(
     });
 }
 
-/// One ReadIndex round for all who wait.
-async fn answer_barriers(raft: Raft, mut waiting: mpsc::Receiver<oneshot::Sender<Result<(), ReadError>>>) {
+/// One ReadIndex round for all who wait; who comes while it is under way waits for the next.
+async fn answer_barriers<R: Future<Output = Result<(), ReadError>>>(
+    ask: impl Fn() -> R,
+    mut waiting: mpsc::Receiver<oneshot::Sender<Result<(), ReadError>>>,
+) {
     while let Some(first) = waiting.recv().await {
         let mut round = vec![first];
         while let Ok(next) = waiting.try_recv() {
             round.push(next);
         }
         // A round that hangs must not hold up those who come later.
-        let result = tokio::time::timeout(BARRIER_TIMEOUT, barrier(&raft)).await;
+        let result = tokio::time::timeout(BARRIER_TIMEOUT, ask()).await;
         let result = result.unwrap_or(Err(ReadError::NoQuorum));
         for tx in round {
             let _ = tx.send(result.clone());
@@ -503,10 +502,10 @@ async fn answer_barriers(raft: Raft, mut waiting: mpsc::Receiver<oneshot::Sender
     }
 }
 
-async fn barrier(raft: &Raft) -> Result<(), ReadError> {
+async fn barrier(raft: Raft) -> Result<(), ReadError> {
     use openraft::errors::{LinearizableReadError, RaftError};
     match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-        Ok(linearizer) => linearizer.await_ready(raft).await.map(|_| ()).map_err(|_| ReadError::Stopped),
+        Ok(linearizer) => linearizer.await_ready(&raft).await.map(|_| ()).map_err(|_| ReadError::Stopped),
         Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
             Err(ReadError::NotLeader { leader: forward.leader_id.map(NodeId) })
         }
@@ -567,5 +566,57 @@ async fn hand_over_to_room(group: &Group) {
         Err(error) => {
             tracing::warn!(group = group.name(), to = heir.node.0, %error, "leadership stays on a full disk");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+
+    use super::*;
+
+    type Answer = Result<(), ReadError>;
+
+    fn read(barriers: &mpsc::Sender<oneshot::Sender<Answer>>) -> oneshot::Receiver<Answer> {
+        let (tx, rx) = oneshot::channel();
+        barriers.try_send(tx).unwrap();
+        rx
+    }
+
+    /// log.md 11. The test ends the rounds, and counts them.
+    #[tokio::test]
+    async fn all_who_wait_share_a_round_but_nobody_one_that_began_before() {
+        let (begun_tx, mut begun) = mpsc::unbounded_channel::<oneshot::Sender<Answer>>();
+        let ask = move || {
+            let (end, ended) = oneshot::channel();
+            begun_tx.send(end).unwrap();
+            async move { ended.await.unwrap() }
+        };
+        let (barriers, waiting) = mpsc::channel(BARRIERS_WAITING_MAX);
+        let task = tokio::spawn(answer_barriers(ask, waiting));
+        let first = read(&barriers);
+        let end_first = begun.recv().await.unwrap();
+        // The first round may have asked its followers by now: what is committed since is nothing that it vouches for.
+        let mut late: Vec<_> = (0..1000).map(|_| read(&barriers)).collect();
+        end_first.send(Ok(())).unwrap();
+        first.await.unwrap().unwrap();
+        let end_second = tokio::select! {
+            end = begun.recv() => end.unwrap(),
+            answer = &mut late[0] => panic!("a read was answered by a round that began before it: {answer:?}"),
+        };
+        end_second.send(Err(ReadError::NoQuorum)).unwrap();
+        tokio::select! {
+            answers = join_all(late) => {
+                assert!(answers.into_iter().all(|answer| matches!(answer, Ok(Err(ReadError::NoQuorum)))));
+            }
+            _ = begun.recv() => panic!("one round was enough for all who waited"),
+        }
+        // A round that failed fails nobody who comes later.
+        let last = read(&barriers);
+        begun.recv().await.unwrap().send(Ok(())).unwrap();
+        last.await.unwrap().unwrap();
+        drop(barriers);
+        task.await.unwrap();
+        assert!(begun.recv().await.is_none(), "three rounds for a thousand and two reads");
     }
 }

@@ -137,6 +137,7 @@ impl Host {
         let server = PeerServer {
             cluster: config.cluster.clone(),
             me: config.node,
+            nodes: config.peers.keys().copied().collect(),
             registry: registry.clone(),
             handler,
             serving: serving.clone(),
@@ -211,11 +212,16 @@ impl Host {
         opened: OpenedGroup,
         tables: Arc<dyn StateMachine>,
     ) -> Result<Group, OpenError> {
-        let this = self.clone();
+        let (this, group) = (self.clone(), opened.config.name.clone());
         let task = self.inner.consensus.spawn(async move { this.start_inside(opened, tables).await });
-        task.await.unwrap_or_else(|e| {
-            Err(OpenError::Group { group: String::new(), reason: format!("the start was interrupted: {e}") })
-        })
+        let started = task.await.unwrap_or_else(|e| {
+            Err(OpenError::Group { group: group.clone(), reason: format!("the start was interrupted: {e}") })
+        });
+        if started.is_err() {
+            // Peers hear that it is not here, and its directory is free.
+            self.remove_group(&group);
+        }
+        started
     }
 
     async fn start_inside(

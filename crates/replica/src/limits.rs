@@ -9,7 +9,7 @@ pub(crate) const PROPOSAL_BYTES_MAX: usize = 8 << 20;
 /// Proposed and not yet applied bytes of one group; beyond them proposals are refused.
 pub(crate) const PENDING_BYTES_MAX: usize = 64 << 20;
 /// Entries in flight below which a part-filled entry is proposed at once. Few are enough (openraft.md 1.1).
-pub(crate) const ENTRIES_IN_FLIGHT_EAGER: usize = 4;
+pub(crate) const ENTRIES_IN_FLIGHT_EAGER: usize = 2;
 /// Bytes in flight up to which full entries are proposed: a far link must not cost throughput.
 pub(crate) const BYTES_IN_FLIGHT_MAX: usize = 16 << 20;
 /// A node whose full disk has less room than this lacks room for messages (log.md 10).
@@ -58,6 +58,8 @@ pub(crate) const FULL_HOLD_BACK: Duration = Duration::from_secs(1);
 pub(crate) const CLOCK_LEAD: Duration = Duration::from_secs(1);
 /// Wall clocks that differ by no more than this agree (log.md 15).
 pub(crate) const CLOCKS_APART: Duration = Duration::from_mins(1);
+/// For how long a node's word about its clock counts: it comes with each heartbeat.
+pub(crate) const CLOCK_WORD_VALID: Duration = Duration::from_secs(10);
 /// Between two tries of a leader without room on its disk to hand over to a node that has some (log.md 10).
 pub(crate) const ROOM_TRANSFER_PAUSE: Duration = Duration::from_secs(5);
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::NodeId;
-use crate::limits::{CLOCK_LEAD, CLOCKS_APART};
+use crate::limits::{CLOCK_LEAD, CLOCK_WORD_VALID, CLOCKS_APART};
 
 /// Milliseconds since 1970 by this node's wall clock.
 pub(crate) fn wall_clock_ms() -> u64 {
@@ -30,8 +30,10 @@ impl VoterClocks {
     fn agree(&self, wall_ms: u64, voters: usize, now: Instant) -> bool {
         let clocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let near = |&&(said, at): &&(u64, Instant)| {
-            let says = said + now.saturating_duration_since(at).as_millis() as u64;
-            says.abs_diff(wall_ms) <= CLOCKS_APART.as_millis() as u64
+            let since = now.saturating_duration_since(at);
+            // What a node that is gone said last vouches for nothing.
+            let is_fresh = since <= CLOCK_WORD_VALID;
+            is_fresh && (said + since.as_millis() as u64).abs_diff(wall_ms) <= CLOCKS_APART.as_millis() as u64
         };
         1 + clocks.values().filter(near).count() > voters / 2
     }
@@ -143,6 +145,10 @@ mod tests {
         let nobody = VoterClocks::default();
         let waits = clock.next(1_002_000 + day, now, &nobody, 3);
         assert_eq!(waits, (1_002_000, Some(Ahead { by_ms: day })), "until another says so too");
+        let mut clock = LogClock::new(1_000_000, start);
+        let later = now + CLOCK_WORD_VALID;
+        let stale = clock.next(1_002_000 + day, later, &others, 3);
+        assert!(stale.1.is_some(), "a node that has not been heard of since confirms nothing: {stale:?}");
         let mut alone = LogClock::new(1_000_000, start);
         assert_eq!(alone.next(1_002_000 + day, now, &nobody, 1), (1_002_000 + day, None));
     }

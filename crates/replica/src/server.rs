@@ -1,7 +1,7 @@
 //! The peer listener: checks who asks, then hands the request to the group's openraft. Frames are verified here,
 //! before openraft sees them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use openraft::raft::{
 use openraft::storage::{Snapshot, SnapshotMeta};
 use store::{Frame, FrameKind, Log, Reservation, TablesMeta};
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use wire::LogPosition;
 
@@ -37,6 +38,8 @@ pub(crate) struct GroupSlot {
     pub(crate) voters: Vec<NodeId>,
     pub(crate) log: Log,
     pub(crate) raft: OnceLock<Raft>,
+    /// The group is stopping on this node.
+    pub(crate) stop: CancellationToken,
     formed: RwLock<Option<BTreeMap<u64, String>>>,
     muted: watch::Sender<bool>,
     /// Nodes that said with their last heartbeat that their disk has no room for messages.
@@ -56,6 +59,7 @@ impl GroupSlot {
             voters,
             log,
             raft: OnceLock::new(),
+            stop: CancellationToken::new(),
             formed,
             muted: watch::Sender::new(false),
             without_room: Mutex::default(),
@@ -129,6 +133,12 @@ impl GroupSlot {
 
     /// The rule that a request breaks, if it breaks one.
     fn check(&self, origin: &proto::Origin) -> Result<(), Status> {
+        self.check_place(origin)?;
+        self.check_member(origin)
+    }
+
+    /// Whether the sender means this node and has the same log.
+    fn check_place(&self, origin: &proto::Origin) -> Result<(), Status> {
         let refuse = |what: String| Err(Status::failed_precondition(what));
         if origin.cluster != self.cluster {
             return refuse(format!("this is cluster {}, not {}", self.cluster, origin.cluster));
@@ -147,6 +157,12 @@ impl GroupSlot {
                 origin.format
             ));
         }
+        Ok(())
+    }
+
+    /// Whether the sender is one of those that formed the group, with the directory it had then.
+    fn check_member(&self, origin: &proto::Origin) -> Result<(), Status> {
+        let refuse = |what: String| Err(Status::failed_precondition(what));
         let formed = self.formed.read().unwrap_or_else(PoisonError::into_inner);
         match formed.as_ref().map(|members| members.get(&origin.from)) {
             Some(Some(known)) if *known != origin.incarnation => refuse(format!(
@@ -197,6 +213,8 @@ impl Registry {
 pub(crate) struct PeerServer {
     pub(crate) cluster: String,
     pub(crate) me: NodeId,
+    /// Every node of the cluster.
+    pub(crate) nodes: BTreeSet<NodeId>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) handler: Arc<dyn PeerHandler>,
     /// Where the broker's answers are worked out: not on the consensus runtime.
@@ -300,10 +318,10 @@ impl peer_server::Peer for PeerServer {
         let slot = self.registry.lock().get(&origin.group).cloned();
         let slot = slot
             .ok_or_else(|| Status::unavailable(format!("group {} is not open on this node", origin.group)))?;
-        if let Err(status) = slot.check(origin) {
-            // The caller decides by `known` where only the incarnation differs.
-            let known_otherwise = slot.formed().is_some_and(|m| m.contains_key(&origin.from));
-            if !known_otherwise || origin.cluster != slot.cluster {
+        slot.check_place(origin)?;
+        if let Err(status) = slot.check_member(origin) {
+            // Where only the incarnation differs the caller decides, by `known`.
+            if !slot.formed().is_some_and(|members| members.contains_key(&origin.from)) {
                 return Err(status);
             }
         }
@@ -337,8 +355,11 @@ impl peer_server::Peer for PeerServer {
         let taken = Arc::new(Mutex::new(VecDeque::new()));
         let given = taken.clone();
         let unflushed = Arc::new(Semaphore::new(UNFLUSHED_BYTES_MAX));
+        // A leader that has nothing to send would keep its stream, and with it this group's directory, for ever.
+        let stopped = slot.stop.clone().cancelled_owned();
         let requests = stream::once(future::ready(Ok(first)))
             .chain(inbound)
+            .take_until(stopped)
             .then(move |message| {
                 let unflushed = unflushed.clone();
                 async move {
@@ -506,6 +527,12 @@ impl peer_server::Peer for PeerServer {
             return Err(Status::failed_precondition(format!(
                 "this is node {} of cluster {}, not node {} of {}",
                 self.me, self.cluster, request.to, request.cluster
+            )));
+        }
+        if !self.nodes.contains(&NodeId(request.from)) {
+            return Err(Status::failed_precondition(format!(
+                "node {} is not in the list of peers of node {}",
+                request.from, self.me
             )));
         }
         let answer = self.handler.handle(NodeId(request.from), Service(request.service), request.payload);

@@ -28,7 +28,7 @@ use crate::frame::{Draft, Frame, Tail};
 use crate::ids::{LogId, LogIndex, Vote};
 use crate::limits::{
     NAME_LEN_MAX, RECENT_BYTES_MAX, SEGMENT_HEADER_LEN, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN,
-    SEGMENT_SIZE_TEST_MIN, WATERMARK_IDLE,
+    SEGMENT_SIZE_TEST_MIN, WATERMARK_IDLE, ZEROS_AHEAD,
 };
 use crate::manifest::Manifest;
 use crate::room::Pool;
@@ -60,11 +60,13 @@ pub struct Options {
     pub recent_bytes_max: usize,
     /// Allow segments from 8 KiB on, so that a test rolls soon. Frames are then limited by the segment.
     pub small_segments: bool,
+    /// See [`crate::limits::ZEROS_AHEAD`]; 0: none.
+    pub zeros_ahead: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { recent_bytes_max: RECENT_BYTES_MAX, small_segments: false }
+        Self { recent_bytes_max: RECENT_BYTES_MAX, small_segments: false, zeros_ahead: ZEROS_AHEAD }
     }
 }
 

@@ -613,7 +613,8 @@ impl Scan<'_> {
         }
         let stale_to = LogPosition(segment.start.0 + size);
         let (segment, file) = (Arc::clone(segment), Arc::clone(file));
-        Ok(Open { segment, file, stale_to, is_dirty: false, marked: None })
+        let filled_to = segment.start;
+        Ok(Open { segment, file, stale_to, filled_to, is_dirty: false, marked: None })
     }
 
     fn check_header(&self, entry: &SegmentEntry, before: Option<Tail>) -> Result<SegmentHeader, StoreError> {

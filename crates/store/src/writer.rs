@@ -23,7 +23,7 @@ use crate::error::{At, StoreError};
 use crate::flush::{Chore, lock};
 use crate::frame::{Frame, Tail};
 use crate::ids::{LogId, LogIndex, Vote};
-use crate::limits::{HEADER_LEN, SEGMENT_HEADER_LEN, SLOT_LEN, SPARSE_LEN_MAX, TRAILER_LEN};
+use crate::limits::{HEADER_LEN, SEGMENT_HEADER_LEN, SLOT_LEN, SPARSE_LEN_MAX, TRAILER_LEN, ZEROS_BATCH_MAX};
 use crate::log::{Done, Inner};
 use crate::manifest::{Manifest, Mark, Segment};
 use crate::segment::{
@@ -109,6 +109,8 @@ pub(crate) struct Open {
     pub(crate) file: Arc<dyn DiskFile>,
     /// From the tail to this position there may be bytes of frames that were truncated.
     pub(crate) stale_to: LogPosition,
+    /// Up to here the file's blocks have been written, be it with zeros ([`crate::limits::ZEROS_AHEAD`]).
+    pub(crate) filled_to: LogPosition,
     /// Written since its last sync.
     pub(crate) is_dirty: bool,
     /// What the newest watermark slot of this file says. Of this file: what another one says dies with it.
@@ -237,10 +239,20 @@ impl Writer {
         Ok(())
     }
 
-    fn write_batch(&mut self) -> Result<(), StoreError> {
+    fn write_batch(&mut self, inner: &Inner) -> Result<(), StoreError> {
         let Some(open) = self.open.as_mut().filter(|_| !self.batch.is_empty()) else { return Ok(()) };
-        let slices: Vec<IoSlice<'_>> = self.batch.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        let mut slices: Vec<IoSlice<'_>> = self.batch.iter().map(|bytes| IoSlice::new(bytes)).collect();
         let offset = self.batch_at.0 - open.segment.start.0;
+        let end = self.tail.end;
+        if end > open.filled_to {
+            let is_small = end.0 - self.batch_at.0 <= ZEROS_BATCH_MAX;
+            let ahead = if is_small { inner.options.zeros_ahead } else { 0 };
+            // To a fixed grid, so that a run of small writes fills each part once.
+            let filled = end.0.checked_div(ahead).map_or(end.0, |part| (part + 1) * ahead);
+            let filled = filled.min(open.segment.start.0 + inner.identity.segment_size);
+            push_zeros(&mut slices, filled - end.0);
+            open.filled_to = LogPosition(filled);
+        }
         open.is_dirty = true;
         open.file.write_at(offset, &slices).at("write", &open.segment.path)?;
         open.stale_to = open.stale_to.max(self.tail.end);
@@ -250,7 +262,7 @@ impl Writer {
 
     /// Makes everything taken so far durable and completes it.
     fn flush(&mut self, inner: &Inner) -> Result<(), StoreError> {
-        self.write_batch()?;
+        self.write_batch(inner)?;
         if self.open.as_ref().is_some_and(|open| open.is_dirty) {
             // The watermark of the round before, so that it costs no sync of its own.
             self.write_mark(inner)?;
@@ -276,7 +288,7 @@ impl Writer {
 
     /// Seals the open segment and begins the one at `start`.
     fn roll(&mut self, inner: &Inner, start: LogPosition) -> Result<(), StoreError> {
-        self.write_batch()?;
+        self.write_batch(inner)?;
         self.clear_rest(inner)?;
         self.flush(inner)?;
         let size = inner.identity.segment_size;
@@ -318,7 +330,9 @@ impl Writer {
             state.rolls_queued = state.rolls_queued.saturating_sub(1);
         }
         let stale_to = start.plus(SEGMENT_HEADER_LEN);
-        let old = self.open.replace(Open { segment, file: prepared.file, stale_to, is_dirty: false, marked });
+        let filled_to = stale_to;
+        let open = Open { segment, file: prepared.file, stale_to, filled_to, is_dirty: false, marked };
+        let old = self.open.replace(open);
         if let Some(old) = old {
             // The manifest says now what its watermark slots said; without them the file is the same on every replica.
             old.file.set_len(size).at("cut", &old.segment.path)?;
@@ -334,10 +348,8 @@ impl Writer {
         if end <= self.tail.end.0 {
             return Ok(());
         }
-        const ZEROS: [u8; 4096] = [0; 4096];
-        let len = (end - self.tail.end.0) as usize;
-        let mut slices = vec![IoSlice::new(&ZEROS); len / ZEROS.len()];
-        slices.push(IoSlice::new(ZEROS.get(..len % ZEROS.len()).unwrap_or_default()));
+        let mut slices = Vec::new();
+        push_zeros(&mut slices, end - self.tail.end.0);
         open.is_dirty = true;
         let offset = self.tail.end.0 - open.segment.start.0;
         open.file.write_at(offset, &slices).at("write", &open.segment.path)
@@ -365,6 +377,7 @@ impl Writer {
                 segment: Arc::clone(&holder.file),
                 file: Arc::clone(file),
                 stale_to: holder.start.plus(size),
+                filled_to: to.end,
                 is_dirty: false,
                 marked: None,
             };
@@ -554,6 +567,14 @@ impl Writer {
     }
 }
 
+/// `len` zeros for a vectored write.
+fn push_zeros(slices: &mut Vec<IoSlice<'_>>, len: u64) {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let (whole, rest) = (len as usize / ZEROS.len(), len as usize % ZEROS.len());
+    slices.extend(std::iter::repeat_n(IoSlice::new(&ZEROS), whole));
+    slices.push(IoSlice::new(ZEROS.get(..rest).unwrap_or_default()));
+}
+
 /// The last segment that a truncation leaves, as the open one. Its entry gets a file of its own: whatever is still queued
 /// for the sealed one then means nothing.
 fn reopen(inner: &Inner, entry: &mut SegmentEntry, to: Tail) -> Result<Open, StoreError> {
@@ -572,7 +593,8 @@ fn reopen(inner: &Inner, entry: &mut SegmentEntry, to: Tail) -> Result<Open, Sto
     let file = Arc::clone(segment.open(&*inner.disk)?);
     entry.sealed = None;
     entry.file = Arc::clone(&segment);
-    Ok(Open { segment, file, stale_to: entry.start.plus(size), is_dirty: false, marked: None })
+    let stale_to = entry.start.plus(size);
+    Ok(Open { segment, file, stale_to, filled_to: to.end, is_dirty: false, marked: None })
 }
 
 impl Inner {

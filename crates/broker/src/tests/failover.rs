@@ -1,7 +1,6 @@
 //! Three nodes in one process: forwarding, parking, what survives the loss of a leader.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::time::Instant;
 
 use super::*;
@@ -13,27 +12,11 @@ pub(super) struct Three {
     data: Vec<TempDir>,
 }
 
-/// A free port below Linux's ephemeral range, so that no outgoing connection takes the port of a node that is down. None is
-/// given out twice.
-fn free_port() -> u16 {
-    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    loop {
-        let slot = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let port =
-            13_000 + (std::process::id().wrapping_mul(2_654_435_761).wrapping_add(slot) % 4_750) as u16 * 4;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok()
-            && TcpListener::bind(("127.0.0.1", port - 2)).is_ok()
-        {
-            return port;
-        }
-    }
-}
-
 impl Three {
     pub(super) async fn start(change: impl Fn(&mut BrokerConfig)) -> Three {
         let data: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
         let peers: BTreeMap<u64, String> =
-            (1..=3).map(|n| (n, format!("127.0.0.1:{}", free_port()))).collect();
+            (1..=3).map(|n| (n, format!("127.0.0.1:{}", tests::ports::free().unwrap()))).collect();
         let mut three = Three {
             brokers: BTreeMap::new(),
             configs: BTreeMap::new(),
@@ -46,7 +29,7 @@ impl Three {
             config.peers = peers.clone();
             config.peer_listen = peers[&node].parse().unwrap();
             config.groups[0].voters = vec![1, 2, 3];
-            config.groups[0].listen.set_port(free_port());
+            config.groups[0].listen.set_port(tests::ports::free().unwrap());
             change(&mut config);
             three.addresses.insert(node, config.groups[0].listen.to_string());
             three.configs.insert(node, config);

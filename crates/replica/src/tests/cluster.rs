@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -161,14 +160,23 @@ impl Cluster {
         // RUST_LOG=info shows what a test does.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let peers = (1..=n).map(|id| (NodeId(id), format!("127.0.0.1:{}", free_port()))).collect();
+        let peers = addresses(n);
         let disks = (1..=n).map(|node| (node, GatedDisk::default())).collect();
         Cluster { directory: tempfile::tempdir().unwrap(), peers, nodes: HashMap::new(), name: "test", disks }
     }
 
     /// Starts a node on its directory.
     pub(crate) fn open(&self, node: u64) -> impl Future<Output = Result<Node, OpenError>> + use<> {
-        let config = HostConfig {
+        self.open_as(node, &|_, _| ())
+    }
+
+    /// Starts a node whose configuration is not that of the others.
+    pub(crate) fn open_as(
+        &self,
+        node: u64,
+        change: &dyn Fn(&mut HostConfig, &mut GroupConfig),
+    ) -> impl Future<Output = Result<Node, OpenError>> + use<> {
+        let mut config = HostConfig {
             cluster: self.name.to_owned(),
             node: NodeId(node),
             listen: self.peers[&NodeId(node)].parse().unwrap(),
@@ -178,6 +186,7 @@ impl Cluster {
         let mut group =
             GroupConfig::new("g", self.group_directory(node), self.peers.keys().copied().collect());
         group.segment_size = SEGMENT;
+        change(&mut config, &mut group);
         let disk = self.disks[&node].clone();
         async move {
             let here = tokio::runtime::Handle::current();
@@ -215,7 +224,11 @@ impl Cluster {
     }
 
     pub(crate) async fn restart(&mut self, node: u64) {
-        let started = eventually(|| async { self.open(node).await.ok() }).await;
+        self.restart_as(node, &|_, _| ()).await;
+    }
+
+    pub(crate) async fn restart_as(&mut self, node: u64, change: &dyn Fn(&mut HostConfig, &mut GroupConfig)) {
+        let started = eventually(|| async { self.open_as(node, change).await.ok() }).await;
         self.nodes.insert(node, started);
     }
 
@@ -242,18 +255,17 @@ impl Cluster {
     }
 }
 
-/// A free port below Linux's ephemeral range, so that no outgoing connection takes the port of a node that is down. None is
-/// given out twice.
-fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let slot = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port =
-            13_001 + (std::process::id().wrapping_mul(2_654_435_761).wrapping_add(slot) % 4_750) as u16 * 4;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+/// Three nodes, one of which leads, and topic `t` with one queue.
+pub(crate) async fn three_with_topic() -> (Cluster, u64) {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    cluster.group(leader).propose_command(Bytes::from_static(b"t:1"), true).await.unwrap();
+    (cluster, leader)
+}
+
+/// An address for each of `n` nodes that nobody has yet.
+pub(crate) fn addresses(n: u64) -> BTreeMap<NodeId, String> {
+    (1..=n).map(|id| (NodeId(id), format!("127.0.0.1:{}", tests::ports::free().unwrap()))).collect()
 }
 
 /// Asks until there is an answer, for at most 20 s.
@@ -298,6 +310,15 @@ pub(crate) async fn propose(group: &Group, proposal: MessagesProposal) -> Result
         }),
     );
     rx.await.expect("every proposal is answered")
+}
+
+/// `None` where a proposal may be sent again. What may be stored must not be.
+pub(crate) fn unless_refused(result: Result<Receipt, ProposeError>) -> Option<Receipt> {
+    match result {
+        Ok(receipt) => Some(receipt),
+        Err(error) if error.is_definite() => None,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// The bytes of a group's segments up to `end`, by file name.

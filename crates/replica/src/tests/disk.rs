@@ -9,6 +9,7 @@ use store::{Disk, DiskFile, Map, OsDisk};
 #[derive(Default)]
 struct State {
     hung: bool,
+    hung_but_for_votes: bool,
     full: bool,
 }
 
@@ -19,9 +20,10 @@ struct Gate {
 }
 
 impl Gate {
-    fn pass(&self) {
+    fn pass(&self, is_vote: bool) {
         let state = self.state.lock().unwrap();
-        drop(self.changed.wait_while(state, |state| state.hung).unwrap());
+        let hangs = |state: &mut State| state.hung || (state.hung_but_for_votes && !is_vote);
+        drop(self.changed.wait_while(state, hangs).unwrap());
     }
 
     fn room(&self) -> io::Result<()> {
@@ -40,23 +42,30 @@ impl GatedDisk {
         self.0.changed.notify_all();
     }
 
+    /// While true no sync returns but those of the file of votes: a leader can be elected, and get nothing to disk.
+    pub(crate) fn hang_but_for_votes(&self, hung: bool) {
+        self.0.state.lock().unwrap().hung_but_for_votes = hung;
+        self.0.changed.notify_all();
+    }
+
     /// While true nothing can be allocated; what is allocated can be written.
     pub(crate) fn fill(&self, full: bool) {
         self.0.state.lock().unwrap().full = full;
     }
 
-    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(GatedFile { file, gate: self.0.clone() })
+    fn file(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        let is_vote = path.file_name().is_some_and(|name| name == "vote");
+        Arc::new(GatedFile { file, gate: self.0.clone(), is_vote })
     }
 }
 
 impl Disk for GatedDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(OsDisk.open(path)?))
+        Ok(self.file(path, OsDisk.open(path)?))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.file(OsDisk.create(path)?))
+        Ok(self.file(path, OsDisk.create(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -76,7 +85,7 @@ impl Disk for GatedDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.0.pass();
+        self.0.pass(false);
         OsDisk.sync_dir(dir)
     }
 
@@ -96,6 +105,7 @@ impl Disk for GatedDisk {
 struct GatedFile {
     file: Arc<dyn DiskFile>,
     gate: Arc<Gate>,
+    is_vote: bool,
 }
 
 impl DiskFile for GatedFile {
@@ -108,7 +118,7 @@ impl DiskFile for GatedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.gate.pass();
+        self.gate.pass(self.is_vote);
         self.file.sync_data()
     }
 

@@ -2,19 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 
-use super::cluster::{Cluster, eventually, message, propose};
+use super::cluster::{Cluster, eventually, message, propose, three_with_topic};
 use crate::limits::PROPOSAL_BYTES_MAX;
 use crate::{NodeId, ProposeError, ReadError, TransferError};
-
-async fn three_with_topic() -> (Cluster, u64) {
-    let cluster = Cluster::start(3).await;
-    let leader = cluster.leader().await;
-    cluster.group(leader).propose_command(Bytes::from_static(b"t:1"), true).await.unwrap();
-    (cluster, leader)
-}
 
 /// Sends until `stop`; what was acknowledged, and what else was said.
 fn keep_sending(

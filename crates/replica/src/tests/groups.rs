@@ -168,22 +168,6 @@ async fn a_node_that_lost_its_directory_is_refused_under_its_old_id() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_of_another_cluster_is_refused() {
-    let mut cluster = Cluster::plan(2);
-    let one = cluster.open(1);
-    cluster.name = "other";
-    let two = cluster.open(2);
-    let (one, two) = tokio::join!(
-        tokio::time::timeout(Duration::from_secs(10), one),
-        tokio::time::timeout(Duration::from_secs(10), two)
-    );
-    let refused = |r: Result<Result<_, OpenError>, _>| {
-        matches!(r, Ok(Err(OpenError::Formation(FormationError::Refused { .. }))))
-    };
-    assert!(refused(one) || refused(two), "one of the two is told that the clusters differ");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_tell_what_is_known_of_their_outcome() {
     let mut cluster = Cluster::start(2).await;
     let deadline = || Instant::now() + Duration::from_secs(2);

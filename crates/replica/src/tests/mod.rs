@@ -3,5 +3,9 @@
 mod cluster;
 mod disk;
 mod faults;
+mod formation;
 mod groups;
+mod handshake;
+mod proposals;
+mod reads;
 mod suite;

@@ -1,12 +1,16 @@
 //! Rule 5: a torn tail is cut, damage is not, and no stale frame comes back.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use store::{CrashDisk, Disk, Fault, FaultOp, Flusher, LogId, LogIndex, LogPosition, NewEntry, StoreError};
+use store::{
+    CrashDisk, Disk, Fault, FaultOp, Flusher, Log, LogId, LogIndex, LogPosition, NewEntry, Options,
+    StoreError,
+};
 
 use super::harness::{
-    Dice, Machine, SEGMENT, append, content, draft, drafts, entries, frame_at, frames_as_entries, ids, meta,
-    next_index, place_of, segment_file, try_open, vote,
+    DIR, Dice, Machine, SEGMENT, append, content, draft, drafts, entries, frame_at, frames_as_entries,
+    identity, ids, meta, next_index, options, place_of, segment_file, try_open, vote,
 };
 
 fn refuses(disk: &CrashDisk) -> StoreError {
@@ -152,6 +156,51 @@ fn rule_5_a_truncated_frame_never_comes_back() {
         assert_eq!(ids(&machine.log)[100..], [(4, 100)], "the log (4,100) (5,101) existed on no leader");
         let machine = machine.restart();
         assert_eq!(ids(&machine.log)[100..], [(4, 100)]);
+    }
+}
+
+/// Small writes bring zeros with them up to the next multiple of `zeros_ahead`; never beyond the segment, and never over
+/// anything that counts.
+#[test]
+fn zeros_go_ahead_of_small_writes() {
+    let with_zeros = || Options { zeros_ahead: 1024, ..options() };
+    let open = |disk: &CrashDisk, flusher: &Flusher| {
+        Log::open_with(Arc::new(disk.clone()), Path::new(DIR), &identity(), flusher, with_zeros()).unwrap()
+    };
+    for syncs in 1..40 {
+        for luck in 0..5 {
+            let (disk, flusher) = (CrashDisk::new(luck), Flusher::manual());
+            let log = open(&disk, &flusher);
+            let machine = Machine { disk, flusher, log };
+            machine.append_lens(1, &[200, 300]);
+            let end = machine.log.state().end.0;
+            let bytes = content(&machine.disk, &segment_file(0));
+            let filled = end.next_multiple_of(1024) as usize;
+            assert!(bytes[end as usize..filled].iter().all(|&byte| byte == 0));
+            // Up to the end of the segment and into the next, with a crash at each sync.
+            machine.disk.power_off_at_sync(machine.disk.syncs() + syncs);
+            let mut acknowledged = machine.log.state().synced;
+            for n in 0..40 {
+                append(&machine.log, drafts(&machine.log, 1, &[400 + n]));
+                machine.flusher.turn();
+                if machine.disk.is_off() {
+                    break;
+                }
+                acknowledged = machine.log.state().synced;
+            }
+            assert!(machine.disk.is_off(), "sync {syncs} has come");
+            let Machine { disk, flusher, log } = machine;
+            drop((log, flusher));
+            disk.crash(luck);
+            let flusher = Flusher::manual();
+            let log = open(&disk, &flusher);
+            let index = |id: Option<LogId>| id.map(|id| id.index);
+            assert!(index(log.state().last) >= index(acknowledged), "{acknowledged:?} was acknowledged");
+            // It goes on where it ended.
+            let machine = Machine { disk, flusher, log };
+            machine.append_lens(2, &[100]);
+            assert_eq!(machine.log.state().last.unwrap().term.0, 2);
+        }
     }
 }
 

@@ -1,21 +1,29 @@
-//! A directory of format version 1, as it was written when that format was new: every later version opens it.
+//! A directory of format version 1, as it was written when that format was new: every later version opens it. It has one of
+//! each thing that docs/formats.md describes: all kinds of entries, sealed segments and an open one, vote, manifest,
+//! checkpoint, boundary and current snapshot, and of the index files of both kinds.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::BytesMut;
+use store::index::{Frames, IndexedLog, QueueIndex, frames_of};
 use store::{
     CrashDisk, Disk, Draft, Flusher, FrameKind, Identity, Log, LogId, LogIndex, LogItem, LogPosition,
-    NewEntry, Options, OsDisk, TablesKind, Term, Vote,
+    NewEntry, Options, OsDisk, StoreError, TablesKind, Term, Vote,
 };
+use wire::{NewMessage, QueueId, QueueOffset, StoredMessage};
 
 use super::harness::{Ack, body, entries, meta};
+
+const SEGMENT: u64 = 8192;
 
 fn identity() -> Identity {
     Identity {
         cluster: "fixture".into(),
         group: "group-with-a-name-of-more-than-16-bytes".into(),
         node: 2,
-        segment_size: 8192,
+        segment_size: SEGMENT,
     }
 }
 
@@ -27,24 +35,137 @@ fn home() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1")
 }
 
-/// What is in it: (term, length of the body, kind) of entries 0 to 11.
-const ENTRIES: [(u64, usize, FrameKind); 12] = [
-    (1, 200, FrameKind::Membership),
-    (1, 0, FrameKind::Blank),
-    (1, 900, FrameKind::Command),
-    (1, 1500, FrameKind::Command),
-    (1, 1000, FrameKind::Command),
-    (1, 2000, FrameKind::Command),
-    (2, 0, FrameKind::Blank),
-    (2, 1800, FrameKind::Command),
-    (2, 1801, FrameKind::Command),
-    (2, 700, FrameKind::Command),
-    (2, 701, FrameKind::Command),
-    (2, 702, FrameKind::Command),
-];
+/// What an entry holds; bodies of so many bytes, or so many messages.
+#[derive(Clone, Copy)]
+enum What {
+    Membership(usize),
+    Blank,
+    Command(usize),
+    Messages(usize),
+}
 
-fn entry_body(index: u64, term: u64, len: usize) -> Vec<u8> {
-    if len == 0 { Vec::new() } else { body(term, index, len) }
+impl What {
+    fn kind(self) -> FrameKind {
+        match self {
+            What::Membership(_) => FrameKind::Membership,
+            What::Blank => FrameKind::Blank,
+            What::Command(_) => FrameKind::Command,
+            What::Messages(_) => FrameKind::Messages,
+        }
+    }
+}
+
+/// Term and content of entries 0 to 14. The segments hold 0 to 4 (purged), 5 to 9, 10 to 12, and, open, 13 and 14.
+const ENTRIES: [(u64, What); 15] = [
+    (1, What::Membership(200)),
+    (1, What::Blank),
+    (1, What::Command(900)),
+    (1, What::Command(1500)),
+    (1, What::Command(1000)),
+    (1, What::Command(1000)),
+    (2, What::Blank),
+    (2, What::Messages(4)),
+    (2, What::Membership(200)),
+    (2, What::Messages(5)),
+    (2, What::Messages(6)),
+    (2, What::Command(700)),
+    (2, What::Messages(3)),
+    (2, What::Command(1200)),
+    (2, What::Messages(4)),
+];
+/// Where each sealed segment ends.
+const BOUNDARIES: [u64; 3] = [4, 9, 12];
+/// The checkpoint is in the open segment, and messages follow it.
+const CHECKPOINT: u64 = 13;
+
+fn time(index: u64) -> u64 {
+    1_700_000_000_000 + index
+}
+
+/// A message, and where it is in its queue.
+struct Sent {
+    entry: u64,
+    topic: String,
+    queue: u32,
+    offset: u64,
+    unique_id: String,
+    properties: String,
+    body: Vec<u8>,
+}
+
+/// A name for RocketMQ's first layout of stored messages, and one that needs the second.
+fn topics() -> [String; 2] {
+    ["Orders".to_owned(), "long-topic-".repeat(12)]
+}
+
+/// All messages of the log, in order.
+fn sent() -> Vec<Sent> {
+    let [short, long] = topics();
+    let mut next: BTreeMap<(String, u32), u64> = BTreeMap::new();
+    let mut all = Vec::new();
+    for (entry, (_, what)) in (0..).zip(ENTRIES) {
+        let What::Messages(count) = what else { continue };
+        for _ in 0..count {
+            let n = all.len();
+            let (topic, queue) = match n % 4 {
+                1 => (&short, 1),
+                2 => (&long, 0),
+                _ => (&short, 0),
+            };
+            let offset = next.entry((topic.clone(), queue)).or_default();
+            let (keys, unique_id) = (format!("k{n} all"), format!("u{n}"));
+            let tags = ["A", "B", ""][n % 3];
+            let mut body = format!("message {n}.").into_bytes();
+            body.resize(60 + n, n as u8);
+            all.push(Sent {
+                entry,
+                topic: topic.clone(),
+                queue,
+                offset: *offset,
+                properties: wire::properties_from([
+                    ("TAGS", tags),
+                    ("KEYS", &*keys),
+                    ("UNIQ_KEY", &*unique_id),
+                ]),
+                unique_id,
+                body,
+            });
+            *offset += 1;
+        }
+    }
+    all
+}
+
+/// The body of an entry as it is proposed: of messages without position and store time.
+fn entry_body(index: u64) -> Vec<u8> {
+    let (term, what) = ENTRIES[index as usize];
+    let host = "10.0.0.1:10911".parse().unwrap();
+    match what {
+        What::Blank => Vec::new(),
+        What::Membership(len) | What::Command(len) => body(term, index, len),
+        What::Messages(_) => {
+            let mut records = BytesMut::new();
+            for message in sent().into_iter().filter(|message| message.entry == index) {
+                let start = records.len();
+                let new = NewMessage {
+                    topic: &message.topic,
+                    queue_id: QueueId(message.queue),
+                    flag: 0,
+                    sys_flag: 0,
+                    born_timestamp: 1_699_999_999_999,
+                    born_host: host,
+                    store_host: host,
+                    reconsume_times: 0,
+                    prepared_transaction_offset: 0,
+                    body: &message.body,
+                    properties: &message.properties,
+                };
+                wire::encode_message(&new, &mut records).unwrap();
+                wire::patch_queue_offset(&mut records[start..], QueueOffset(message.offset)).unwrap();
+            }
+            records.to_vec()
+        }
+    }
 }
 
 fn write() -> (CrashDisk, Log, Flusher) {
@@ -52,31 +173,40 @@ fn write() -> (CrashDisk, Log, Flusher) {
     let flusher = Flusher::manual();
     let log =
         Log::open_with(Arc::new(disk.clone()), Path::new("/v1"), &identity(), &flusher, options()).unwrap();
-    for (index, (term, len, kind)) in (0..).zip(ENTRIES) {
-        let draft = Draft::new(
-            LogId::new(term, index),
-            kind,
-            1_700_000_000_000 + index,
-            &entry_body(index, term, len),
-        );
+    for (index, (term, what)) in (0..).zip(ENTRIES) {
+        let draft = Draft::new(LogId::new(term, index), what.kind(), time(index), &entry_body(index));
         let ack = Ack::default();
         log.append(vec![NewEntry::Draft(draft)], ack.done()).unwrap();
         flusher.turn();
         ack.ok();
     }
     log.save_vote_now(Vote { term: Term(2), node: 2, committed: true }).unwrap();
-    log.save_committed(Some(LogId::new(2, 10)));
+    log.save_committed(Some(LogId::new(2, CHECKPOINT)));
     log.set_formed([(1, "1".repeat(32)), (2, log.incarnation().to_owned()), (3, "3".repeat(32))].into())
         .unwrap();
-    let boundary = log.segments()[0].sealed.unwrap().last.unwrap();
     let frames = entries(&log);
-    let last = &frames[boundary.index.0 as usize];
-    log.save_tables(TablesKind::Boundary, &meta(last), b"tables at the boundary").unwrap();
-    log.set_current_snapshot(last.id()).unwrap();
-    log.purge(last.id()).unwrap();
-    log.save_tables(TablesKind::Checkpoint, &meta(&frames[10]), b"tables at the checkpoint").unwrap();
+    let sealed: Vec<LogId> = log.segments().iter().filter_map(|segment| segment.sealed?.last).collect();
+    assert_eq!(sealed.iter().map(|id| id.index.0).collect::<Vec<_>>(), BOUNDARIES);
+    for id in &sealed {
+        let tables = format!("tables at boundary {}", id.index);
+        log.save_tables(TablesKind::Boundary, &meta(&frames[id.index.0 as usize]), tables.as_bytes())
+            .unwrap();
+    }
+    log.set_current_snapshot(sealed[0]).unwrap();
+    log.purge(sealed[0]).unwrap();
+    let checkpoint = meta(&frames[CHECKPOINT as usize]);
+    log.save_tables(TablesKind::Checkpoint, &checkpoint, b"tables at the checkpoint").unwrap();
     log.sync_all().unwrap();
     flusher.turn();
+    // The index as a running node writes it: each entry once it is applied, and the files up to the checkpoint.
+    let start = log.state().first_position;
+    let indexed = IndexedLog { start, checkpoint: start, segment_size: SEGMENT };
+    let index =
+        QueueIndex::open(Arc::new(disk.clone()), log.dir(), &indexed, &frames_of(&log), &|_| false).unwrap();
+    for frame in &frames[BOUNDARIES[0] as usize + 1..=CHECKPOINT as usize] {
+        index.add(frame);
+    }
+    index.spill(checkpoint.end).unwrap();
     (disk, log, flusher)
 }
 
@@ -121,6 +251,37 @@ fn version_1_is_written_as_it_was() {
     assert!(then.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() < 100 << 10);
 }
 
+/// The index leads to every message of the entries before `until`, by its queue and by its keys.
+fn check_index(log: &Log, index: &QueueIndex, until: u64) {
+    let sent: Vec<Sent> = sent().into_iter().filter(|message| message.entry < until).collect();
+    let mut by_key: BTreeMap<&str, Vec<LogPosition>> = BTreeMap::new();
+    let mut counts: BTreeMap<(&str, u32), u64> = BTreeMap::new();
+    for message in &sent {
+        let (topic, queue, offset) = (&*message.topic, QueueId(message.queue), QueueOffset(message.offset));
+        let unit = index.unit(topic, queue, offset).unwrap().unwrap();
+        let bytes = log.read_bytes(unit.position, unit.size as usize).unwrap();
+        let stored = StoredMessage::parse(&bytes).unwrap();
+        stored.verify().unwrap();
+        assert_eq!((stored.topic, stored.queue_id, stored.queue_offset), (topic, queue, offset));
+        assert_eq!((stored.position, stored.size()), (unit.position, unit.size as usize));
+        assert_eq!((stored.body, stored.properties), (&message.body[..], &*message.properties));
+        assert_eq!(stored.store_timestamp as u64, time(message.entry));
+        assert_eq!(stored.tags_code(), unit.tags_code);
+        let found = index.find_key(topic, &message.unique_id, 0, u64::MAX, 10).unwrap();
+        assert_eq!(found, [unit.position], "{}", message.unique_id);
+        by_key.entry(topic).or_default().insert(0, unit.position);
+        *counts.entry((topic, message.queue)).or_default() += 1;
+    }
+    for (topic, positions) in by_key {
+        assert_eq!(index.find_key(topic, "all", 0, u64::MAX, 100).unwrap(), positions, "newest first");
+    }
+    assert_eq!(counts.len(), 3);
+    for ((topic, queue), count) in counts {
+        let bounds = index.bounds(topic, QueueId(queue)).unwrap();
+        assert_eq!(bounds, Some((QueueOffset(0), QueueOffset(count))), "{topic} {queue}");
+    }
+}
+
 #[test]
 fn version_1_opens() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,21 +293,51 @@ fn version_1_opens() {
     let flusher = Flusher::start(1);
     let log = Log::open_with(Arc::new(OsDisk), dir.path(), &identity(), &flusher, options()).unwrap();
     let state = log.state();
-    assert_eq!(state.purged, Some(LogId::new(1, 4)));
-    assert_eq!(state.first_position, LogPosition(8192));
-    assert_eq!(state.last, Some(LogId::new(2, 11)));
-    assert_eq!(log.read_committed(), Some(LogId::new(2, 10)));
+    assert_eq!(state.purged, Some(LogId::new(1, BOUNDARIES[0])));
+    assert_eq!(state.first_position, LogPosition(SEGMENT));
+    assert_eq!(state.last, Some(LogId::new(2, 14)));
+    assert_eq!(log.read_committed(), Some(LogId::new(2, CHECKPOINT)));
     assert_eq!(log.vote(), Some(Vote { term: Term(2), node: 2, committed: true }));
     assert_eq!(log.formed().unwrap()[&3], "3".repeat(32));
-    assert_eq!(log.load_newest_checkpoint().unwrap().unwrap().1, b"tables at the checkpoint");
-    assert_eq!(log.current_snapshot().unwrap().unwrap().1, b"tables at the boundary");
+    let ends: Vec<Option<LogId>> = log.segments().iter().map(|segment| segment.sealed?.last).collect();
+    assert_eq!(ends, [Some(LogId::new(2, 9)), Some(LogId::new(2, 12)), None]);
+    let (checkpoint, tables) = log.load_newest_checkpoint().unwrap().unwrap();
+    assert_eq!(checkpoint.last, LogId::new(2, CHECKPOINT));
+    assert_eq!(tables, b"tables at the checkpoint");
+    assert_eq!(log.boundaries().unwrap(), BOUNDARIES.map(LogIndex));
+    assert_eq!(log.boundary(LogIndex(9)).unwrap().unwrap().1, b"tables at boundary 9");
+    assert_eq!(log.current_snapshot().unwrap().unwrap().1, b"tables at boundary 4");
     let mut reader = log.frames_from(LogPosition(0));
-    for (index, (term, len, kind)) in (0..).zip(ENTRIES).skip(5) {
+    let mut frames = Vec::new();
+    for (index, (term, what)) in (0..).zip(ENTRIES).skip(BOUNDARIES[0] as usize + 1) {
         let Some(LogItem::Frame(frame)) = reader.next_item().unwrap() else { panic!("entry {index}") };
-        assert_eq!((frame.id(), frame.kind()), (LogId::new(term, index), kind));
-        assert_eq!(frame.body(), entry_body(index, term, len));
+        assert_eq!((frame.id(), frame.kind()), (LogId::new(term, index), what.kind()));
+        assert_eq!(frame.log_time_ms(), time(index));
         assert_eq!(log.position_of(LogIndex(index)).unwrap(), frame.position());
+        // What messages say is looked at below, where the index leads to them.
+        if frame.kind() != FrameKind::Messages {
+            assert_eq!(frame.body(), entry_body(index));
+        }
+        frames.push(frame);
     }
+    assert!(reader.next_item().unwrap().is_none());
+
+    // Up to the checkpoint the index is in its files: it neither loses one nor reads the log again.
+    let indexed =
+        IndexedLog { start: state.first_position, checkpoint: checkpoint.end, segment_size: SEGMENT };
+    let from_log = |position: LogPosition| -> Result<Frames<'static>, StoreError> {
+        panic!("the index is read from the log at {position}")
+    };
+    let index = QueueIndex::open(Arc::clone(log.disk()), log.dir(), &indexed, &from_log, &|_| false).unwrap();
+    let stats = index.stats();
+    assert_eq!((stats.files, stats.lost_files, stats.gaps, stats.memory_units), (6, 0, 0, 0));
+    assert_eq!(stats.built, checkpoint.end);
+    check_index(&log, &index, CHECKPOINT + 1);
+    // And it goes on with what is applied after the checkpoint.
+    index.add(frames.last().unwrap());
+    assert_eq!(index.stats().gaps, 0);
+    check_index(&log, &index, CHECKPOINT + 2);
+
     log.check().unwrap();
     log.close().unwrap();
     drop(log);

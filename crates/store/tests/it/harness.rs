@@ -20,7 +20,7 @@ pub(crate) fn identity() -> Identity {
 
 /// Small segments, and nothing in memory that is on disk: reads show what the files hold.
 pub(crate) fn options() -> Options {
-    Options { recent_bytes_max: 0, small_segments: true }
+    Options { recent_bytes_max: 0, small_segments: true, zeros_ahead: 0 }
 }
 
 pub(crate) fn try_open(disk: &CrashDisk, flusher: &Flusher) -> Result<Log, StoreError> {

@@ -19,7 +19,7 @@ const SEGMENT: u64 = 64 << 10;
 
 fn open(disk: &CrashDisk, flusher: &Flusher) -> Log {
     let identity = Identity { cluster: "c".into(), group: "g".into(), node: 1, segment_size: SEGMENT };
-    let options = Options { recent_bytes_max: 4096, small_segments: true };
+    let options = Options { recent_bytes_max: 4096, small_segments: true, ..Options::default() };
     Log::open_with(Arc::new(disk.clone()), Path::new("/g"), &identity, flusher, options).unwrap()
 }
 
