@@ -1,0 +1,305 @@
+//! What clients do while things break: each workload is a set of tasks in the clients' network namespaces, which write down
+//! every operation before and after (history.rs).
+//!
+//! ```text
+//!   Field ── pace, places of clients, who leads, when to stop
+//!     ├─ produce   messages to queues: one at a time, sixteen at a time, batches          log
+//!     ├─ read      each queue through the leader and through each node; bounds; small queues
+//!     ├─ group     members of a consumer group that come and go                           group
+//!     ├─ register  committed offsets, numbers of queues                                   registers, topics
+//!     └─ drain     at the end: everything from everybody
+//!   Caller ── one request, one answer, one outcome
+//! ```
+
+mod call;
+mod drain;
+mod field;
+mod group;
+mod produce;
+mod read;
+mod register;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use wire::RequestCode;
+
+pub(crate) use self::call::value_of;
+pub use self::field::{Field, Options};
+use crate::cluster::wait::Stop;
+use crate::history::Queue;
+
+/// How long readers and groups may take to get what is left, once nothing more is written: 30 s are allowed to them, and
+/// what takes longer is to be seen in the history, not here.
+const CONVERGE: Duration = Duration::from_mins(1);
+const DRAIN: Duration = Duration::from_mins(10);
+/// A call under way when writing ends.
+const LAST_CALLS: Duration = Duration::from_secs(10);
+
+/// The topic of the load, and the one of which every operation is searched.
+const TOPIC: &str = "jepsen-log";
+const SMALL_TOPIC: &str = "jepsen-small";
+const SMALL_QUEUES: u32 = 2;
+
+/// A set of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// Queues as logs: producers, readers, bounds, and the small queues.
+    Log,
+    /// The same, consumed by a group with members that come and go.
+    Group,
+    /// Offsets of consumer groups as registers.
+    Registers,
+    /// Topics as registers.
+    Topics,
+    /// All of these at once.
+    All,
+}
+
+impl Workload {
+    pub const ALL: [Workload; 5] =
+        [Workload::Log, Workload::Group, Workload::Registers, Workload::Topics, Workload::All];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Workload::Log => "log",
+            Workload::Group => "group",
+            Workload::Registers => "registers",
+            Workload::Topics => "topics",
+            Workload::All => "all",
+        }
+    }
+
+    pub fn about(self) -> &'static str {
+        match self {
+            Workload::Log => {
+                "producers (one, many, batches), readers at every node, bounds, small queues for the search"
+            }
+            Workload::Group => "the same with a consumer group whose members come and go",
+            Workload::Registers => "offsets of consumer groups, committed and asked for",
+            Workload::Topics => "topics, changed and asked for",
+            Workload::All => "all of these at once",
+        }
+    }
+
+    fn has_log(self) -> bool {
+        matches!(self, Workload::Log | Workload::Group | Workload::All)
+    }
+
+    fn has_group(self) -> bool {
+        matches!(self, Workload::Group | Workload::All)
+    }
+
+    fn has_registers(self) -> bool {
+        matches!(self, Workload::Registers | Workload::All)
+    }
+
+    fn has_topics(self) -> bool {
+        matches!(self, Workload::Topics | Workload::All)
+    }
+
+    /// Rules of the checkers that must have had something to check. `searched`: those of the search too, which needs a
+    /// program that may not be there.
+    pub fn rules(self, searched: bool) -> Vec<String> {
+        let mut rules = vec!["I"];
+        if self.has_log() {
+            rules.extend(["L1", "L2", "L3", "L4", "L8", "L9", "L10", "L11", "L12", "L13", "L14", "L15"]);
+        }
+        let small = [(self.has_log(), "P1"), (self.has_registers(), "P2"), (self.has_topics(), "P3")];
+        rules.extend(small.into_iter().filter(|(has, _)| searched && *has).map(|(_, rule)| rule));
+        rules.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// A workload that runs. Dropped, it stops wherever it is.
+#[derive(Debug)]
+pub struct Load {
+    workload: Workload,
+    field: Field,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.field.writing.cancel();
+        self.field.all.cancel();
+    }
+}
+
+impl Load {
+    /// Topics and their queues, to be made before the load starts.
+    pub fn topics(workload: Workload, options: &Options) -> Vec<(String, u32)> {
+        // Registers commit offsets in queues of a topic, which need not hold a message.
+        let mut topics = vec![(TOPIC.to_owned(), options.queues)];
+        if workload.has_log() {
+            topics.push((SMALL_TOPIC.to_owned(), SMALL_QUEUES));
+        }
+        topics
+    }
+
+    /// The queues that every replica must give in the end.
+    pub fn queues(workload: Workload, options: &Options) -> Vec<Queue> {
+        if !workload.has_log() {
+            return Vec::new();
+        }
+        let topics = Load::topics(workload, options);
+        let of = |(topic, count): (String, u32)| {
+            (0..count).map(move |id| Queue::new(crate::cluster::GROUP, topic.clone(), id))
+        };
+        topics.into_iter().flat_map(of).collect()
+    }
+
+    /// Starts all clients.
+    pub fn start(workload: Workload, field: Field) -> Result<Load> {
+        let load = Load { workload, field };
+        let field = &load.field;
+        if workload.has_registers() {
+            let caller = field.caller(0);
+            field.spaces[0].run(async move { register::make_groups(&caller).await })?;
+            register::start_offsets(field, TOPIC, field.options.queues);
+        }
+        if workload.has_log() {
+            produce::start(field, TOPIC);
+            read::start(field, TOPIC);
+            read::start_small(field, SMALL_TOPIC, SMALL_QUEUES);
+        }
+        if workload.has_group() {
+            group::start(field, TOPIC);
+        }
+        if workload.has_topics() {
+            register::start_topics(field);
+        }
+        Ok(load)
+    }
+
+    /// Nothing more is written; what is under way is waited for.
+    pub fn stop_writing(&self, stop: &Stop) -> Result<()> {
+        self.field.writing.cancel();
+        self.field.writers.close();
+        let writers = self.field.writers.clone();
+        let waiting = async move { tokio::time::timeout(LAST_CALLS, writers.wait()).await };
+        self.wait(stop, waiting)?.context("some writers did not end")
+    }
+
+    /// Waits until readers and groups have got everything. An error says that they have not: the run goes on, and the
+    /// checkers see what is missing.
+    pub fn converge(&self, stop: &Stop) -> Result<()> {
+        if !self.workload.has_log() {
+            return self.end_all(stop);
+        }
+        let queues = Load::queues(self.workload, &self.field.options);
+        let (field, caller) = (self.field.clone(), self.field.caller(0));
+        let has_group = self.workload.has_group();
+        let converging = async move {
+            let mut ends = Vec::new();
+            for queue in queues {
+                let end = read::end_of(&field, &caller, &queue).await;
+                ends.push((queue, end));
+            }
+            field.set_ends(ends.iter().cloned().collect::<HashMap<_, _>>());
+            let is_level = if has_group {
+                ends.retain(|(queue, _)| queue.topic == TOPIC);
+                group::settle(&field, &caller, &ends).await
+            } else {
+                true
+            };
+            field.readers.close();
+            let in_time = tokio::time::timeout(CONVERGE, field.readers.wait()).await.is_ok();
+            (is_level, in_time)
+        };
+        // A group that answers nobody does not say where its queues end either.
+        let limited = async move { tokio::time::timeout(3 * CONVERGE, converging).await };
+        let converged = self.wait(stop, limited)?;
+        self.end_all(stop)?;
+        let (is_level, in_time) = converged.context("nobody says where the queues end")?;
+        ensure!(is_level, "the group has not consumed everything in {CONVERGE:?}");
+        ensure!(in_time, "some readers have not come to the end in {CONVERGE:?}");
+        Ok(())
+    }
+
+    /// Ends whatever still runs, so that no event comes after the end of the history.
+    fn end_all(&self, stop: &Stop) -> Result<()> {
+        self.field.all.cancel();
+        for tracker in [&self.field.writers, &self.field.readers, &self.field.members] {
+            tracker.close();
+            let tracker = tracker.clone();
+            let waiting = async move { tokio::time::timeout(LAST_CALLS, tracker.wait()).await };
+            self.wait(stop, waiting)?.context("some clients did not end")?;
+        }
+        Ok(())
+    }
+
+    /// Reads every queue through every node, and looks messages up.
+    pub fn drain(&self, stop: &Stop) -> Result<()> {
+        if !self.workload.has_log() {
+            return Ok(());
+        }
+        let queues = Load::queues(self.workload, &self.field.options);
+        let (field, caller) = (self.field.clone(), self.field.caller(0));
+        let draining = async move {
+            let mut ends = Vec::new();
+            for queue in &queues {
+                ends.push(read::end_of(&field, &caller, queue).await);
+            }
+            let each_node = (1..=caller.nodes()).map(|node| {
+                let (field, caller, queues, ends) = (&field, &caller, &queues, &ends);
+                async move {
+                    for (queue, &end) in queues.iter().zip(ends) {
+                        drain::queue(field, caller, node, queue, end).await;
+                    }
+                }
+            });
+            futures::future::join_all(each_node.collect::<Vec<_>>()).await;
+            drain::look_ups(&field, &caller).await;
+        };
+        let limited = async move { tokio::time::timeout(DRAIN, draining).await };
+        self.wait(stop, limited)?.context("the drain does not end")
+    }
+
+    /// What a node tells of its replicated tables: topics and consumer groups.
+    pub fn tables(&self, node: u64) -> Vec<(&'static str, Option<Vec<u8>>)> {
+        let codes = [
+            ("topics", RequestCode::GET_ALL_TOPIC_CONFIG),
+            ("groups", RequestCode::GET_ALL_SUBSCRIPTIONGROUP_CONFIG),
+        ];
+        let caller = self.field.caller(0);
+        let asking = async move {
+            let mut tables = Vec::new();
+            for (name, code) in codes {
+                tables.push((name, caller.table(node, code).await));
+            }
+            tables
+        };
+        self.field.spaces[0].run(asking)
+    }
+
+    /// Waits for something in the clients' namespace, or for the sign that the run is to end.
+    fn wait<T: Send + 'static>(
+        &self,
+        stop: &Stop,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        let token = stop.token().clone();
+        let until = async move { token.run_until_cancelled(future).await };
+        self.field.spaces[0].run(until).context("stopped")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_logs_are_drained() {
+        let options = Options { queues: 3, ..Options::default() };
+        assert_eq!(Load::queues(Workload::Log, &options).len(), 5);
+        assert_eq!(Load::queues(Workload::Registers, &options).len(), 0);
+        assert_eq!(Load::queues(Workload::All, &options)[0].to_string(), "broker-a/jepsen-log/0");
+    }
+
+    #[test]
+    fn workloads_have_names() {
+        let names = Workload::ALL.map(Workload::name);
+        assert_eq!(names, ["log", "group", "registers", "topics", "all"]);
+    }
+}
