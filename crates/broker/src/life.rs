@@ -76,6 +76,10 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
         first_leader: hosted.config.preferred_leader.map(NodeId),
         heartbeat_ms: hosted.config.heartbeat_ms,
         election_ms: hosted.config.election_ms,
+        log: store::Options {
+            recent_bytes_max: store::limits::RECENT_BYTES_MAX / hosted.node.config.groups.len().max(1),
+            ..store::Options::default()
+        },
         ..GroupConfig::new(
             hosted.name(),
             directory,
@@ -97,6 +101,7 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
             start: log.state().first_position,
             checkpoint,
             segment_size: recovering.config.segment_bytes,
+            indexes: recovering.node.config.groups.len(),
         };
         let index = QueueIndex::open(
             log.disk().clone(),

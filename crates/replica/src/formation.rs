@@ -12,6 +12,7 @@ use std::time::Duration;
 use prost::Message as _;
 use store::{FrameKind, Log, LogIndex};
 
+use crate::blocking::blocking;
 use crate::limits::REPLICATION_READ_BYTES;
 use crate::server::GroupSlot;
 use crate::{NodeId, Peers, proto};
@@ -93,7 +94,8 @@ async fn check_list(slot: &GroupSlot, formed: BTreeSet<u64>) -> Result<(), Forma
         return Ok(());
     }
     let (group, log) = (slot.group.clone(), slot.log.clone());
-    let read = tokio::task::spawn_blocking(move || voters_in(&log)).await;
+    let disk = log.disk().clone();
+    let read = blocking(&*disk, move || voters_in(&log)).await;
     let now = match read.map_err(|e| e.to_string()) {
         Ok(Ok(now)) => now,
         Ok(Err(reason)) | Err(reason) => return Err(FormationError::Read { group, reason }),

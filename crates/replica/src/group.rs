@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use wire::LogPosition;
 
+use crate::blocking::blocking;
 use crate::limits::{
     BARRIER_TIMEOUT, BARRIERS_WAITING_MAX, FLUSH_STUCK, FULL_HOLD_BACK, ROOM_TRANSFER_PAUSE,
     TRANSFER_CATCH_UP, TRANSFER_WATCH,
@@ -413,10 +414,7 @@ impl Group {
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
         let raft = self.inner.raft.clone();
-        let saved = raft.with_state_machine(|machine: &mut Machine| {
-            machine.final_checkpoint();
-            Box::pin(async {})
-        });
+        let saved = raft.with_state_machine(|machine: &mut Machine| machine.final_checkpoint());
         if let Err(error) = saved.await {
             tracing::warn!(%error, group = self.name(), "the tables were not saved at the stop");
         }
@@ -424,7 +422,8 @@ impl Group {
             tracing::warn!(%error, group = self.name(), "consensus did not stop cleanly");
         }
         let log = self.inner.slot.log.clone();
-        match tokio::task::spawn_blocking(move || log.close()).await {
+        let disk = log.disk().clone();
+        match blocking(&*disk, move || log.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, group = self.name(), "the log was not closed cleanly"),
             Err(error) => tracing::error!(%error, group = self.name(), "closing the log"),
@@ -529,6 +528,16 @@ async fn watch_disk(group: Weak<Inner>, stop: CancellationToken) {
         let Some(inner) = group.upgrade() else { return };
         let group = Group { inner };
         let (slot, raft) = (&group.inner.slot, &group.inner.raft);
+        if let Some(reason) = slot.log.failure() {
+            // openraft hears of it with what it appends next. A leader from whom nothing comes in any more, because there is
+            // no room for it, would lead on for ever: what failed may have been the watermark of an idle log.
+            tracing::error!(group = slot.group, reason, "the group ends on this node");
+            slot.set_muted(true);
+            if let Err(error) = raft.shutdown().await {
+                tracing::warn!(group = slot.group, %error, "consensus did not stop cleanly");
+            }
+            return;
+        }
         let stuck = slot.log.oldest_pending_flush().is_some_and(|since| since.elapsed() >= FLUSH_STUCK);
         if stuck != slot.is_muted() {
             if stuck {

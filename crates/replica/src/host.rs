@@ -5,21 +5,26 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::Stream;
 use openraft::{Config, SnapshotPolicy};
 use prost::Message as _;
 use store::{Disk, Flusher, Identity, Log, StoreError, TablesMeta};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
 
 use crate::formation::{self, FormationError};
 use crate::group::{Group, Raft, start_tasks};
-use crate::limits::{FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES, PEER_WINDOW_BYTES};
+use crate::limits::{CHECKPOINT_INTERVAL, FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES, PEER_WINDOW_BYTES};
 use crate::log_storage::LogStorage;
 use crate::network::Network;
 use crate::peers::{PeerHandler, Peers};
 use crate::server::{GroupSlot, PeerServer, Registry};
 use crate::state_machine::Machine;
+use crate::transport::Transport;
 use crate::{NodeId, StateMachine, proto};
 
 /// What a host needs to know.
@@ -35,6 +40,15 @@ pub struct HostConfig {
     pub flush_threads: usize,
 }
 
+/// What a host stands on: a machine, or what a simulation has in its place.
+pub struct Ground {
+    pub disk: Arc<dyn Disk>,
+    /// That of the disk.
+    pub flusher: Flusher,
+    /// `None`: TCP.
+    pub transport: Option<Arc<dyn Transport>>,
+}
+
 /// What a group needs to know. `name` is the RocketMQ broker name.
 pub struct GroupConfig {
     pub name: String,
@@ -48,6 +62,10 @@ pub struct GroupConfig {
     pub heartbeat_ms: u64,
     /// Detection takes the maximum plus a random time between the two (openraft.md 1.4).
     pub election_ms: (u64, u64),
+    /// How often the tables are saved while anything is applied.
+    pub checkpoint_interval: Duration,
+    /// What only tests and simulations change of the log.
+    pub log: store::Options,
 }
 
 impl GroupConfig {
@@ -61,6 +79,8 @@ impl GroupConfig {
             first_leader: None,
             heartbeat_ms: 50,
             election_ms: (150, 300),
+            checkpoint_interval: CHECKPOINT_INTERVAL,
+            log: store::Options::default(),
         }
     }
 }
@@ -126,13 +146,22 @@ impl Host {
         consensus: Handle,
         serving: Handle,
     ) -> Result<Host, OpenError> {
+        let ground = Ground { disk, flusher: Flusher::start(config.flush_threads), transport: None };
+        Host::start_on(config, ground, handler, consensus, serving)
+    }
+
+    /// The same on another ground.
+    pub fn start_on(
+        config: &HostConfig,
+        ground: Ground,
+        handler: Arc<dyn PeerHandler>,
+        consensus: Handle,
+        serving: Handle,
+    ) -> Result<Host, OpenError> {
+        let Ground { disk, flusher, transport } = ground;
         let _inside = consensus.enter();
-        let peers = Peers::new(&config.cluster, config.node, &config.peers)?;
+        let peers = Peers::new(&config.cluster, config.node, &config.peers, transport.as_ref())?;
         let registry = Arc::new(Registry::default());
-        let listen_error = |source| OpenError::Listen { address: config.listen, source };
-        let listener = std::net::TcpListener::bind(config.listen).map_err(listen_error)?;
-        listener.set_nonblocking(true).map_err(listen_error)?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(listen_error)?;
         let stop = CancellationToken::new();
         let server = PeerServer {
             cluster: config.cluster.clone(),
@@ -142,23 +171,20 @@ impl Host {
             handler,
             serving: serving.clone(),
         };
-        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-        let stopped = stop.clone().cancelled_owned();
-        consensus.spawn(async move {
-            let served = tonic::transport::Server::builder()
-                .initial_connection_window_size(PEER_WINDOW_BYTES)
-                .initial_stream_window_size(PEER_WINDOW_BYTES)
-                .max_frame_size(PEER_FRAME_BYTES)
-                .http2_keepalive_interval(Some(std::time::Duration::from_secs(1)))
-                .http2_keepalive_timeout(Some(std::time::Duration::from_millis(1500)))
-                .add_service(server.into_service())
-                .serve_with_incoming_shutdown(incoming, stopped)
-                .await;
-            if let Err(error) = served {
-                tracing::error!(%error, "the peer listener has ended");
+        let listen_error = |source| OpenError::Listen { address: config.listen, source };
+        match &transport {
+            Some(transport) => {
+                let incoming = transport.listen(config.listen).map_err(listen_error)?;
+                consensus.spawn(serve_peers(server, incoming, stop.clone()));
             }
-        });
-        let flusher = Flusher::start(config.flush_threads);
+            None => {
+                let listener = std::net::TcpListener::bind(config.listen).map_err(listen_error)?;
+                listener.set_nonblocking(true).map_err(listen_error)?;
+                let listener = tokio::net::TcpListener::from_std(listener).map_err(listen_error)?;
+                let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+                consensus.spawn(serve_peers(server, incoming, stop.clone()));
+            }
+        }
         let inner = Inner {
             cluster: config.cluster.clone(),
             node: config.node,
@@ -189,7 +215,13 @@ impl Host {
             node: self.inner.node.0,
             segment_size: config.segment_size,
         };
-        let log = Log::open(self.inner.disk.clone(), &config.directory, &identity, &self.inner.flusher)?;
+        let log = Log::open_with(
+            self.inner.disk.clone(),
+            &config.directory,
+            &identity,
+            &self.inner.flusher,
+            config.log.clone(),
+        )?;
         let checkpoint = match log.load_newest_checkpoint()? {
             None => None,
             Some((at, bytes)) => {
@@ -233,8 +265,9 @@ impl Host {
         let name = config.name.clone();
         let failed = |reason: String| OpenError::Group { group: name.clone(), reason };
         let formed_now = formation::form(&slot, &self.inner.peers).await?;
-        let machine =
+        let mut machine =
             Machine::new(tables.clone(), slot.log.clone(), checkpoint).map_err(|e| failed(e.to_string()))?;
+        machine.set_checkpoint_interval(config.checkpoint_interval);
         let applied = machine.watch_applied();
         let raft_config = raft_config(&config).map_err(|e| failed(e.to_string()))?;
         let network = Network { peers: self.inner.peers.clone(), slot: slot.clone() };
@@ -281,6 +314,27 @@ impl Host {
     /// Forgets a group that has stopped on this node.
     pub fn remove_group(&self, name: &str) {
         self.inner.registry.remove(name);
+    }
+}
+
+/// Answers the streams that other nodes open, until `stop`.
+async fn serve_peers<I, S, E>(server: PeerServer, incoming: I, stop: CancellationToken)
+where
+    I: Stream<Item = Result<S, E>>,
+    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let served = tonic::transport::Server::builder()
+        .initial_connection_window_size(PEER_WINDOW_BYTES)
+        .initial_stream_window_size(PEER_WINDOW_BYTES)
+        .max_frame_size(PEER_FRAME_BYTES)
+        .http2_keepalive_interval(Some(Duration::from_secs(1)))
+        .http2_keepalive_timeout(Some(Duration::from_millis(1500)))
+        .add_service(server.into_service())
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the peer listener has ended");
     }
 }
 

@@ -12,6 +12,7 @@
 //! channels to the other nodes and the flusher of the disk. A [`Group`] is one Raft group; a host has several.
 //! What must hold here is written in ARCHITECTURE.md ("The replicated log") and tested beside the code.
 
+mod blocking;
 mod formation;
 mod group;
 mod host;
@@ -26,6 +27,7 @@ mod server;
 mod state_machine;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod types;
 
 use std::fmt;
@@ -36,10 +38,11 @@ use wire::{LogPosition, QueueId, QueueOffset};
 
 pub use formation::FormationError;
 pub use group::{Group, GroupStatus, PeerProgress, ReadError, Role, TransferError};
-pub use host::{GroupConfig, Host, HostConfig, OpenError, OpenedGroup};
+pub use host::{Ground, GroupConfig, Host, HostConfig, OpenError, OpenedGroup};
 pub use limits::PEER_MESSAGE_BYTES;
 pub use peers::{CallError, PeerHandler, Peers, Service};
 pub use proposer::Done;
+pub use transport::{PeerStream, Transport};
 
 /// The id of a node: given in its configuration, unique in the cluster, never used again for another data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -28,6 +28,9 @@ pub(crate) const UNFLUSHED_BYTES_MAX: usize = 8 << 20;
 pub(crate) const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
 /// HTTP/2 frames of the log channel: at the default of 16 KiB, 1 MiB of log is 64 of them.
 pub(crate) const PEER_FRAME_BYTES: u32 = 128 << 10;
+/// Before another stream to a peer is opened after one that could not be. openraft's own back-off is before a stream's
+/// requests: without this, it opens streams to a dead node as fast as the connection is refused.
+pub(crate) const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 /// A snapshot chunk.
 pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// A proposal whose entry is not applied by then is reported as unknown (RocketMQ's DLedger waits 2.5 s as well).

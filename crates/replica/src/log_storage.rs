@@ -9,6 +9,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use store::{Log, LogIndex};
 use tokio::sync::oneshot;
 
+use crate::blocking::blocking;
 use crate::limits::REPLICATION_READ_BYTES;
 use crate::types::{LogEntry, RaftLogId, RaftVote, TypeConfig, raft_log_id, store_log_id};
 
@@ -32,10 +33,16 @@ impl LogStorage {
             Some(frames) => frames,
             None => {
                 let log = self.log.clone();
-                blocking(move || log.read(from, until, max_bytes).map_err(io::Error::other)).await?
+                let read = blocking(&**self.log.disk(), move || log.read(from, until, max_bytes));
+                read.await?.map_err(io::Error::other)?
             }
         };
         Ok(frames.into_iter().map(LogEntry::from_frame).collect())
+    }
+
+    /// One read, of which a few fit a segment: a follower takes an append only whole, into segments that it has allocated.
+    fn read_bytes(&self) -> usize {
+        REPLICATION_READ_BYTES.min(self.log.identity().segment_size as usize / 8)
     }
 
     /// The part of a range that the log holds.
@@ -57,11 +64,6 @@ impl LogStorage {
     }
 }
 
-/// Runs what may wait for the disk outside the consensus runtime's workers.
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(f).await.map_err(io::Error::other)?
-}
-
 impl RaftLogReader<TypeConfig> for LogStorage {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
         &mut self,
@@ -70,7 +72,7 @@ impl RaftLogReader<TypeConfig> for LogStorage {
         let (mut from, until) = self.clamp(&range);
         let mut all = Vec::new();
         while from < until {
-            let part = self.frames(from, until, REPLICATION_READ_BYTES).await?;
+            let part = self.frames(from, until, self.read_bytes()).await?;
             if part.is_empty() {
                 return Err(io::Error::other(format!("entry {from} of [{from}, {until}) cannot be read")));
             }
@@ -85,7 +87,7 @@ impl RaftLogReader<TypeConfig> for LogStorage {
         if from != start {
             return Err(io::Error::other(format!("entry {start} is not in the log, which starts at {from}")));
         }
-        self.frames(from, until, REPLICATION_READ_BYTES).await
+        self.frames(from, until, self.read_bytes()).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {
@@ -152,12 +154,14 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
     async fn truncate_after(&mut self, last_log_id: Option<RaftLogId>) -> Result<(), io::Error> {
         let log = self.log.clone();
         let last = last_log_id.as_ref().map(store_log_id);
-        blocking(move || log.truncate_after(last).map_err(io::Error::other)).await
+        let truncated = blocking(&**self.log.disk(), move || log.truncate_after(last));
+        truncated.await?.map_err(io::Error::other)
     }
 
     async fn purge(&mut self, log_id: RaftLogId) -> Result<(), io::Error> {
         let log = self.log.clone();
         let upto = store_log_id(&log_id);
-        blocking(move || log.purge(upto).map_err(io::Error::other)).await
+        let purged = blocking(&**self.log.disk(), move || log.purge(upto));
+        purged.await?.map_err(io::Error::other)
     }
 }

@@ -19,7 +19,7 @@ use openraft::storage::Snapshot;
 
 use std::sync::Arc;
 
-use crate::limits::SNAPSHOT_CHUNK_BYTES;
+use crate::limits::{REOPEN_PAUSE, SNAPSHOT_CHUNK_BYTES};
 use crate::server::GroupSlot;
 use crate::state_machine::SnapshotTables;
 use crate::types::{
@@ -182,21 +182,34 @@ impl NetStreamAppend<TypeConfig> for PeerNetwork {
             return stream_append_sequential(self, input, option);
         }
         async move {
-            let mut client = self.log()?;
-            let mut origin = Some(self.origin());
-            let (slot, of_target, target) = (self.slot.clone(), self.slot.clone(), self.target);
-            let requests = input
-                .take_while(move |_| future::ready(!slot.is_muted()))
-                .map(move |request| append_request(request, origin.take()));
-            let replies = client.append(requests).await.map_err(|status| rpc_error(&status))?.into_inner();
-            let results = replies.map(move |reply| {
-                let reply = reply.map_err(|status| rpc_error(&status))?;
-                of_target.clocks.note(target, reply.wall_clock_ms, Instant::now());
-                append_result(reply)
-            });
-            Ok(results.boxed())
+            let opened = self.open_stream(input).await;
+            if opened.is_err() {
+                tokio::time::sleep(REOPEN_PAUSE).await;
+            }
+            opened
         }
         .boxed()
+    }
+}
+
+impl PeerNetwork {
+    async fn open_stream<'a, S>(&self, input: S) -> Rpc<BoxStream<'a, Rpc<StreamAppendResult<TypeConfig>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let mut client = self.log()?;
+        let mut origin = Some(self.origin());
+        let (slot, of_target, target) = (self.slot.clone(), self.slot.clone(), self.target);
+        let requests = input
+            .take_while(move |_| future::ready(!slot.is_muted()))
+            .map(move |request| append_request(request, origin.take()));
+        let replies = client.append(requests).await.map_err(|status| rpc_error(&status))?.into_inner();
+        let results = replies.map(move |reply| {
+            let reply = reply.map_err(|status| rpc_error(&status))?;
+            of_target.clocks.note(target, reply.wall_clock_ms, Instant::now());
+            append_result(reply)
+        });
+        Ok(results.boxed())
     }
 }
 

@@ -11,6 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::limits::{PEER_MESSAGE_BYTES, PEER_WINDOW_BYTES};
 use crate::proto::peer_client::PeerClient;
+use crate::transport::{Transport, channel};
 use crate::{NodeId, proto};
 
 /// What a call between nodes is for; the broker gives the numbers.
@@ -66,6 +67,7 @@ impl Peers {
         cluster: &str,
         me: NodeId,
         addresses: &BTreeMap<NodeId, String>,
+        transport: Option<&Arc<dyn Transport>>,
     ) -> Result<Self, tonic::transport::Error> {
         let mut links = BTreeMap::new();
         for (&node, address) in addresses.iter().filter(|&(&node, _)| node != me) {
@@ -80,9 +82,9 @@ impl Peers {
             links.insert(
                 node,
                 Link {
-                    log: endpoint.connect_lazy(),
-                    consensus: endpoint.connect_lazy(),
-                    calls: endpoint.connect_lazy(),
+                    log: channel(&endpoint, transport, address),
+                    consensus: channel(&endpoint, transport, address),
+                    calls: channel(&endpoint, transport, address),
                 },
             );
         }

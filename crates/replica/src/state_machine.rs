@@ -2,17 +2,19 @@
 //! snapshots, and hands out the current snapshot, which is the boundary at which the log is purged (log.md 7).
 
 use std::io;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use prost::Message as _;
 use store::{FrameKind, Log, LogId, TablesKind, TablesMeta};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use wire::LogPosition;
 
+use crate::blocking::blocking;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL};
 use crate::types::{
     Applied, CommittedTerm, LogEntry, RaftLogId, RaftMembership, RaftStoredMembership, TypeConfig,
@@ -46,11 +48,15 @@ pub(crate) struct Machine {
     membership: RaftStoredMembership,
     applied_tx: watch::Sender<Option<AppliedUpTo>>,
     last_checkpoint: (LogPosition, Instant),
+    checkpoint_interval: Duration,
     writer: TablesWriter,
 }
 
 impl Machine {
     /// Starts from the newest checkpoint, if there is one, with which the tables have been restored already.
+    ///
+    /// # Errors
+    /// It is not called in a runtime.
     pub(crate) fn new(
         tables: Arc<dyn StateMachine>,
         log: Log,
@@ -63,7 +69,22 @@ impl Machine {
         let last_checkpoint = (applied.map_or(LogPosition(0), |at| at.end), Instant::now());
         let (applied_tx, _) = watch::channel(applied.map(|at| up_to(&at)));
         let writer = TablesWriter::start(log.clone(), tables.clone())?;
-        Ok(Machine { tables, log, applied, membership, applied_tx, last_checkpoint, writer })
+        let checkpoint_interval = CHECKPOINT_INTERVAL;
+        Ok(Machine {
+            tables,
+            log,
+            applied,
+            membership,
+            applied_tx,
+            last_checkpoint,
+            checkpoint_interval,
+            writer,
+        })
+    }
+
+    /// How often the tables are saved while anything is applied.
+    pub(crate) fn set_checkpoint_interval(&mut self, interval: Duration) {
+        self.checkpoint_interval = interval;
     }
 
     pub(crate) fn watch_applied(&self) -> watch::Receiver<Option<AppliedUpTo>> {
@@ -119,7 +140,7 @@ impl Machine {
         self.applied_tx.send_replace(Some(up_to(&at)));
         let (position, time) = self.last_checkpoint;
         let due = at.end.0.saturating_sub(position.0) >= CHECKPOINT_BYTES
-            || (at.end > position && time.elapsed() >= CHECKPOINT_INTERVAL);
+            || (at.end > position && time.elapsed() >= self.checkpoint_interval);
         if due && !self.writer.is_busy() {
             self.checkpoint();
         }
@@ -132,12 +153,12 @@ impl Machine {
         }
     }
 
-    /// Saves the tables as they are and waits until that is done; used at a clean stop.
-    pub(crate) fn final_checkpoint(&mut self) {
+    /// Saves the tables as they are; what is returned ends when that is done. Used at a clean stop.
+    pub(crate) fn final_checkpoint(&mut self) -> BoxFuture<'static, ()> {
         if self.applied.is_some_and(|at| at.end > self.last_checkpoint.0) {
             self.checkpoint();
         }
-        aside(|| self.writer.finish());
+        self.writer.finished()
     }
 }
 
@@ -215,10 +236,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         // The log stays as it is: only the purge that openraft asks for next may drop segments (log.md 7).
         let log = self.log.clone();
         let (at, bytes) = (snapshot.at, snapshot.bytes.clone());
-        tokio::task::spawn_blocking(move || log.install_snapshot(&at, &bytes))
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
+        let installed = blocking(&**self.log.disk(), move || log.install_snapshot(&at, &bytes));
+        installed.await?.map_err(io::Error::other)?;
         self.tables.restore(&saved.state, &snapshot.at).map_err(io::Error::other)?;
         self.membership = stored_membership(&saved);
         self.applied = Some(snapshot.at);
@@ -240,10 +259,8 @@ pub(crate) struct CurrentSnapshot {
 impl CurrentSnapshot {
     async fn read(&self) -> io::Result<Option<RaftSnapshot>> {
         let log = self.log.clone();
-        let current = tokio::task::spawn_blocking(move || log.current_snapshot())
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
+        let current = blocking(&**self.log.disk(), move || log.current_snapshot());
+        let current = current.await?.map_err(io::Error::other)?;
         let Some((at, bytes)) = current else { return Ok(None) };
         let bytes = Bytes::from(bytes);
         let saved = proto::Tables::decode(bytes.clone()).map_err(io::Error::other)?;
@@ -267,49 +284,59 @@ impl RaftSnapshotBuilder<TypeConfig> for CurrentSnapshot {
     }
 }
 
-/// Writes tables in a thread of its own, once the log is durable up to them (log.md 3).
+/// Writes tables beside the consensus runtime's workers, in the order in which they come, once the log is durable up to them
+/// (log.md 3).
 struct TablesWriter {
-    jobs: std::sync::mpsc::Sender<(TablesKind, TablesMeta, Vec<u8>)>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    queued: Arc<Mutex<usize>>,
+    jobs: mpsc::UnboundedSender<(TablesKind, TablesMeta, Vec<u8>)>,
+    /// Handed over and not yet written.
+    left: watch::Sender<usize>,
 }
 
 impl TablesWriter {
     fn start(log: Log, tables: Arc<dyn StateMachine>) -> io::Result<Self> {
-        let (jobs, rx) = std::sync::mpsc::channel::<(TablesKind, TablesMeta, Vec<u8>)>();
-        let queued = Arc::new(Mutex::new(0usize));
-        let left = queued.clone();
-        let thread = std::thread::Builder::new().name("tables".into()).spawn(move || {
-            for (kind, at, bytes) in rx {
-                if let Err(error) = log.sync_all().and_then(|()| log.save_tables(kind, &at, &bytes)) {
-                    // Older tables stay valid; the group replays more at its next start.
-                    tracing::error!(%error, index = at.last.index.0, ?kind, "cannot save the tables");
-                } else if kind == TablesKind::Checkpoint {
-                    tables.checkpointed(at.end);
+        let runtime = tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
+        let (jobs, mut rx) = mpsc::unbounded_channel::<(TablesKind, TablesMeta, Vec<u8>)>();
+        let left = watch::Sender::new(0usize);
+        let written = left.clone();
+        runtime.spawn(async move {
+            while let Some((kind, at, bytes)) = rx.recv().await {
+                let (log, tables) = (log.clone(), tables.clone());
+                let disk = log.disk().clone();
+                let work = move || {
+                    if let Err(error) = log.sync_all().and_then(|()| log.save_tables(kind, &at, &bytes)) {
+                        // Older tables stay valid; the group replays more at its next start.
+                        tracing::error!(%error, index = at.last.index.0, ?kind, "cannot save the tables");
+                    } else if kind == TablesKind::Checkpoint {
+                        tables.checkpointed(at.end);
+                    }
+                };
+                if let Err(error) = blocking(&*disk, work).await {
+                    tracing::error!(%error, ?kind, "saving the tables");
                 }
-                *left.lock().unwrap_or_else(std::sync::PoisonError::into_inner) -= 1;
+                written.send_modify(|left| *left -= 1);
             }
-        })?;
-        Ok(TablesWriter { jobs, thread: Some(thread), queued })
+        });
+        Ok(TablesWriter { jobs, left })
     }
 
     fn save(&self, kind: TablesKind, at: TablesMeta, bytes: Vec<u8>) {
-        *self.queued.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
+        self.left.send_modify(|left| *left += 1);
         if self.jobs.send((kind, at, bytes)).is_err() {
-            tracing::error!("the thread that saves tables has ended");
+            tracing::error!("the task that saves tables has ended");
         }
     }
 
     fn is_busy(&self) -> bool {
-        *self.queued.lock().unwrap_or_else(std::sync::PoisonError::into_inner) > 0
+        *self.left.borrow() > 0
     }
 
-    /// Waits until everything handed over is written.
-    fn finish(&mut self) {
-        let (jobs, _) = std::sync::mpsc::channel();
-        self.jobs = jobs;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+    /// Ends when everything handed over is written.
+    fn finished(&self) -> BoxFuture<'static, ()> {
+        let mut left = self.left.subscribe();
+        async move {
+            // The sender is with the task that writes.
+            let _ = left.wait_for(|left| *left == 0).await;
         }
+        .boxed()
     }
 }

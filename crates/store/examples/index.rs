@@ -35,7 +35,8 @@ fn measure(dir: &Path, queues: u64) -> Result<(), IndexError> {
     let frames = frames(dir, queues)?;
     let messages = FRAMES * BATCH;
     let each = |since: Instant, count: u64| since.elapsed().as_nanos() / u128::from(count);
-    let log = IndexedLog { start: LogPosition(0), checkpoint: LogPosition(0), segment_size: SEGMENT };
+    let log =
+        IndexedLog { start: LogPosition(0), checkpoint: LogPosition(0), segment_size: SEGMENT, indexes: 1 };
     let none = |_| -> Result<_, StoreError> { Ok(Box::new(std::iter::empty()) as _) };
     let index = QueueIndex::open(Arc::new(OsDisk), dir, &log, &none, &|_| false)?;
     let (mut adding, mut spilling, mut memory) = (0, 0, 0);

@@ -147,6 +147,44 @@ impl Flusher {
         self.turn()
     }
 
+    /// [`Flusher::turn`], and before it whatever is due by the clock. Only for a manual flusher: for a simulation, whose clock
+    /// is its own.
+    pub fn turn_by_clock(&self) -> bool {
+        let now = Instant::now();
+        let due = {
+            let mut ready = lock(&self.0.shared.ready);
+            let due = ready.timers.partition_point(|(when, _)| *when <= now);
+            ready.timers.drain(..due).collect::<Vec<_>>()
+        };
+        for log in due.into_iter().filter_map(|(_, log)| log.upgrade()) {
+            log.on_idle(Some(now));
+        }
+        let retries = {
+            let mut chores = lock(&self.0.shared.chores);
+            let (due, later): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut chores.retries).into_iter().partition(|(when, _)| *when <= now);
+            chores.retries = later;
+            due
+        };
+        for (_, log) in retries {
+            self.add_chore(Chore::Prepare(log));
+        }
+        self.turn()
+    }
+
+    /// Whether [`Flusher::turn_by_clock`] would find something to do.
+    pub fn is_due(&self) -> bool {
+        let now = Instant::now();
+        {
+            let ready = lock(&self.0.shared.ready);
+            if !ready.lanes.is_empty() || ready.is_timer_due(now) {
+                return true;
+            }
+        }
+        let chores = lock(&self.0.shared.chores);
+        !chores.queue.is_empty() || chores.retries.iter().any(|(when, _)| *when <= now)
+    }
+
     /// Ends the threads after everything that is queued is done, and waits for them. Logs that are still open fail
     /// later appends only by never completing them: close them first.
     pub fn stop(self) {

@@ -32,7 +32,7 @@ mod sparse;
 mod tables;
 mod writer;
 
-pub use disk::{CrashDisk, Disk, DiskFile, Fault, FaultOp, Map, OsDisk, read_file, replace_file};
+pub use disk::{CrashDisk, Disk, DiskFile, Fault, FaultOp, Map, OsDisk, Work, read_file, replace_file};
 pub use error::StoreError;
 pub use flush::Flusher;
 pub use frame::{Draft, FRAME_MAGIC, Frame, FrameError, FrameKind, frame_len};

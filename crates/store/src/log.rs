@@ -558,6 +558,11 @@ impl Log {
         receiver.recv().unwrap_or_else(|_| Err(io::Error::other("the flusher stopped")))
     }
 
+    /// Why this log takes nothing more: the write or fsync that failed, or that it was closed.
+    pub fn failure(&self) -> Option<String> {
+        lock(&self.0.state).poisoned.clone()
+    }
+
     /// The random number of this directory's life, 32 hex digits: new with each empty directory.
     pub fn incarnation(&self) -> &str {
         &self.0.incarnation

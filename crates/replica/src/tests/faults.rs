@@ -132,6 +132,29 @@ async fn heartbeats_do_not_wait_for_a_followers_disk() {
     assert_eq!(cluster.group(leader).role().leader, Some(NodeId(leader)));
 }
 
+/// openraft opens a stream that cannot be opened again at once: with a peer that refuses connections the leader would do
+/// nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_peer_costs_a_leader_little() {
+    let (mut cluster, leader) = three_with_topic().await;
+    let dead = leader % 3 + 1;
+    cluster.stop(dead).await;
+    let address = &cluster.peers[&NodeId(dead)];
+    let listener = eventually(|| async { tokio::net::TcpListener::bind(address).await.ok() }).await;
+    propose(cluster.group(leader), message("t", 0, "for the dead one too")).await.unwrap();
+    let mut tries = 0;
+    let count = async {
+        loop {
+            // Closed at once.
+            drop(listener.accept().await.unwrap());
+            tries += 1;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), count).await;
+    // One stream and one heartbeat of each of two nodes every 50 ms, and elections that are none.
+    assert!((5..200).contains(&tries), "{tries} connections in a second");
+}
+
 /// Fills what the node has allocated, until a message is refused for want of room.
 async fn exhaust(cluster: &Cluster, leader: u64) {
     let body = "x".repeat(1 << 20);

@@ -110,6 +110,15 @@ impl CrashDisk {
         self.world().crash(seed);
     }
 
+    /// Ends the processes that use the disk and leaves its power on: handles and locks of before are dead, what was
+    /// written is there, durable or not (kill -9).
+    pub fn end_processes(&self) {
+        let mut world = self.world();
+        world.generation += 1;
+        world.locks.clear();
+        world.forget_unnamed();
+    }
+
     /// Arranges an error.
     pub fn inject(&self, fault: Fault) {
         self.world().faults.push(fault);
@@ -743,6 +752,25 @@ mod tests {
             disk.crash(1);
             lost |= read(&disk, "/a").unwrap() != vec![7; 4096];
         }
+        assert!(lost);
+    }
+
+    #[test]
+    fn what_was_written_outlives_the_process_and_not_the_power() {
+        let disk = CrashDisk::new(0);
+        let file = disk.create(Path::new("/a")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let _lock = disk.lock(Path::new("/LOCK")).unwrap();
+        file.write_all_at(0, &[7; 512]).unwrap();
+        disk.end_processes();
+        assert!(file.len().is_err(), "a handle does not survive its process");
+        assert!(disk.lock(Path::new("/LOCK")).is_ok());
+        assert_eq!(read(&disk, "/a").unwrap(), vec![7; 512]);
+        let lost = (0..16).any(|seed| {
+            let disk = disk.fork();
+            disk.crash(seed);
+            read(&disk, "/a").unwrap().is_empty()
+        });
         assert!(lost);
     }
 

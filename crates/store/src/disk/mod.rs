@@ -40,7 +40,15 @@ pub trait Disk: Send + Sync {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// 16 bytes that no other node has.
     fn entropy(&self) -> io::Result<[u8; 16]>;
+    /// Takes work that may wait for this disk, to do it where that harms nobody; gives it back where the caller's runtime
+    /// has threads for that, as beside every real disk. A simulated one takes it, so that the order of events stays its own.
+    fn take_work(&self, work: Work) -> Option<Work> {
+        Some(work)
+    }
 }
+
+/// See [`Disk::take_work`].
+pub type Work = Box<dyn FnOnce() + Send>;
 
 /// An open file. All methods may be called from many threads at once.
 pub trait DiskFile: Send + Sync {

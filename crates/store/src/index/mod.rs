@@ -110,6 +110,8 @@ pub struct IndexedLog {
     pub checkpoint: LogPosition,
     /// Bytes of a segment.
     pub segment_size: u64,
+    /// Indexes in this process, this one included: together they take the memory of one.
+    pub indexes: usize,
 }
 
 /// What the index holds at the moment.

@@ -22,6 +22,20 @@ pub(super) struct Sizes {
     pub(super) tail_log_bytes: u64,
 }
 
+impl Sizes {
+    /// The bounds of one of several indexes.
+    pub(super) fn shared(indexes: usize) -> Self {
+        let all = Self::default();
+        let share = |whole: usize| (whole / indexes.max(1)).max(whole / 16);
+        Self {
+            part_units: share(all.part_units),
+            part_memory_bytes: share(all.part_memory_bytes),
+            descriptors: share(all.descriptors),
+            ..all
+        }
+    }
+}
+
 impl Default for Sizes {
     fn default() -> Self {
         Self {

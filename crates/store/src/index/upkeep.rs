@@ -43,7 +43,7 @@ impl QueueIndex {
         frames: &FrameSource<'_>,
         is_void: &IsVoid<'_>,
     ) -> Result<Self, StoreError> {
-        Self::open_with(disk, group_dir, log, frames, is_void, Sizes::default())
+        Self::open_with(disk, group_dir, log, frames, is_void, Sizes::shared(log.indexes))
     }
 
     pub(super) fn open_with(
@@ -54,7 +54,7 @@ impl QueueIndex {
         is_void: &IsVoid<'_>,
         sizes: Sizes,
     ) -> Result<Self, StoreError> {
-        let IndexedLog { start, checkpoint, segment_size } = *log;
+        let IndexedLog { start, checkpoint, segment_size, indexes: _ } = *log;
         let (start, checkpoint) = (start.0, checkpoint.0.max(start.0));
         let dir = group_dir.join(DIR);
         let files = Files::new(disk, dir.clone(), sizes.descriptors).at("create", &dir)?;

@@ -200,7 +200,7 @@ fn write() -> (CrashDisk, Log, Flusher) {
     flusher.turn();
     // The index as a running node writes it: each entry once it is applied, and the files up to the checkpoint.
     let start = log.state().first_position;
-    let indexed = IndexedLog { start, checkpoint: start, segment_size: SEGMENT };
+    let indexed = IndexedLog { start, checkpoint: start, segment_size: SEGMENT, indexes: 1 };
     let index =
         QueueIndex::open(Arc::new(disk.clone()), log.dir(), &indexed, &frames_of(&log), &|_| false).unwrap();
     for frame in &frames[BOUNDARIES[0] as usize + 1..=CHECKPOINT as usize] {
@@ -323,8 +323,12 @@ fn version_1_opens() {
     assert!(reader.next_item().unwrap().is_none());
 
     // Up to the checkpoint the index is in its files: it neither loses one nor reads the log again.
-    let indexed =
-        IndexedLog { start: state.first_position, checkpoint: checkpoint.end, segment_size: SEGMENT };
+    let indexed = IndexedLog {
+        start: state.first_position,
+        checkpoint: checkpoint.end,
+        segment_size: SEGMENT,
+        indexes: 1,
+    };
     let from_log = |position: LogPosition| -> Result<Frames<'static>, StoreError> {
         panic!("the index is read from the log at {position}")
     };

@@ -18,7 +18,7 @@ fn what_was_added_is_never_missing() {
     let (frames, voids, segment_size) = (world.frames.clone(), world.voids.clone(), world.segment_size);
     let units: Vec<Unit> = world.queues[&("t0".into(), 0)].values().copied().collect();
     let dir = tempfile::tempdir().unwrap();
-    let log = IndexedLog { start: LogPosition(0), checkpoint: LogPosition(0), segment_size };
+    let log = IndexedLog { start: LogPosition(0), checkpoint: LogPosition(0), segment_size, indexes: 1 };
     let none = |_| -> Result<_, _> { Ok(Box::new(std::iter::empty()) as _) };
     // Everything may wait: nothing is given up, so nothing may ever be missing.
     let sizes = Sizes { parts_waiting: usize::MAX, ..SMALL };

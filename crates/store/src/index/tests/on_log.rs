@@ -74,7 +74,8 @@ fn units_lead_to_messages_of_the_log_after_each_restart() {
         let flusher = Flusher::start(1);
         let log = open(&disk, &flusher);
         let frames = frames_of(&log);
-        let indexed = IndexedLog { start: log.state().first_position, checkpoint, segment_size: SEGMENT };
+        let indexed =
+            IndexedLog { start: log.state().first_position, checkpoint, segment_size: SEGMENT, indexes: 1 };
         let index =
             QueueIndex::open(Arc::clone(log.disk()), log.dir(), &indexed, &frames, &|_| false).unwrap();
         for frame in frames(checkpoint).unwrap() {
@@ -111,7 +112,8 @@ fn units_lead_to_messages_of_the_log_after_each_restart() {
     let end = log.state().end;
     assert!(end.0 > 3 * SEGMENT);
     let index = {
-        let indexed = IndexedLog { start: LogPosition(0), checkpoint: end, segment_size: SEGMENT };
+        let indexed =
+            IndexedLog { start: LogPosition(0), checkpoint: end, segment_size: SEGMENT, indexes: 1 };
         let sizes = Sizes { tail_log_bytes: 1, ..Default::default() };
         QueueIndex::open_with(
             Arc::new(disk.clone()),

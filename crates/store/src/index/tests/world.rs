@@ -270,6 +270,7 @@ impl Bench {
             start: LogPosition(world.purged_to),
             checkpoint: LogPosition(self.checkpoint),
             segment_size: world.segment_size,
+            indexes: 1,
         };
         let index = QueueIndex::open_with(
             Arc::new(self.disk.clone()),

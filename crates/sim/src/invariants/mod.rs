@@ -1,0 +1,66 @@
+//! What must hold, one file each. An invariant is shown everything that happens (oracle.rs) and says what does not hold.
+
+mod acknowledged_stays;
+mod consumer_offsets;
+mod current_ends;
+mod dense_queues;
+mod durable_majority;
+mod log_time;
+mod nothing_unsent;
+mod one_leader;
+mod one_vote;
+mod pulled_is_stored;
+mod replicas_equal;
+mod same_entries;
+mod watermarks;
+
+use crate::oracle::{Answer, Entry, History, Replica, Sight};
+
+/// `Err`: what does not hold.
+pub(crate) type Verdict = Result<(), String>;
+
+pub(crate) trait Invariant: Send {
+    /// The name of its file.
+    fn name(&self) -> &'static str;
+
+    /// A node has applied an entry. The history does not have it yet.
+    fn applied(&mut self, _history: &History, _entry: &Entry<'_>) -> Verdict {
+        Ok(())
+    }
+
+    /// A node goes on after the entry of this index (`None`: at the first).
+    fn restored(&mut self, _node: u64, _group: usize, _index: Option<u64>) {}
+
+    /// A client has learned something. The history has it already.
+    fn answered(&mut self, _history: &History, _answer: &Answer) -> Verdict {
+        Ok(())
+    }
+
+    /// All nodes at one moment; often.
+    fn seen(&mut self, _history: &History, _sight: &Sight) -> Verdict {
+        Ok(())
+    }
+
+    /// All replicas at the end, healed and at rest.
+    fn ended(&mut self, _history: &History, _replicas: &[Replica]) -> Verdict {
+        Ok(())
+    }
+}
+
+pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::new(acknowledged_stays::AcknowledgedStays),
+        Box::new(consumer_offsets::ConsumerOffsets::default()),
+        Box::new(current_ends::CurrentEnds),
+        Box::new(dense_queues::DenseQueues),
+        Box::new(durable_majority::DurableMajority),
+        Box::new(log_time::LogTime::default()),
+        Box::new(nothing_unsent::NothingUnsent::default()),
+        Box::new(one_leader::OneLeader::default()),
+        Box::new(one_vote::OneVote::default()),
+        Box::new(pulled_is_stored::PulledIsStored),
+        Box::new(replicas_equal::ReplicasEqual),
+        Box::new(same_entries::SameEntries::default()),
+        Box::new(watermarks::Watermarks::default()),
+    ]
+}

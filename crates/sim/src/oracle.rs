@@ -1,0 +1,336 @@
+//! What is known of a run from outside: what was sent and how it ended, what was applied where. Each thing that happens is
+//! shown to every invariant (invariants/), and the first that does not hold ends the run.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use replica::Outcome;
+use store::{Frame, FrameKind, LogState, Vote};
+
+use crate::clock;
+use crate::invariants::{self, Invariant, Verdict};
+use crate::tables::{Read, value_of};
+use crate::trace::say;
+
+/// A queue: Raft group, topic, queue id.
+pub(crate) type Queue = (usize, String, u32);
+
+/// Where a consumer's offset is kept: Raft group, consumer group, topic, queue id.
+pub(crate) type Consumed = (usize, String, String, u32);
+
+/// How a send ended, as its client knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Open,
+    Acknowledged,
+    /// Definitely not stored.
+    Refused,
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) queue: Queue,
+    pub(crate) fate: Fate,
+    /// Where it is, once that was acknowledged.
+    pub(crate) offset: Option<u64>,
+}
+
+/// A message of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) queue: Queue,
+    pub(crate) offset: u64,
+    pub(crate) position: u64,
+    pub(crate) size: u64,
+    /// `None`: its body is none of ours.
+    pub(crate) value: Option<String>,
+}
+
+/// An entry that a node applies.
+pub(crate) struct Entry<'a> {
+    pub(crate) node: u64,
+    pub(crate) group: usize,
+    pub(crate) frame: &'a Frame,
+    pub(crate) is_void: bool,
+    pub(crate) messages: &'a [Message],
+    /// No other node has applied it before.
+    pub(crate) is_first: bool,
+}
+
+/// What a client has learned.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Acknowledged {
+        queue: Queue,
+        values: Vec<String>,
+        offset: u64,
+        position: u64,
+    },
+    Refused {
+        values: Vec<String>,
+    },
+    /// Messages that a node gave out from an offset on.
+    Pulled {
+        node: u64,
+        queue: Queue,
+        from: u64,
+        messages: Vec<Read>,
+    },
+    /// The end of a queue, which was known to be `at_least` that when it was asked for.
+    End {
+        queue: Queue,
+        at_least: u64,
+        end: u64,
+    },
+    /// A commit ended; `is_known`: it was acknowledged.
+    Committed {
+        consumed: Consumed,
+        offset: u64,
+        is_known: bool,
+    },
+    /// The committed offset.
+    Offset {
+        consumed: Consumed,
+        offset: Option<u64>,
+    },
+}
+
+/// A group as one node has it.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupSight {
+    pub(crate) group: usize,
+    pub(crate) leads: bool,
+    pub(crate) term: u64,
+    pub(crate) vote: Option<Vote>,
+    pub(crate) log: LogState,
+    pub(crate) applied_end: u64,
+}
+
+/// All nodes that run, at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sight {
+    /// By node and process.
+    pub(crate) groups: Vec<(u64, u64, GroupSight)>,
+    /// What the wall clocks of the nodes say that are not set wrong, at the most, ms.
+    pub(crate) wall_ms: u64,
+}
+
+/// A group on a node at the end, when all has been healed and has come to rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Replica {
+    pub(crate) node: u64,
+    pub(crate) group: usize,
+    pub(crate) last_index: u64,
+    /// Hash of all frames, with their positions.
+    pub(crate) log_hash: u64,
+    pub(crate) tables: Vec<u8>,
+    pub(crate) queues: BTreeMap<Queue, Vec<Read>>,
+    pub(crate) offsets: BTreeMap<Consumed, u64>,
+}
+
+/// Counts, for people and for the runner, which asks whether enough happened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) acknowledged: u64,
+    pub(crate) refused: u64,
+    pub(crate) unknown: u64,
+    pub(crate) pulled: u64,
+    pub(crate) voids: u64,
+    pub(crate) entries: u64,
+    /// Highest term of any group.
+    pub(crate) terms: u64,
+}
+
+/// What all invariants may look at.
+#[derive(Default)]
+pub(crate) struct History {
+    pub(crate) sent: BTreeMap<String, Sent>,
+    /// What each queue holds, by the first node that applied it.
+    pub(crate) stored: BTreeMap<Queue, Vec<Message>>,
+    /// Where the fsynced part of a log ends, by node and group; of nodes that are down what was known last.
+    pub(crate) synced_end: BTreeMap<(u64, usize), u64>,
+    /// The last entry that any node has applied, by group.
+    pub(crate) applied: BTreeMap<usize, u64>,
+    pub(crate) counts: Counts,
+}
+
+struct State {
+    history: History,
+    invariants: Vec<Box<dyn Invariant>>,
+    violations: Vec<String>,
+}
+
+/// See the module.
+pub(crate) struct Oracle(Mutex<State>);
+
+impl Oracle {
+    pub(crate) fn new() -> Arc<Self> {
+        let state =
+            State { history: History::default(), invariants: invariants::all(), violations: Vec::new() };
+        Arc::new(Oracle(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something does not hold.
+    pub(crate) fn violated(&self, name: &str, what: &str) {
+        self.state().violated(name, what);
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.state().violations.clone()
+    }
+
+    pub(crate) fn is_violated(&self) -> bool {
+        !self.state().violations.is_empty()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.state().history.counts.clone()
+    }
+
+    /// A node has applied an entry.
+    pub(crate) fn applied(&self, node: u64, group: usize, frame: &Frame, outcome: &Outcome) {
+        let messages = messages_of(group, frame);
+        let is_void = *outcome == Outcome::Void;
+        let index = frame.id().index.0;
+        let mut state = self.state();
+        let is_first = state.history.applied.get(&group).is_none_or(|last| index > *last);
+        let entry = Entry { node, group, frame, is_void, messages: &messages, is_first };
+        state.ask(|invariant, history| invariant.applied(history, &entry));
+        if is_first {
+            let history = &mut state.history;
+            history.applied.insert(group, index);
+            history.counts.entries += 1;
+            history.counts.voids += u64::from(is_void);
+            history.counts.terms = history.counts.terms.max(frame.id().term.0);
+            if !is_void {
+                for message in messages {
+                    history.stored.entry(message.queue.clone()).or_default().push(message);
+                }
+            }
+        }
+    }
+
+    /// A node starts anew from saved tables: it will apply the entries after them, again or for the first time.
+    pub(crate) fn restored(&self, node: u64, group: usize, index: u64) {
+        self.state().ask(|invariant, _| {
+            invariant.restored(node, group, Some(index));
+            Ok(())
+        });
+    }
+
+    /// A process of a node starts; its groups begin at their checkpoints.
+    pub(crate) fn started(&self, node: u64, group: usize, checkpoint: Option<u64>) {
+        self.state().ask(|invariant, _| {
+            invariant.restored(node, group, checkpoint);
+            Ok(())
+        });
+    }
+
+    /// A client begins to send.
+    pub(crate) fn send(&self, queue: &Queue, values: &[String]) {
+        let mut state = self.state();
+        for value in values {
+            let sent = Sent { queue: queue.clone(), fate: Fate::Open, offset: None };
+            state.history.sent.insert(value.clone(), sent);
+        }
+    }
+
+    /// A client will never know.
+    pub(crate) fn forget(&self, values: &[String]) {
+        let mut state = self.state();
+        state.history.counts.unknown += values.len() as u64;
+        for value in values {
+            if let Some(sent) = state.history.sent.get_mut(value) {
+                sent.fate = Fate::Unknown;
+            }
+        }
+    }
+
+    /// A client has learned something.
+    pub(crate) fn answered(&self, answer: &Answer) {
+        let mut state = self.state();
+        let history = &mut state.history;
+        match answer {
+            Answer::Acknowledged { values, offset, .. } => {
+                history.counts.acknowledged += values.len() as u64;
+                for (n, value) in values.iter().enumerate() {
+                    if let Some(sent) = history.sent.get_mut(value) {
+                        sent.fate = Fate::Acknowledged;
+                        sent.offset = Some(offset + n as u64);
+                    }
+                }
+            }
+            Answer::Refused { values } => {
+                history.counts.refused += values.len() as u64;
+                for value in values {
+                    if let Some(sent) = history.sent.get_mut(value) {
+                        sent.fate = Fate::Refused;
+                    }
+                }
+            }
+            Answer::Pulled { messages, .. } => history.counts.pulled += messages.len() as u64,
+            Answer::End { .. } | Answer::Committed { .. } | Answer::Offset { .. } => {}
+        }
+        state.ask(|invariant, history| invariant.answered(history, answer));
+    }
+
+    /// The first offset after everything that is acknowledged in a queue.
+    pub(crate) fn acknowledged_end(&self, queue: &Queue) -> u64 {
+        let state = self.state();
+        let ends = state.history.sent.values().filter(|sent| sent.queue == *queue);
+        ends.filter_map(|sent| sent.offset).max().map_or(0, |last| last + 1)
+    }
+
+    pub(crate) fn synced(&self, node: u64, group: usize, end: u64) {
+        self.state().history.synced_end.insert((node, group), end);
+    }
+
+    pub(crate) fn seen(&self, sight: &Sight) {
+        self.state().ask(|invariant, history| invariant.seen(history, sight));
+    }
+
+    pub(crate) fn ended(&self, replicas: &[Replica]) {
+        self.state().ask(|invariant, history| invariant.ended(history, replicas));
+    }
+}
+
+impl State {
+    fn ask(&mut self, mut ask: impl FnMut(&mut dyn Invariant, &History) -> Verdict) {
+        let mut violated = Vec::new();
+        for invariant in &mut self.invariants {
+            if let Err(what) = ask(&mut **invariant, &self.history) {
+                violated.push((invariant.name(), what));
+            }
+        }
+        for (name, what) in violated {
+            self.violated(name, &what);
+        }
+    }
+
+    fn violated(&mut self, name: &str, what: &str) {
+        say!("VIOLATED {name}: {what}");
+        self.violations.push(format!("{name}: {what} (at {} ms)", clock::now_ms()));
+    }
+}
+
+fn messages_of(group: usize, frame: &Frame) -> Vec<Message> {
+    if frame.kind() != FrameKind::Messages {
+        return Vec::new();
+    }
+    let body = frame.body();
+    let parsed = wire::Messages::new(&body).map_while(Result::ok);
+    parsed
+        .map(|message| Message {
+            queue: (group, message.topic.to_owned(), message.queue_id.0),
+            offset: message.queue_offset.0,
+            position: message.position.0,
+            size: message.size() as u64,
+            value: value_of(message.body),
+        })
+        .collect()
+}

@@ -1,0 +1,269 @@
+//! Clients: each does one thing after the other, at whatever node it thinks leads, and tells the oracle what it learned.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use replica::{NodeId, ProposeError, ReadError};
+
+use crate::oracle::{Answer, Consumed, Oracle, Queue};
+use crate::plan::{CONSUMERS, NODES, Plan, QUEUES, TOPICS};
+use crate::random::Random;
+use crate::served::{CommandFailure, Directory, NoAnswer, Served};
+use crate::tables::{ReadFailure, body_of};
+use crate::trace::say;
+
+/// Messages that a client asks for at once.
+const PULL_MAX: usize = 16;
+
+#[derive(Clone, Copy)]
+enum Operation {
+    Send,
+    Pull,
+    End,
+    Commit,
+    Offset,
+}
+
+pub(crate) struct Client {
+    number: u32,
+    plan: Plan,
+    random: Random,
+    directory: Directory,
+    oracle: Arc<Oracle>,
+    /// Nobody is to begin anything new.
+    stop: Arc<AtomicBool>,
+    /// Who leads each group, it thinks.
+    leaders: Vec<u64>,
+    sent: u64,
+    commits: u64,
+    /// Where it goes on pulling.
+    cursors: BTreeMap<Queue, u64>,
+}
+
+/// The consumer group of a client.
+pub(crate) fn consumer_of(number: u32) -> String {
+    format!("{CONSUMERS}-{number}")
+}
+
+impl Client {
+    pub(crate) fn new(
+        number: u32,
+        plan: &Plan,
+        directory: Directory,
+        oracle: Arc<Oracle>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        Client {
+            number,
+            plan: plan.clone(),
+            random: Random::of(plan.seed, &format!("client {number}")),
+            directory,
+            oracle,
+            stop,
+            leaders: vec![1; plan.groups],
+            sent: 0,
+            commits: 0,
+            cursors: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let (least, most) = self.plan.think_ms;
+            let think = self.random.between(least, most).max(1);
+            tokio::time::sleep(Duration::from_millis(think)).await;
+            let operations = [
+                (60, Operation::Send),
+                (20, Operation::Pull),
+                (7, Operation::End),
+                (8, Operation::Commit),
+                (5, Operation::Offset),
+            ];
+            match self.random.weighted(&operations) {
+                Operation::Send => self.send().await,
+                Operation::Pull => self.pull().await,
+                Operation::End => self.end().await,
+                Operation::Commit => self.commit().await,
+                Operation::Offset => self.offset().await,
+            }
+        }
+    }
+
+    fn queue(&mut self) -> Queue {
+        let group = self.random.below(self.plan.groups as u64) as usize;
+        let topic = (*self.random.pick(&TOPICS)).to_owned();
+        (group, topic, self.random.below(u64::from(QUEUES)) as u32)
+    }
+
+    /// The ways there and back.
+    fn ways_ms(&mut self) -> (u64, Option<u64>) {
+        let (there, back) = (self.random.between(0, 3), self.random.between(1, 3));
+        let is_lost = self.random.permille(self.plan.lost_answers_permille);
+        (there, (!is_lost).then_some(back))
+    }
+
+    /// The node that leads, as far as it knows; now and then another.
+    fn target(&mut self, group: usize) -> u64 {
+        if self.random.percent(5) { self.random.between(1, NODES) } else { self.leaders[group] }
+    }
+
+    /// A node was not the one to ask.
+    fn turn_away(&mut self, group: usize, leader: Option<NodeId>) {
+        self.leaders[group] = match leader {
+            Some(leader) => leader.0,
+            None => self.random.between(1, NODES),
+        };
+    }
+
+    async fn send(&mut self) {
+        let queue = self.queue();
+        let count = if self.random.percent(10) { self.random.between(2, 5) } else { 1 };
+        let mut values = Vec::new();
+        let mut bodies = Vec::new();
+        for _ in 0..count {
+            self.sent += 1;
+            let value = format!("c{}.{}", self.number, self.sent);
+            let (least, most) = self.plan.body_bytes;
+            bodies.push(body_of(&value, self.random.between(least, most) as usize));
+            values.push(value);
+        }
+        let node = self.target(queue.0);
+        let (there, back) = self.ways_ms();
+        self.oracle.send(&queue, &values);
+        let (topic, number) = (queue.1.clone(), queue.2);
+        let request = move |served: Served| served.send(topic, number, bodies).boxed();
+        let answer = self.directory.ask(node, queue.0, there, back, request).await;
+        let me = self.number;
+        let (first, n) = (&values[0], values.len());
+        match answer {
+            Ok(Ok(receipt)) => {
+                let (offset, position) = (receipt.first_offset.0, receipt.position.0);
+                say!("c{me} sent {first} +{n} to {queue:?} at n{node}: {offset} at {position}");
+                self.oracle.answered(&Answer::Acknowledged { queue, values, offset, position });
+            }
+            Ok(Err(error)) if error.is_definite() => {
+                say!("c{me} sent {first} +{n} to {queue:?} at n{node}: no: {error}");
+                match error {
+                    ProposeError::NotLeader { leader } => self.turn_away(queue.0, leader),
+                    ProposeError::Stopped => self.turn_away(queue.0, None),
+                    _ => {}
+                }
+                self.oracle.answered(&Answer::Refused { values });
+            }
+            Err(NoAnswer::NotSent) => {
+                self.turn_away(queue.0, None);
+                self.oracle.answered(&Answer::Refused { values });
+            }
+            Ok(Err(error)) => {
+                say!("c{me} sent {first} +{n} to {queue:?} at n{node}: who knows: {error}");
+                self.turn_away(queue.0, None);
+                self.oracle.forget(&values);
+            }
+            Err(NoAnswer::Unknown) => {
+                say!("c{me} sent {first} +{n} to {queue:?} at n{node}: who knows");
+                self.turn_away(queue.0, None);
+                self.oracle.forget(&values);
+            }
+        }
+    }
+
+    /// From any node, as with `follower_reads`.
+    async fn pull(&mut self) {
+        let queue = self.queue();
+        let node = self.random.between(1, NODES);
+        let (there, back) = self.ways_ms();
+        let from = self.cursors.get(&queue).copied().unwrap_or(0);
+        let (topic, number) = (queue.1.clone(), queue.2);
+        let request =
+            move |served: Served| async move { served.pull(&topic, number, from, PULL_MAX) }.boxed();
+        match self.directory.ask(node, queue.0, there, back, request).await {
+            Ok(Ok(messages)) => {
+                let next = from + messages.len() as u64;
+                // Now and then from the start again.
+                let next = if self.random.percent(2) { 0 } else { next };
+                self.cursors.insert(queue.clone(), next);
+                self.oracle.answered(&Answer::Pulled { node, queue, from, messages });
+            }
+            Ok(Err(ReadFailure::Wrong(what))) => {
+                self.oracle.violated("pull", &format!("node {node}, {queue:?} from {from}: {what}"));
+            }
+            Ok(Err(ReadFailure::Rebuilding)) | Err(_) => {}
+        }
+    }
+
+    async fn end(&mut self) {
+        let queue = self.queue();
+        let node = self.target(queue.0);
+        let (there, back) = self.ways_ms();
+        let at_least = self.oracle.acknowledged_end(&queue);
+        let (topic, number) = (queue.1.clone(), queue.2);
+        let request = move |served: Served| served.end(topic, number).boxed();
+        match self.directory.ask(node, queue.0, there, back, request).await {
+            Ok(Ok(end)) => {
+                let end = end.unwrap_or(0);
+                self.oracle.answered(&Answer::End { queue, at_least, end });
+            }
+            Ok(Err(error)) => self.turn_away(queue.0, leader_of(&error)),
+            Err(_) => self.turn_away(queue.0, None),
+        }
+    }
+
+    fn consumed(&mut self) -> Consumed {
+        let (group, topic, queue) = self.queue();
+        (group, consumer_of(self.number), topic, queue)
+    }
+
+    async fn commit(&mut self) {
+        let consumed = self.consumed();
+        // Each commit says something else, and not only more.
+        self.commits += 1;
+        let offset = self.commits * 10 + self.random.below(10);
+        let node = self.target(consumed.0);
+        let (there, back) = self.ways_ms();
+        let (group, consumer, topic, queue) = consumed.clone();
+        let request = move |served: Served| served.commit(topic, consumer, queue, offset).boxed();
+        let answer = self.directory.ask(node, group, there, back, request).await;
+        let me = self.number;
+        match answer {
+            Ok(Ok(())) => {
+                say!("c{me} committed {offset} for {consumed:?}");
+                self.oracle.answered(&Answer::Committed { consumed, offset, is_known: true });
+            }
+            Ok(Err(error)) if error.is_definite() => {
+                if let CommandFailure::Refused(remark) = &error {
+                    self.oracle.violated("commit", remark);
+                }
+                self.turn_away(group, error.leader());
+            }
+            Err(NoAnswer::NotSent) => self.turn_away(group, None),
+            Ok(Err(_)) | Err(NoAnswer::Unknown) => {
+                say!("c{me} committed {offset} for {consumed:?}: who knows");
+                self.turn_away(group, None);
+                self.oracle.answered(&Answer::Committed { consumed, offset, is_known: false });
+            }
+        }
+    }
+
+    async fn offset(&mut self) {
+        let consumed = self.consumed();
+        let node = self.target(consumed.0);
+        let (there, back) = self.ways_ms();
+        let (group, consumer, topic, queue) = consumed.clone();
+        let request = move |served: Served| served.offset(topic, consumer, queue).boxed();
+        match self.directory.ask(node, group, there, back, request).await {
+            Ok(Ok(offset)) => self.oracle.answered(&Answer::Offset { consumed, offset }),
+            Ok(Err(error)) => self.turn_away(group, leader_of(&error)),
+            Err(_) => self.turn_away(group, None),
+        }
+    }
+}
+
+fn leader_of(error: &ReadError) -> Option<NodeId> {
+    match error {
+        ReadError::NotLeader { leader } => *leader,
+        ReadError::NoQuorum | ReadError::Stopped => None,
+    }
+}

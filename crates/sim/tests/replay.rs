@@ -1,0 +1,58 @@
+//! The first thing that must hold of a simulation: a seed run twice, in processes of their own, gives the same trace.
+
+use std::process::{Command, Output};
+
+fn sim(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sim")).args(arguments).output().expect("the simulator runs")
+}
+
+fn trace(seed: u64) -> String {
+    let output = sim(&["--seed", &seed.to_string()]);
+    String::from_utf8(output.stdout).expect("a trace is text")
+}
+
+/// The first line that differs, with the one before it.
+fn difference(one: &str, other: &str) -> Option<String> {
+    let mut before = "";
+    for (number, (one, other)) in one.lines().zip(other.lines()).enumerate() {
+        if one != other {
+            return Some(format!("line {number}, after {before:?}:\n  {one}\n  {other}"));
+        }
+        before = one;
+    }
+    (one.len() != other.len()).then(|| format!("one is longer: {} and {} bytes", one.len(), other.len()))
+}
+
+#[test]
+fn a_seed_run_twice_gives_the_same_trace() {
+    for seed in [1, 2, 3] {
+        let (one, other) = (trace(seed), trace(seed));
+        assert!(one.lines().count() > 100, "seed {seed} does something:\n{one}");
+        if let Some(difference) = difference(&one, &other) {
+            panic!("seed {seed}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn seeds_differ() {
+    let (one, other) = (sim(&["--seed", "4", "--quiet"]), sim(&["--seed", "5", "--quiet"]));
+    assert_ne!(one.stdout, other.stdout);
+}
+
+#[test]
+fn what_must_hold_holds() {
+    let output = sim(&["--seeds", "1..=8"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("sim: 8 passed, 0 failed"), "{said}");
+}
+
+#[test]
+fn wrong_arguments_are_refused() {
+    for arguments in
+        [&[][..], &["--seed"], &["--seed", "x"], &["--seeds", "1..2"], &["--seed", "1", "--seeds", "1..=2"]]
+    {
+        assert_eq!(sim(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
