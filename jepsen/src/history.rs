@@ -196,6 +196,8 @@ pub enum Op {
     },
     /// How a node says that a group is. No invocation.
     Node(Box<NodeSample>),
+    /// The machine under the whole run stood still for a while. No invocation.
+    Machine(Machine),
     /// A hash of what a node holds, after convergence. No invocation.
     Digest(Box<Digest>),
     /// A fault begins or ends. No invocation: the line is written when it is done, with what was really done.
@@ -221,6 +223,7 @@ impl Op {
             Op::Lookup { .. } => "lookup",
             Op::Drain { .. } => "drain",
             Op::Node(_) => "node",
+            Op::Machine(_) => "machine",
             Op::Digest(_) => "digest",
             Op::Nemesis(_) => "nemesis",
         }
@@ -244,6 +247,7 @@ impl Op {
             | Op::Deliver { .. }
             | Op::Drain { .. }
             | Op::Node(_)
+            | Op::Machine(_)
             | Op::Digest(_)
             | Op::Nemesis(_) => false,
         }
@@ -271,6 +275,7 @@ impl Op {
             | Op::TopicWrite { .. }
             | Op::TopicRead { .. }
             | Op::Node(_)
+            | Op::Machine(_)
             | Op::Digest(_)
             | Op::Nemesis(_) => None,
         }
@@ -284,6 +289,17 @@ impl Op {
             _ => &[],
         }
     }
+}
+
+/// How the machine held up a thread of the harness that wanted next to nothing, up to the time of the line: nodes are held
+/// up likewise. It excuses nothing; it tells a busy machine from a slow broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Machine {
+    /// A thread that slept woke up so late.
+    pub late_ms: u64,
+    /// An fsync of one page on the disk that holds the disk images took so long.
+    pub sync_ms: u64,
 }
 
 /// What a run is meant to be: what it must have done to count, and the bounds that hold for it.
@@ -713,6 +729,7 @@ mod tests {
                 messages: vec![read],
                 bounds: Some(Bounds { min: 0, max: 8 }),
             },
+            Op::Machine(Machine { late_ms: 60, sync_ms: 0 }),
             Op::Node(Box::new(NodeSample { minimums: vec![(queue(), 3)], ..NodeSample::default() })),
             Op::Digest(Box::new(Digest {
                 node: 1,

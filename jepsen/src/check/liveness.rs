@@ -15,7 +15,7 @@ use super::Rule;
 use super::faults::fault_of;
 use super::log::{Log, QueueNo, Step};
 use super::report::Findings;
-use crate::history::{Action, Event, Kind, LivenessBounds, Nemesis, NodeSample, Op, Phase};
+use crate::history::{Action, Event, Kind, LivenessBounds, Machine, Nemesis, NodeSample, Op, Phase};
 
 const MS: u64 = 1_000_000;
 /// A fault still explains a gap that begins so long after its end: a node that is back gets its leadership five seconds
@@ -50,6 +50,8 @@ pub(crate) struct Liveness {
     draining: bool,
     groups: BTreeMap<String, Members>,
     last_ns: u64,
+    /// When the machine itself stood still.
+    stalls: Vec<(u64, Machine)>,
 }
 
 /// Whether somebody waits for a success.
@@ -156,6 +158,7 @@ impl Rule for Liveness {
                 }
             }
             (Op::Nemesis(nemesis), _) => self.nemesis(event.t_ns, nemesis),
+            (Op::Machine(machine), _) => self.stalls.push((event.t_ns, *machine)),
             (Op::Phase(phase), _) => self.phase(event.t_ns, *phase, log),
             (Op::Node(sample), _) => {
                 let nodes = log.plan.as_ref().map_or(0, |plan| plan.nodes.len());
@@ -320,6 +323,19 @@ impl Liveness {
         excused
     }
 
+    /// The longest times for which the machine stood still in a gap.
+    fn worst_stall(&self, gap: &Gap) -> Machine {
+        let within = |(t_ns, machine): &&(u64, Machine)| {
+            let lasted_ns = machine.late_ms.max(machine.sync_ms) * MS;
+            *t_ns >= gap.from_ns && t_ns.saturating_sub(lasted_ns) <= gap.to_ns
+        };
+        let longest = |one: Machine, (_, other): &(u64, Machine)| Machine {
+            late_ms: one.late_ms.max(other.late_ms),
+            sync_ms: one.sync_ms.max(other.sync_ms),
+        };
+        self.stalls.iter().filter(within).fold(Machine::default(), longest)
+    }
+
     fn judge_gaps(&self, bounds: &LivenessBounds, found: &mut Findings) {
         found.checked += self.ok_sends;
         let quiet = bounds.quiet_gap_ms.unwrap_or(QUIET_GAP_MS);
@@ -332,8 +348,13 @@ impl Liveness {
                 found.fail(|| {
                     let why =
                         if excused.is_some() { "with the faults of the time" } else { "without a fault" };
+                    let Machine { late_ms, sync_ms } = self.worst_stall(gap);
+                    let machine = match late_ms.max(sync_ms) {
+                        0 => String::new(),
+                        _ => format!("; the machine woke a thread {late_ms} ms late and took {sync_ms} ms for an fsync"),
+                    };
                     format!(
-                        "{:?} of {}: {ms} ms without success from {} ns on, {allowed} ms are allowed {why}",
+                        "{:?} of {}: {ms} ms without success from {} ns on, {allowed} ms are allowed {why}{machine}",
                         gap.of, gap.name, gap.from_ns
                     )
                 });
@@ -427,6 +448,12 @@ impl Liveness {
 
     /// The table of drills: of each kind of fault the longest gap that each instance made.
     fn figures(&self, found: &mut Findings) {
+        if let Some(late_ms) = self.stalls.iter().map(|(_, machine)| machine.late_ms).max() {
+            found.figure("machine: a thread woke late by, max ms", late_ms);
+        }
+        if let Some(sync_ms) = self.stalls.iter().map(|(_, machine)| machine.sync_ms).max() {
+            found.figure("machine: an fsync took, max ms", sync_ms);
+        }
         let mut longest: BTreeMap<(&str, Of), Vec<u64>> = BTreeMap::new();
         for span in self.faults.values() {
             let end = span.to_ns.unwrap_or(self.last_ns) + AFTERMATH_NS;
@@ -495,6 +522,14 @@ mod tests {
         let mut story = Story::new();
         story.plan(Plan { liveness, ..Plan::default() });
         story.invoke_send("1-0").wait_ms(400).ok_send("1-0", 0).passes(rule());
+    }
+
+    #[test]
+    fn a_machine_that_stood_still_is_named_and_excuses_nothing() {
+        let mut story = Story::new();
+        story.invoke_send("1-0").wait_ms(400);
+        story.note(Op::Machine(Machine { late_ms: 350, sync_ms: 0 })).ok_send("1-0", 0);
+        story.fails(rule(), "without a fault; the machine woke a thread 350 ms late");
     }
 
     #[test]

@@ -419,6 +419,32 @@ impl Cluster {
         })
     }
 
+    /// What an operator does with nodes that do not take part although nothing is wrong with them any more: kill -9 and a new
+    /// start. Which ones these were.
+    pub fn restart_idle(&mut self) -> Result<Vec<u64>> {
+        self.look()?;
+        let takes_part = |status: &Option<Status>| {
+            status
+                .as_ref()
+                .is_some_and(|status| matches!(status.state.as_str(), "leader" | "follower" | "candidate"))
+        };
+        let statuses = self.statuses();
+        let idle: Vec<u64> = self
+            .ids()
+            .into_iter()
+            .zip(&statuses)
+            .filter(|(_, status)| !takes_part(status))
+            .map(|(id, _)| id)
+            .collect();
+        for &id in &idle {
+            if self.node(id).is_running() {
+                self.node_mut(id).kill()?;
+            }
+            self.start_node(id)?;
+        }
+        Ok(idle)
+    }
+
     /// Waits until the group has nothing more to do: the whole log is committed and applied on every node.
     pub fn wait_quiet(&mut self, limit: Duration) -> Result<u64> {
         let stop = self.stop.clone();

@@ -2,6 +2,7 @@
 //! node is started on it at once; whether it may refuse depends on where the damage is (docs/formats.md 1).
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::Rng as _;
@@ -97,6 +98,8 @@ impl Zone {
     }
 }
 
+/// A file of the zone is there within this, at the rate of the rows.
+const TARGET: Duration = Duration::from_mins(1);
 const SEGMENT_HEADER: u64 = 4096;
 /// Behind the addressable bytes of the open segment.
 const WATERMARK_SLOTS: u64 = 8192;
@@ -147,8 +150,13 @@ impl Fault for Corrupt {
     fn begin(&mut self, world: &mut World<'_>) -> Result<Begun> {
         let (struck, led) = world.pick_one(Who::One)?;
         self.struck = struck;
-        let pids = world.cluster.kill(&[self.struck])?;
         let group = world.cluster.node(self.struck).group_dir();
+        // Most files come only with time: sealed segments, queues, checkpoints.
+        let stop = world.cluster.stop().clone();
+        stop.until("there is something to damage", TARGET, || {
+            self.zone.target(&group, &mut world.rng.clone()).map(Some)
+        })?;
+        let pids = world.cluster.kill(&[self.struck])?;
         let mut effects: Vec<Effect> =
             pids.into_iter().map(|pid| Effect::on(EffectOf::Killed, self.struck).pid(pid)).collect();
         let (file, range) = self.zone.target(&group, world.rng)?;
@@ -177,7 +185,11 @@ impl Fault for Corrupt {
             let pid = world.cluster.node(self.struck).pid().context("it answers")?;
             return Ok(vec![Effect::on(EffectOf::Started, self.struck).pid(pid)]);
         }
-        let said = format!("{status:?}\n{}", world.cluster.node(self.struck).log_tail(15));
+        let said = match &status {
+            Ok(status) => format!("{status:?}"),
+            Err(error) => format!("{error:#}"),
+        };
+        let said = format!("{said}\n{}", world.cluster.node(self.struck).log_tail(15));
         if world.cluster.node(self.struck).is_running() {
             world.cluster.node_mut(self.struck).kill()?;
         }

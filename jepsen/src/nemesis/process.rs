@@ -1,6 +1,7 @@
 //! Faults of processes: kill -9, SIGSTOP, planned stops, leadership given away, nameservers that die.
 
-use std::time::Duration;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -11,6 +12,7 @@ use crate::history::{Effect, EffectOf};
 
 /// A node hands its leadership over, and a second signal ends it without the 35 s that it leaves to clients.
 const HANDOVER: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(500);
 /// A whole planned stop: two minutes for clients at most, and closing.
 const PLANNED_STOP: Duration = Duration::from_secs(150);
 
@@ -128,12 +130,27 @@ fn stop(world: &mut World<'_>, id: u64, is_patient: bool) -> Result<u32> {
         stop.until_true("another node leads", HANDOVER, || {
             Ok(world.cluster.leader().is_some_and(|leader| leader.node != id))
         })?;
-        world.cluster.node_mut(id).terminate()?;
     }
-    let limit = if is_patient { PLANNED_STOP } else { START };
-    let status = world.cluster.node_mut(id).wait_end(&stop, limit)?;
+    let status =
+        if is_patient { world.cluster.node_mut(id).wait_end(&stop, PLANNED_STOP) } else { hurry(world, id) };
+    let status = status?;
     ensure!(status.success(), "node {id} ended with {status}:\n{}", world.cluster.node(id).log_tail(15));
     Ok(pid)
+}
+
+/// Cuts a planned stop short. A signal that comes before the one ahead of it was taken is one with it, so there are more.
+fn hurry(world: &mut World<'_>, id: u64) -> Result<ExitStatus> {
+    let stop = world.cluster.stop().clone();
+    let began = Instant::now();
+    loop {
+        let node = world.cluster.node_mut(id);
+        node.terminate()?;
+        match node.wait_end(&stop, AGAIN) {
+            Err(error) if began.elapsed() > START || stop.is_stopped() => return Err(error),
+            Err(_) => {}
+            ended => return ended,
+        }
+    }
 }
 
 impl Fault for Rolling {

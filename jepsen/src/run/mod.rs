@@ -10,6 +10,7 @@
 
 pub mod digest;
 pub mod files;
+pub mod machine;
 pub mod rows;
 pub mod sampler;
 
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::machine::Probe;
 use self::sampler::Sampler;
 use crate::cluster::wait::Stop;
 use crate::cluster::{self, Cluster, GROUP};
@@ -31,6 +33,8 @@ const LOAD: Duration = Duration::from_secs(4);
 const HEALED: Duration = Duration::from_secs(4);
 /// From the healing until every node takes part.
 const RECOVERY: Duration = Duration::from_secs(90);
+/// The same once it is known that something does not recover.
+const AFTER_PROBLEM: Duration = Duration::from_secs(5);
 /// A new topic is in the routes of every nameserver: brokers register it at once, and every 30 s.
 const ROUTES: Duration = Duration::from_secs(45);
 /// Of a stored message beyond its body: record, properties, frames, units, keys.
@@ -164,6 +168,10 @@ pub fn run(spec: &Spec, stop: &Stop) -> Result<Ran> {
     let missing = spec.missing();
     ensure!(missing.is_empty(), "this machine lacks {}", missing.join(", "));
     std::fs::create_dir_all(&spec.out).with_context(|| format!("create {}", spec.out.display()))?;
+    // Two runs into one directory would write one history.
+    let lock = spec.out.join("lock");
+    let held = std::fs::File::create(&lock).with_context(|| lock.display().to_string())?;
+    held.try_lock().with_context(|| format!("another run writes into {}", spec.out.display()))?;
     let history = spec.out.join("history.jsonl");
     let recorder = Recorder::create(&history).with_context(|| history.display().to_string())?;
     recorder.note(Op::Plan(Box::new(spec.plan())));
@@ -216,6 +224,7 @@ impl Run<'_> {
         self.make_topics(&cluster)?;
         let addresses = cluster.plan().node_addresses();
         let sampler = Sampler::start(cluster.admin(), &addresses, cluster.pids(), &self.recorder);
+        let probe = Probe::start(cluster.lease().work(), &self.recorder)?;
         let field = Field::new(
             self.spec.options.clone(),
             self.recorder.clone(),
@@ -231,7 +240,7 @@ impl Run<'_> {
         self.phase(Phase::Faults);
         self.break_it(&mut cluster)?;
         cluster.heal()?;
-        cluster.wait_whole(RECOVERY).context("after the last fault")?;
+        self.make_whole(&mut cluster)?;
         self.phase(Phase::Heal);
         self.stop.pass(HEALED)?;
 
@@ -248,6 +257,7 @@ impl Run<'_> {
         self.tables(&cluster, &load);
         drop(load);
         sampler.stop();
+        drop(probe);
         self.look_for_crashes(&mut cluster)?;
         cluster.end_all()?;
         say("reading the files of all nodes");
@@ -296,6 +306,18 @@ impl Run<'_> {
         }
         ensure!(!self.stop.is_stopped(), "stopped");
         Ok(())
+    }
+
+    /// Waits until every node takes part. If not all do by themselves, that is a problem, and those are started again: what
+    /// they hold then tells whether anything is lost.
+    fn make_whole(&mut self, cluster: &mut Cluster) -> Result<()> {
+        let limit = if self.problems.is_empty() { RECOVERY } else { AFTER_PROBLEM };
+        let Err(error) = cluster.wait_whole(limit) else { return Ok(()) };
+        self.problem(&error.context("after the last fault"));
+        ensure!(!self.stop.is_stopped(), "stopped");
+        let restarted = cluster.restart_idle()?;
+        say(&format!("nodes {restarted:?} do not take part by themselves and are started again"));
+        cluster.wait_whole(RECOVERY).context("after they were started again").map(drop)
     }
 
     fn look_for_crashes(&mut self, cluster: &mut Cluster) -> Result<()> {
