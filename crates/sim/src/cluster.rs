@@ -537,7 +537,9 @@ impl Cluster {
                 all.iter().map(|(node, group, served)| self.replica(*node, *group, served)).collect();
             match replicas {
                 Ok(replicas) => return Ok(replicas),
-                Err(ReadFailure::Rebuilding) => reason = "an index is being built again".to_owned(),
+                Err(ReadFailure::Rebuilding) => {
+                    "an index is being built again".clone_into(&mut reason);
+                }
                 Err(ReadFailure::Wrong(what)) => return Err(what),
             }
         }

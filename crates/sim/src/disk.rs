@@ -51,7 +51,7 @@ struct SimFile {
 }
 
 /// Bytes that a full disk has left; less than the smallest segment.
-const SMALL_FILES: u64 = 400 << 10;
+const SMALL_FILES: u64 = 0;
 /// A sync that hangs is looked at again after so long.
 const HANG_STEP_MS: u64 = 20;
 
@@ -203,6 +203,11 @@ impl Disk for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.change("rename", from);
         self.0.disk.rename(from, to)
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        self.change("exchange", one);
+        self.0.disk.exchange(one, other)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

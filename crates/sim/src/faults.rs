@@ -230,7 +230,7 @@ impl Nemesis {
         let happened = match kind {
             Kind::Kill => self.kill(cluster, node),
             Kind::Power => self.power(cluster, node),
-            Kind::Stop => self.stop(cluster, node),
+            Kind::Stop => Self::stop(cluster, node),
             Kind::Pause => {
                 let ms = self.random.weighted(&[(3, 300), (2, 1500), (1, 4000)]);
                 let ms = self.random.between(20, ms);
@@ -323,7 +323,7 @@ impl Nemesis {
         !nodes.is_empty()
     }
 
-    fn stop(&mut self, cluster: &mut Cluster, node: u64) -> bool {
+    fn stop(cluster: &mut Cluster, node: u64) -> bool {
         let stops = cluster.stop(node);
         if stops {
             say!("n{node} is asked to stop");

@@ -129,7 +129,7 @@ fn watch_for_standstill(seed: u64) {
     let watch = move || {
         let mut last = clock::now_ms();
         loop {
-            std::thread::sleep(Duration::from_secs(60));
+            std::thread::sleep(Duration::from_mins(1));
             let now = clock::now_ms();
             if now == last {
                 eprintln!("seed {seed}: virtual time has stood still at {now} ms for a minute");

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A seed takes seconds.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// From so many seeds on, each kind of fault must have happened.
 const ENOUGH: usize = 100;
 const KINDS: [&str; 13] = [

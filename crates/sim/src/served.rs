@@ -160,7 +160,10 @@ impl Served {
 
 /// Nodes that run, for their clients.
 #[derive(Clone, Default)]
-pub(crate) struct Directory(Arc<Mutex<BTreeMap<u64, (Handle, Vec<Served>)>>>);
+pub(crate) struct Directory(Arc<Mutex<BTreeMap<u64, Member>>>);
+
+/// The runtime of a node, and its groups.
+type Member = (Handle, Vec<Served>);
 
 /// Why a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

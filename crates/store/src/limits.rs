@@ -64,6 +64,10 @@ pub const SPARE_TAKE_MAX: u64 = 64 << 10;
 /// elections. A sixteenth of smaller segments.
 pub const SPARE_REST: u64 = 1 << 20;
 
+/// Files that are swapped with a spare one are allocated in such steps, bytes,
+pub const SPARE_FILE_STEP: u64 = 16 << 10;
+/// when less than this is left behind their content: room for a few dozen more segments in a manifest.
+pub const SPARE_FILE_SLACK: u64 = 4 << 10;
 /// Checkpoints that are kept.
 pub const CHECKPOINTS_KEPT: usize = 2;
 /// The largest file of tables that is read back, bytes.

@@ -9,13 +9,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use wire::LogPosition;
 
-use crate::disk::{Disk, read_file, replace_file};
+use crate::disk::{Disk, open_spare, read_file, swap_file};
 use crate::error::{At, StoreError};
 use crate::frame::Tail;
 use crate::ids::{LogId, LogIndex, Term};
 use crate::limits::{MANIFEST_LEN_MAX, POSITION_MAX, SEGMENT_SIZE_MAX};
 
 pub(crate) const MANIFEST: &str = "manifest";
+const MANIFEST_SPARE: &str = "manifest.spare";
 const FORMAT: u32 = 1;
 pub(crate) const RAFT_V1: &str = "raft-v1";
 
@@ -124,7 +125,8 @@ impl Manifest {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let expect = format!("\ncrc32c:{:08x}\n", crc32c::crc32c(line));
-        if bytes.get(line.len()..) != Some(expect.as_bytes()) {
+        // Behind it may be anything: the file is overwritten as it is (`swap_file`).
+        if !bytes.get(line.len()..).is_some_and(|rest| rest.starts_with(expect.as_bytes())) {
             return Err("its checksum line is missing or wrong".into());
         }
         // The version first: a later format may have other fields.
@@ -206,7 +208,18 @@ impl Manifest {
     pub(crate) fn save(&self, disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
         let path = dir.join(MANIFEST);
         debug_assert_eq!(self.check(), Ok(()), "{self:?}");
-        replace_file(disk, &path, &[&self.encode()]).at("replace", &path)
+        let spare = dir.join(MANIFEST_SPARE);
+        swap_file(disk, &path, &spare, &self.encode()).at("replace", &path)?;
+        self.keep_room(disk, dir);
+        Ok(())
+    }
+
+    /// So that the next change, which may come when the disk is full, finds room.
+    pub(crate) fn keep_room(&self, disk: &dyn Disk, dir: &Path) {
+        let spare = dir.join(MANIFEST_SPARE);
+        if let Err(error) = open_spare(disk, &spare, self.encode().len() as u64) {
+            tracing::warn!(path = %spare.display(), %error, "no room is kept for the next manifest");
+        }
     }
 }
 

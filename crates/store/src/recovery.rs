@@ -132,6 +132,7 @@ pub(crate) fn open(
     let names = disk.list(&log_dir).at("list", &log_dir)?;
     check_files(dir, &entries, &names)?;
     sweep(&*disk, dir, &log_dir, &manifest, &entries, &names)?;
+    manifest.keep_room(&*disk, dir);
 
     let tables = TablesDir { disk: &*disk, dir: dir.join("tables") };
     let checkpoint = tables.newest_checkpoint(None)?.map(|(meta, _)| meta);

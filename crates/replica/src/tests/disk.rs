@@ -72,6 +72,10 @@ impl Disk for GatedDisk {
         OsDisk.rename(from, to)
     }
 
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        OsDisk.exchange(one, other)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         OsDisk.remove(path)
     }

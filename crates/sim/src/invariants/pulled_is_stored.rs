@@ -18,10 +18,10 @@ impl Invariant for PulledIsStored {
                 return Err(format!("node {node} gave {} of {queue:?} after {from} + {n}", read.offset));
             }
             let stored = history.stored.get(queue).and_then(|queue| queue.get(read.offset as usize));
-            let is_it = |stored: &&Message| {
+            let is_it = |stored: &Message| {
                 stored.value.as_ref() == Some(&read.value) && stored.position == read.position
             };
-            if stored.filter(is_it).is_none() {
+            if !stored.is_some_and(is_it) {
                 return Err(format!("node {node} gave {read:?} of {queue:?}, where {stored:?} is stored"));
             }
         }

@@ -190,12 +190,17 @@ enum Move {
     Link(PathBuf, Node),
     Unlink(PathBuf),
     Rename(PathBuf, PathBuf, Node),
+    /// The two names, each with what it gets.
+    Exchange([(PathBuf, Node); 2]),
 }
 
 impl Move {
     fn dir(&self) -> Option<&Path> {
         match self {
-            Move::Link(path, _) | Move::Unlink(path) | Move::Rename(_, path, _) => path.parent(),
+            Move::Link(path, _)
+            | Move::Unlink(path)
+            | Move::Rename(_, path, _)
+            | Move::Exchange([(path, _), _]) => path.parent(),
         }
     }
 
@@ -211,6 +216,7 @@ impl Move {
                 names.remove(&from);
                 names.insert(to, node);
             }
+            Move::Exchange(names_and_files) => names.extend(names_and_files),
         }
     }
 }
@@ -509,6 +515,16 @@ impl Disk for CrashDisk {
         world.step()?;
         let node = Node::File(world.file(from)?);
         let entry = Move::Rename(from.to_owned(), to.to_owned(), node);
+        entry.clone().apply(&mut world.live);
+        world.moves.push(entry);
+        Ok(())
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        world.step()?;
+        let (of_one, of_other) = (Node::File(world.file(one)?), Node::File(world.file(other)?));
+        let entry = Move::Exchange([(one.to_owned(), of_other), (other.to_owned(), of_one)]);
         entry.clone().apply(&mut world.live);
         world.moves.push(entry);
         Ok(())

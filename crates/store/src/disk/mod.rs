@@ -13,6 +13,8 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::limits::{SPARE_FILE_SLACK, SPARE_FILE_STEP};
+
 pub use crash::{CrashDisk, Fault, FaultOp};
 pub use map::Map;
 pub use os::OsDisk;
@@ -25,6 +27,9 @@ pub trait Disk: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Renames a file, replacing what was there; durable after a sync of both directories.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Swaps the files of two names, which takes no space; durable after a sync of both directories. `Unsupported` where
+    /// the file system cannot.
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()>;
     /// Removes a file; `NotFound` when there is none.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Names in a directory (files and directories), sorted.
@@ -105,6 +110,47 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, parts: &[&[u8]]) -> io::Result
     disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
+/// Writes a file whole like [`replace_file`], but takes no space for it: to `spare`, which holds the content of before, and
+/// swaps the two. So a full disk refuses it only where the content has outgrown what was allocated, which is done ahead. What
+/// lies behind `content` in the file means nothing.
+///
+/// # Errors
+/// Those of the disk; the old file is then still in place, or (failed sync of the directory) either of them.
+pub(crate) fn swap_file(disk: &dyn Disk, path: &Path, spare: &Path, content: &[u8]) -> io::Result<()> {
+    let file = open_spare(disk, spare, content.len() as u64)?;
+    file.write_all_at(0, content)?;
+    file.sync_data()?;
+    match disk.open(path) {
+        Ok(_) => match disk.exchange(spare, path) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => disk.rename(spare, path)?,
+            swapped => swapped?,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => disk.rename(spare, path)?,
+        Err(error) => return Err(error),
+    }
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// The spare of [`swap_file`] for a content of `len` bytes and a little more.
+///
+/// # Errors
+/// Those of the disk; `StorageFull` where `len` bytes do not fit.
+pub(crate) fn open_spare(disk: &dyn Disk, spare: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>> {
+    let file = match disk.open(spare) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(spare)?,
+        opened => opened?,
+    };
+    let has = file.len()?;
+    if has < len + SPARE_FILE_SLACK {
+        let wanted = (len + SPARE_FILE_SLACK).next_multiple_of(SPARE_FILE_STEP);
+        match file.allocate(wanted) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && has >= len => {}
+            allocated => allocated?,
+        }
+    }
+    Ok(file)
+}
+
 /// Reads a file whole; `None` when there is none, `FileTooLarge` above `max` bytes.
 ///
 /// # Errors
@@ -169,6 +215,20 @@ mod tests {
         file.set_len(12).unwrap();
         file.sync_data().unwrap();
         assert_eq!(read_file(disk, &path, 100).unwrap().unwrap(), [0; 12]);
+
+        disk.rename(&path, &dir.join("one")).unwrap();
+        let two = disk.create(&dir.join("two")).unwrap();
+        two.write_all_at(0, b"2").unwrap();
+        disk.exchange(&dir.join("one"), &dir.join("two")).unwrap();
+        assert_eq!(read_file(disk, &dir.join("one"), 100).unwrap().unwrap(), b"2");
+        assert_eq!(read_file(disk, &dir.join("two"), 100).unwrap().unwrap(), [0; 12]);
+        assert_eq!(
+            disk.exchange(&dir.join("one"), &dir.join("none")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        disk.rename(&dir.join("two"), &path).unwrap();
+        disk.remove(&dir.join("one")).unwrap();
+        drop(two);
 
         replace_file(disk, &path, &[b"new ", b"content"]).unwrap();
         assert_eq!(read_file(disk, &path, 100).unwrap().unwrap(), b"new content");

@@ -53,7 +53,7 @@ fn rule_16_an_error_while_rolling_fails_the_appends_that_need_the_new_segment() 
         (FaultOp::Sync, "/next-"),
         (FaultOp::Write, "/next-"),
         (FaultOp::SyncDir, "/log"),
-        (FaultOp::Sync, "manifest.new"),
+        (FaultOp::Sync, "manifest.spare"),
         (FaultOp::SyncDir, "/data/g"),
     ] {
         let machine = Machine::new();

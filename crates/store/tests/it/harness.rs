@@ -107,6 +107,9 @@ impl Disk for HookedDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
     }
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        self.disk.exchange(one, other)
+    }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.disk.remove(path)
     }

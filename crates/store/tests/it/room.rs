@@ -7,12 +7,41 @@ use store::{CrashDisk, StoreError};
 use super::harness::{Machine, SEGMENT, append, draft, drafts, frame_at, ids, meta, next_index};
 
 const FILE: u64 = SEGMENT + 8192;
+/// The manifest and its spare.
+const MANIFESTS: u64 = 2 * (16 << 10);
 
 /// A disk with room for `segments` segments and the small files.
 fn small_disk(segments: u64) -> CrashDisk {
     let disk = CrashDisk::new(1);
-    disk.set_capacity(Some(segments * FILE + 12_000));
+    disk.set_capacity(Some(segments * FILE + 12_000 + MANIFESTS));
     disk
+}
+
+/// Found by a real disk that was filled to the last byte: the log stopped when it went on into its next segment.
+#[test]
+fn rule_10_the_next_segment_is_opened_without_a_byte_to_spare() {
+    let machine = Machine::new();
+    machine.append_lens(1, &[100]);
+    machine.disk.set_capacity(Some(0));
+    assert_eq!(machine.log.disk_free().unwrap(), 0);
+    let mut taken = 0;
+    while let Ok(room) = machine.log.reserve(1064) {
+        let ack = append(&machine.log, drafts(&machine.log, 1, &[1000]));
+        machine.flusher.turn();
+        ack.ok();
+        drop(room);
+        taken += 1;
+    }
+    let end = machine.log.state().end.0;
+    assert!(end > SEGMENT && taken > 20, "it went on into the next segment: {taken} messages, up to {end}");
+    // The spare takes what a group needs, and a restart finds everything.
+    let room = machine.log.reserve_small(164).unwrap();
+    let ack = append(&machine.log, drafts(&machine.log, 1, &[100]));
+    machine.flusher.turn();
+    ack.ok();
+    drop(room);
+    let last = machine.log.state().last;
+    assert_eq!(machine.restart().log.state().last, last);
 }
 
 #[test]
@@ -119,7 +148,7 @@ fn rule_10_a_blank_finds_room_where_messages_do_not() {
 fn rule_10_what_is_too_large_for_the_spare_is_reserved_as_messages_are() {
     let disk = CrashDisk::new(1);
     let identity = store::Identity { segment_size: 1 << 20, ..super::harness::identity() };
-    disk.set_capacity(Some(2 * ((1 << 20) + 8192) + 12_000));
+    disk.set_capacity(Some(2 * ((1 << 20) + 8192) + 12_000 + MANIFESTS));
     let flusher = store::Flusher::manual();
     let dir = std::path::Path::new("/large");
     let options = super::harness::options();
