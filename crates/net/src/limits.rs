@@ -15,6 +15,10 @@ pub const READ_BYTES_MAX: usize = 64 * 1024;
 /// behind its header, which is cheaper than one more slice in the vectored write.
 pub const BODY_INLINE_BYTES_MAX: usize = 4 * 1024;
 
+/// How long a peer's kernel may leave unacknowledged what we sent on a connection that we opened: a client's usual
+/// timeout.
+pub const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Slices in one vectored write; the kernel takes up to 1024, more than this brings nothing.
 pub const WRITE_SLICES_MAX: usize = 64;
 

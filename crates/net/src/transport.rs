@@ -14,7 +14,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::limits::PARTING_TIMEOUT;
+use crate::limits::{PARTING_TIMEOUT, UNACKNOWLEDGED_TIMEOUT};
 
 pub(crate) struct Transport {
     stream: TcpStream,
@@ -31,9 +31,12 @@ impl Transport {
         Ok(Transport { stream, peer })
     }
 
-    /// A socket that we opened.
+    /// A socket that we opened. What it sends is acknowledged soon, or it ends: after a cut the kernel would try again ever
+    /// more seldom, and calls would find no answer for as long again as the cut took, where a new connection works at once.
     pub(crate) fn connected(stream: TcpStream) -> io::Result<Transport> {
         stream.set_nodelay(true)?;
+        #[cfg(target_os = "linux")]
+        SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))?;
         let peer = stream.peer_addr()?;
         Ok(Transport { stream, peer })
     }

@@ -230,6 +230,10 @@ impl PeerServer {
 
     fn running(&self, origin: Option<&proto::Origin>) -> Result<(Arc<GroupSlot>, Raft), Status> {
         let slot = self.registry.find(origin)?;
+        // openraft would say so in its log, once for each request.
+        if slot.stop.is_cancelled() || slot.log.failure().is_some() {
+            return Err(Status::unavailable(format!("group {} has stopped on this node", slot.group)));
+        }
         let raft =
             slot.raft.get().cloned().ok_or_else(|| {
                 Status::unavailable(format!("group {} is starting on this node", slot.group))
