@@ -291,8 +291,8 @@ impl Op {
     }
 }
 
-/// How the machine held up a thread of the harness that wanted next to nothing, up to the time of the line: nodes are held
-/// up likewise. It excuses nothing; it tells a busy machine from a slow broker.
+/// How the machine held up threads of nodes, and of the harness that want next to nothing, up to the time of the line. It
+/// excuses nothing; it tells a busy machine from a slow broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Machine {
@@ -300,6 +300,8 @@ pub struct Machine {
     pub late_ms: u64,
     /// An fsync of one page on the disk that holds the disk images took so long.
     pub sync_ms: u64,
+    /// In a tenth of a second, one thread of a node could run and waited so long for a processor.
+    pub queued_ms: u64,
 }
 
 /// What a run is meant to be: what it must have done to count, and the bounds that hold for it.
@@ -729,7 +731,7 @@ mod tests {
                 messages: vec![read],
                 bounds: Some(Bounds { min: 0, max: 8 }),
             },
-            Op::Machine(Machine { late_ms: 60, sync_ms: 0 }),
+            Op::Machine(Machine { late_ms: 60, ..Machine::default() }),
             Op::Node(Box::new(NodeSample { minimums: vec![(queue(), 3)], ..NodeSample::default() })),
             Op::Digest(Box::new(Digest {
                 node: 1,

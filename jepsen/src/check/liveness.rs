@@ -54,6 +54,9 @@ pub(crate) struct Liveness {
     stalls: Vec<(u64, Machine)>,
 }
 
+/// One number of a machine's standstill.
+type Measure = fn(&Machine) -> u64;
+
 /// Whether somebody waits for a success.
 #[derive(Default)]
 struct Waiting {
@@ -171,6 +174,8 @@ impl Rule for Liveness {
     fn end(&mut self, log: &Log, found: &mut Findings) {
         let none = LivenessBounds::default();
         let bounds = log.plan.as_ref().and_then(|plan| plan.liveness.as_ref()).unwrap_or(&none);
+        // Of a run that broke off before its convergence.
+        self.end_sends(self.last_ns, log);
         self.judge_gaps(bounds, found);
         self.judge_progress(bounds, found);
         self.judge_convergence(bounds, log, found);
@@ -252,6 +257,16 @@ impl Liveness {
         }
     }
 
+    /// Nothing more is sent: whoever still waits has had no success.
+    fn end_sends(&mut self, t_ns: u64, log: &Log) {
+        for (broker, waiting) in std::mem::take(&mut self.sends) {
+            self.gap(Of::Sends, &broker, waiting.since_ns, t_ns);
+        }
+        for (queue, waiting) in std::mem::take(&mut self.queue_sends) {
+            self.gap(Of::QueueSends, &log.queue(queue).name, waiting.since_ns, t_ns);
+        }
+    }
+
     fn phase(&mut self, t_ns: u64, phase: Phase, log: &Log) {
         match phase {
             Phase::Heal => {
@@ -262,13 +277,7 @@ impl Liveness {
             }
             Phase::Converge => {
                 self.converging_ns = Some(t_ns);
-                // Whoever still waits has had no success.
-                for (broker, waiting) in std::mem::take(&mut self.sends) {
-                    self.gap(Of::Sends, &broker, waiting.since_ns, t_ns);
-                }
-                for (queue, waiting) in std::mem::take(&mut self.queue_sends) {
-                    self.gap(Of::QueueSends, &log.queue(queue).name, waiting.since_ns, t_ns);
-                }
+                self.end_sends(t_ns, log);
             }
             Phase::Drain => {
                 self.draining = true;
@@ -332,6 +341,7 @@ impl Liveness {
         let longest = |one: Machine, (_, other): &(u64, Machine)| Machine {
             late_ms: one.late_ms.max(other.late_ms),
             sync_ms: one.sync_ms.max(other.sync_ms),
+            queued_ms: one.queued_ms.max(other.queued_ms),
         };
         self.stalls.iter().filter(within).fold(Machine::default(), longest)
     }
@@ -348,10 +358,13 @@ impl Liveness {
                 found.fail(|| {
                     let why =
                         if excused.is_some() { "with the faults of the time" } else { "without a fault" };
-                    let Machine { late_ms, sync_ms } = self.worst_stall(gap);
-                    let machine = match late_ms.max(sync_ms) {
+                    let Machine { late_ms, sync_ms, queued_ms } = self.worst_stall(gap);
+                    let machine = match late_ms.max(sync_ms).max(queued_ms) {
                         0 => String::new(),
-                        _ => format!("; the machine woke a thread {late_ms} ms late and took {sync_ms} ms for an fsync"),
+                        _ => format!(
+                            "; the machine woke a thread {late_ms} ms late, took {sync_ms} ms for an fsync, and let a \
+                             node's threads wait {queued_ms} ms for a processor in a tenth of a second"
+                        ),
                     };
                     format!(
                         "{:?} of {}: {ms} ms without success from {} ns on, {allowed} ms are allowed {why}{machine}",
@@ -448,11 +461,18 @@ impl Liveness {
 
     /// The table of drills: of each kind of fault the longest gap that each instance made.
     fn figures(&self, found: &mut Findings) {
-        if let Some(late_ms) = self.stalls.iter().map(|(_, machine)| machine.late_ms).max() {
-            found.figure("machine: a thread woke late by, max ms", late_ms);
-        }
-        if let Some(sync_ms) = self.stalls.iter().map(|(_, machine)| machine.sync_ms).max() {
-            found.figure("machine: an fsync took, max ms", sync_ms);
+        let figures: [(&str, Measure); 3] = [
+            ("machine: a thread woke late by, max ms", |machine| machine.late_ms),
+            ("machine: an fsync took, max ms", |machine| machine.sync_ms),
+            ("machine: a node's threads waited in 100 ms for a processor, max ms", |machine| {
+                machine.queued_ms
+            }),
+        ];
+        for (name, of) in figures {
+            let longest = self.stalls.iter().map(|(_, machine)| of(machine)).max();
+            if let Some(longest) = longest.filter(|longest| *longest > 0) {
+                found.figure(name, longest);
+            }
         }
         let mut longest: BTreeMap<(&str, Of), Vec<u64>> = BTreeMap::new();
         for span in self.faults.values() {
@@ -517,6 +537,10 @@ mod tests {
         let mut story = Story::new();
         story.sent("1-0", 0).unknown("1-1").wait_ms(500).phase(Phase::Converge);
         story.fails(rule(), "without success");
+        // nor the end of a run that broke off
+        let mut story = Story::new();
+        story.invoke_send("1-0").wait_ms(500).phase(Phase::Heal);
+        story.fails(rule(), "without success");
         // a plan may allow more
         let liveness = Some(LivenessBounds { quiet_gap_ms: Some(500), ..LivenessBounds::default() });
         let mut story = Story::new();
@@ -528,7 +552,7 @@ mod tests {
     fn a_machine_that_stood_still_is_named_and_excuses_nothing() {
         let mut story = Story::new();
         story.invoke_send("1-0").wait_ms(400);
-        story.note(Op::Machine(Machine { late_ms: 350, sync_ms: 0 })).ok_send("1-0", 0);
+        story.note(Op::Machine(Machine { late_ms: 350, ..Machine::default() })).ok_send("1-0", 0);
         story.fails(rule(), "without a fault; the machine woke a thread 350 ms late");
     }
 

@@ -224,7 +224,7 @@ impl Run<'_> {
         self.make_topics(&cluster)?;
         let addresses = cluster.plan().node_addresses();
         let sampler = Sampler::start(cluster.admin(), &addresses, cluster.pids(), &self.recorder);
-        let probe = Probe::start(cluster.lease().work(), &self.recorder)?;
+        let probe = Probe::start(cluster.lease().work(), cluster.pids(), &self.recorder)?;
         let field = Field::new(
             self.spec.options.clone(),
             self.recorder.clone(),
