@@ -18,7 +18,9 @@ use tonic::transport::server::Connected;
 
 use crate::formation::{self, FormationError};
 use crate::group::{Group, Raft, start_tasks};
-use crate::limits::{CHECKPOINT_INTERVAL, FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES, PEER_WINDOW_BYTES};
+use crate::limits::{
+    CHECKPOINT_INTERVAL, FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES, PEER_RESETS_MAX, PEER_WINDOW_BYTES,
+};
 use crate::log_storage::LogStorage;
 use crate::network::Network;
 use crate::peers::{PeerHandler, Peers};
@@ -328,6 +330,9 @@ where
         .initial_connection_window_size(PEER_WINDOW_BYTES)
         .initial_stream_window_size(PEER_WINDOW_BYTES)
         .max_frame_size(PEER_FRAME_BYTES)
+        // Calls that are given up are reset streams, often many at once after a cut. At h2's default of 20 (which is against
+        // strangers) the whole connection would be closed, and all that was under way on it of unknown outcome.
+        .http2_max_pending_accept_reset_streams(Some(PEER_RESETS_MAX))
         .http2_keepalive_interval(Some(Duration::from_secs(1)))
         .http2_keepalive_timeout(Some(Duration::from_millis(1500)))
         .add_service(server.into_service())

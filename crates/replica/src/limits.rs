@@ -31,6 +31,8 @@ pub(crate) const PEER_FRAME_BYTES: u32 = 128 << 10;
 /// Before another stream to a peer is opened after one that could not be. openraft's own back-off is before a stream's
 /// requests: without this, it opens streams to a dead node as fast as the connection is refused.
 pub(crate) const REOPEN_PAUSE: Duration = Duration::from_millis(50);
+/// Calls of one connection that were given up before this node has looked at them.
+pub(crate) const PEER_RESETS_MAX: usize = 64 << 10;
 /// A snapshot chunk.
 pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// A proposal whose entry is not applied by then is reported as unknown (RocketMQ's DLedger waits 2.5 s as well).
