@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use store::{Frame, FrameKind, TablesMeta};
+use store::{Frame, FrameKind, StoreError, TablesMeta};
 use wire::{LogPosition, QueueId, QueueOffset};
 
 use super::disk::GatedDisk;
@@ -209,6 +209,22 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Why a node does not start. What it held a moment ago, directory and port, may be free a moment later.
+    pub(crate) async fn refused_as(
+        &self,
+        node: u64,
+        change: &dyn Fn(&mut HostConfig, &mut GroupConfig),
+    ) -> OpenError {
+        eventually(|| async {
+            match self.open_as(node, change).await {
+                Err(OpenError::Store(StoreError::Locked { .. }) | OpenError::Listen { .. }) => None,
+                Err(error) => Some(error),
+                Ok(_) => panic!("node {node} has started"),
+            }
+        })
+        .await
     }
 
     pub(crate) fn group_directory(&self, node: u64) -> std::path::PathBuf {

@@ -151,12 +151,10 @@ async fn a_node_that_is_alone_does_not_raise_its_term() {
 async fn a_node_that_lost_its_directory_is_refused_under_its_old_id() {
     let mut cluster = Cluster::start(3).await;
     create_topic(&cluster, "t:1").await;
+    cluster.converged().await;
     cluster.stop(2).await;
     std::fs::remove_dir_all(cluster.group_directory(2)).unwrap();
-    let error = match cluster.open(2).await {
-        Err(error) => error,
-        Ok(_) => panic!("node 2 must not vote again under its old id"),
-    };
+    let error = cluster.refused_as(2, &|_, _| ()).await;
     assert!(
         matches!(error, OpenError::Formation(FormationError::Replaced { node: NodeId(2), .. })),
         "{error}"
@@ -164,7 +162,8 @@ async fn a_node_that_lost_its_directory_is_refused_under_its_old_id() {
     // The vote alone gone: refused as well.
     cluster.stop(3).await;
     std::fs::remove_file(cluster.group_directory(3).join("vote")).unwrap();
-    assert!(matches!(cluster.open(3).await, Err(OpenError::Store(_))));
+    let error = cluster.refused_as(3, &|_, _| ()).await;
+    assert!(matches!(error, OpenError::Store(_)), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
