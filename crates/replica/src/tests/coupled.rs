@@ -195,7 +195,9 @@ async fn several_in_flight_keep_their_order_among_messages_and_survive_a_restart
     assert_eq!((&after.next, &after.words), (&before.next, &before.words));
     for node in 1..=3 {
         for (n, receipts) in &receipts {
-            receipts.iter().for_each(|at| check_stored(cluster.group(node), at, &format!("m{n}")));
+            for at in receipts {
+                check_stored(cluster.group(node), at, &format!("m{n}"));
+            }
         }
     }
     let error = propose_coupled(cluster.group(leader), coupled("w8", vec![message("t", 0, "x")])).await;
