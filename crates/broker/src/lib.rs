@@ -19,6 +19,7 @@ mod clients;
 mod config;
 mod creation;
 mod errors;
+mod filter;
 mod forward;
 mod handlers;
 mod hold;
