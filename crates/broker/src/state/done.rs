@@ -218,8 +218,7 @@ impl DoneSet {
     }
 
     pub(super) fn encode(&self, topic: TopicId, queue: u32) -> DoneRecord {
-        let mut record =
-            DoneRecord { topic: topic.0, queue, base: self.base, ..DoneRecord::default() };
+        let mut record = DoneRecord { topic: topic.0, queue, base: self.base, ..DoneRecord::default() };
         for (number, chunk) in &self.chunks {
             match (chunk, record.full.as_mut_slice()) {
                 (Chunk::Bits(bits), _) => {

@@ -172,7 +172,8 @@ impl Locks {
             }
             let clients: Vec<Arc<str>> = clients.into_iter().map(Arc::from).collect();
             let mut locks = BTreeMap::new();
-            for (((topic, queue), holder), until_ms) in topics.into_iter().zip(queues).zip(holders).zip(until_ms)
+            for (((topic, queue), holder), until_ms) in
+                topics.into_iter().zip(queues).zip(holders).zip(until_ms)
             {
                 let client = clients.get(holder as usize).ok_or_else(impossible)?;
                 let lease = Lease { client: Arc::clone(client), until_ms };

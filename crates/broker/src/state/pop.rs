@@ -220,11 +220,8 @@ impl Pops {
         {
             return Err(FULL);
         }
-        let message = InFlight {
-            pop_time_ms: now_ms,
-            visible_at_ms: now_ms.saturating_add(invisible_ms),
-            attempts: 0,
-        };
+        let message =
+            InFlight { pop_time_ms: now_ms, visible_at_ms: now_ms.saturating_add(invisible_ms), attempts: 0 };
         let before = known.map_or(0, Queue::len);
         let first_before = self.next_due_ms();
         let queue = self.queues.entry(key).or_default();
@@ -415,9 +412,8 @@ impl Pops {
                 let PopRecord { topic, group, queue, .. } = record;
                 format!("what group {group} has in flight of queue {queue} of topic {topic} cannot be")
             };
-            let messages =
-                columns(&record.offsets, &record.pop_times_ms, &record.visible_at_ms, |_| Some(0))
-                    .ok_or_else(impossible)?;
+            let messages = columns(&record.offsets, &record.pop_times_ms, &record.visible_at_ms, |_| Some(0))
+                .ok_or_else(impossible)?;
             let ordered = match &record.ordered {
                 None => None,
                 Some(OrderedRecord { attempt_id, end, offsets, pop_times_ms, visible_at_ms, attempts }) => {
@@ -457,11 +453,8 @@ fn columns(
     }
     let rows = offsets.iter().zip(pop_times_ms).zip(visible_at_ms).enumerate();
     rows.map(|(at, ((offset, pop_time_ms), visible_at_ms))| {
-        let message = InFlight {
-            pop_time_ms: *pop_time_ms,
-            visible_at_ms: *visible_at_ms,
-            attempts: attempts(at)?,
-        };
+        let message =
+            InFlight { pop_time_ms: *pop_time_ms, visible_at_ms: *visible_at_ms, attempts: attempts(at)? };
         Some((*offset, message))
     })
     .collect()
