@@ -21,6 +21,7 @@ mod creation;
 mod duties;
 mod errors;
 mod filter;
+mod filters;
 mod forward;
 mod handlers;
 mod hold;

@@ -4,7 +4,8 @@ use super::lexer::{Lexer, Token};
 use super::{DEPTH_MAX, Filter, FilterError, NAMES_MAX, Node, Order, Search};
 
 pub(super) fn parse(text: &str) -> Result<Filter, FilterError> {
-    let mut parser = Parser { lexer: Lexer::new(text), ahead: (0, Token::End), nesting: 0, names: Vec::new() };
+    let mut parser =
+        Parser { lexer: Lexer::new(text), ahead: (0, Token::End), nesting: 0, names: Vec::new() };
     parser.advance()?;
     let root = parser.or()?;
     let root = parser.condition(root)?;

@@ -2,9 +2,12 @@
 
 mod clients;
 mod failover;
+mod filtering;
+mod locking;
 mod offsets;
 mod pulling;
 mod registering;
+mod resetting;
 mod sending;
 
 use std::collections::BTreeMap;

@@ -51,14 +51,6 @@ async fn checks() {
         (PullMessageRequest { queue_id: -1, ..tools() }, 29),
         (PullMessageRequest { sys_flag: 0, ..tools() }, 24),
         (PullMessageRequest { subscription: Some("||".into()), ..tools() }, 23),
-        (
-            PullMessageRequest {
-                expression_type: Some("SQL92".into()),
-                subscription: Some("a > 1".into()),
-                ..tools()
-            },
-            1,
-        ),
     ] {
         assert_eq!(node.pull_code(header.clone()).await, want, "{header:?}");
     }
