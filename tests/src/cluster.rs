@@ -31,6 +31,8 @@ pub struct Plan {
     /// `None`: every node is a nameserver too. Otherwise the addresses of nameservers that run already.
     pub nameservers: Option<Vec<String>>,
     pub auto_create_topic: bool,
+    /// More settings of every group, as lines of its configuration.
+    pub group_settings: Vec<String>,
     /// What clients are told for the leader instead of its own address, by group.
     pub advertise_leader: BTreeMap<String, String>,
 }
@@ -45,6 +47,7 @@ impl Plan {
             preferred_leaders: true,
             nameservers: None,
             auto_create_topic: true,
+            group_settings: Vec::new(),
             advertise_leader: BTreeMap::new(),
         }
     }
@@ -91,6 +94,9 @@ fn configuration(plan: &Plan, node: &Node, all: &[(u64, String)], nameservers: &
         }
         // the smallest segment: it is allocated whole
         let _ = writeln!(text, "segment_size = {}", 16 << 20);
+        for setting in &plan.group_settings {
+            let _ = writeln!(text, "{setting}");
+        }
     }
     text
 }
