@@ -5,6 +5,7 @@ mod command_line;
 mod conf_files;
 mod failover;
 mod java_basic;
+mod java_consumption;
 mod java_failover;
 mod mqadmin;
 mod nameserver_mix;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let tests = [
         java_basic::tests(),
+        java_consumption::tests(),
         mqadmin::tests(),
         command_line::tests(),
         bad_input::tests(),

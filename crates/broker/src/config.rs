@@ -84,6 +84,10 @@ pub struct GroupConfig {
     /// Whether consumers may filter by SQL92 expressions on properties (RocketMQ's enablePropertyFilter, which is off
     /// there by default).
     pub property_filter: bool,
+    /// How far behind the end of the log a queue's first message may lie, in percent of the machine's memory, so that a new
+    /// consumer group begins there whatever its ConsumeFromWhere says (RocketMQ's accessMessageInMemoryMaxRatio). 0: it
+    /// never does.
+    pub in_memory_percent: u32,
     /// Whether the broker itself keeps what consumer offsets are reset to until consumers have been told (RocketMQ's
     /// useServerSideResetOffset); else consumers that run are told once, and nobody else (220).
     pub server_side_reset: bool,
@@ -110,6 +114,7 @@ impl Default for GroupConfig {
             auto_create_topic: true,
             auto_create_group: true,
             property_filter: true,
+            in_memory_percent: 40,
             server_side_reset: true,
             default_topic_queues: 8,
             heartbeat_ms: 50,

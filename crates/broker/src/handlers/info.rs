@@ -169,6 +169,7 @@ fn config_table(config: &BrokerConfig, group: &GroupConfig, broker_id: u64) -> V
     let advertised = group.advertised();
     let (ip, port) = advertised.rsplit_once(':').unwrap_or((&advertised, ""));
     vec![
+        ("accessMessageInMemoryMaxRatio", group.in_memory_percent.to_string()),
         ("aclEnable", "false".into()),
         ("autoCreateSubscriptionGroup", group.auto_create_group.to_string()),
         ("autoCreateTopicEnable", group.auto_create_topic.to_string()),

@@ -311,7 +311,7 @@ pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
 
 /// Whether a queue has its first message still, and that among the newest part of the log: a new group then begins at 0
 /// whatever its ConsumeFromWhere says. RocketMQ asks whether the message is "in memory": within 40 % of the machine's
-/// RAM of the log's end (`accessMessageInMemoryMaxRatio`).
+/// RAM of the log's end (`accessMessageInMemoryMaxRatio`, here `in_memory_percent`).
 async fn is_young(hosted: &Arc<Hosted>, topic: &str, queue: QueueId) -> Result<bool, Error> {
     let Some(range) = hosted.state.queue(topic, queue) else { return Ok(false) };
     if range.min != QueueOffset(0) || range.next == QueueOffset(0) {
@@ -323,13 +323,13 @@ async fn is_young(hosted: &Arc<Hosted>, topic: &str, queue: QueueId) -> Result<b
     })
     .await?;
     let end = hosted.served_here()?.log.state().end;
-    Ok(first.is_some_and(|first| end.0.saturating_sub(first.0) <= young_bytes()))
+    let young_bytes = ram_bytes() / 100 * u64::from(hosted.config.in_memory_percent);
+    Ok(first.is_some_and(|first| end.0.saturating_sub(first.0) <= young_bytes))
 }
 
-fn young_bytes() -> u64 {
+fn ram_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    let ram = info.totalram.saturating_mul(u64::from(info.mem_unit));
-    ram / 5 * 2
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
 /// Runs what may wait for the disk on a thread that may, in its turn.
