@@ -263,6 +263,9 @@ fn now_ms() -> Result<i64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64)
 }
 
+/// What its consumers say, as options, and what a group then gets.
+type Begin<'a> = (&'a str, &'a [&'a str], Vec<&'a BTreeSet<String>>);
+
 /// In a queue that is not new, a group without offsets begins where its consumers say.
 fn where_new_groups_begin(scratch: &Scratch, versions: &[String]) -> Result<()> {
     let mut plan = Plan::new(1, 1);
@@ -288,7 +291,7 @@ fn where_new_groups_begin(scratch: &Scratch, versions: &[String]) -> Result<()> 
         send(scratch, &kit, &format!("mid-{name}"), &namesrv, &topic, &["--count", "10", "--prefix", "mid"])?;
         let from = from.to_string();
         let (early, mid, late) = (numbered("early", 0..10), numbered("mid", 0..10), numbered("late", 0..10));
-        let begins: [(&str, &[&str], Vec<&BTreeSet<String>>); 4] = [
+        let begins: [Begin<'_>; 4] = [
             ("default", &[], vec![&late]),
             ("last", &["--from", "last"], vec![&late]),
             ("first", &["--from", "first"], vec![&early, &mid, &late]),

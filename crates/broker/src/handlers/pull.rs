@@ -902,8 +902,8 @@ struct News {
     from: QueueOffset,
     /// Empty where they are not in memory.
     units: Vec<Unit>,
-    /// Read when the first expression asks for them; `None` inside: they cannot be read.
-    records: Option<Option<Records>>,
+    /// Read when the first expression asks for them; fewer than the units where they are not in memory.
+    records: Option<Records>,
 }
 
 fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
@@ -931,9 +931,11 @@ fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
         if next.0 - from.0 > PULL_UNITS as u64 {
             return true;
         }
-        let records = records.get_or_insert_with(|| records_of(serving, units, false).ok());
-        let Some(records) = records.as_ref().filter(|records| records.count == count) else { return true };
-        each_record(records, units).any(|record| filters::accepts(filter, record))
+        let records = records.get_or_insert_with(|| {
+            let nothing = Records { count: 0, pieces: Vec::new() };
+            records_of(serving, units, false).unwrap_or(nothing)
+        });
+        records.count != count || each_record(records, units).any(|record| filters::accepts(filter, record))
     };
     let wish = |held: &HeldPull| (QueueOffset(held.pull.header.queue_offset as u64), held.wish.clone());
     for held in hosted.holds.wake(topic, queue, next, wish, is_wanted) {
