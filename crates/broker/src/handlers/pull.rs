@@ -20,6 +20,10 @@
 //! - It holds only where the leader has found nothing.
 //!
 //! The leader itself confirms that it still leads before it says that an offset moved (log.md 11).
+//!
+//! **Resets** (222, reset.rs). While one is pending, a pull of that group and queue at any other offset is answered with 21
+//! and the offset of the reset. A pull at that offset takes the reset, which is an entry of the log, and goes on: it shows
+//! that the consumer was told, as an answer that was sent does not.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -723,7 +727,7 @@ fn take_reset(hosted: Arc<Hosted>, pull: Pull, mut plan: Plan, offset: QueueOffs
 }
 
 /// Only a node that leads now may say that an offset moved: one that was deposed would pull a consumer back (log.md 11).
-fn confirm(hosted: Arc<Hosted>, mut pull: Pull, plan: Plan) {
+fn confirm(hosted: Arc<Hosted>, mut pull: Pull, mut plan: Plan) {
     tokio::spawn(async move {
         if !hosted.leads() {
             return ask_leader(&hosted, pull);
@@ -735,6 +739,9 @@ fn confirm(hosted: Arc<Hosted>, mut pull: Pull, plan: Plan) {
         match barrier {
             Ok(()) => {
                 pull.call.confirmed = true;
+                // It may have been taken meanwhile, or by another leader.
+                let (topic, group) = (&plan.topic.name, &pull.header.consumer_group);
+                plan.reset = hosted.state.pending_reset(topic, group, plan.queue);
                 execute(&hosted, pull, plan);
             }
             Err(error) => hosted.fail(pull.call, error),
@@ -928,7 +935,7 @@ fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
             return units.iter().any(|unit| wish.may_match(unit.tags_code));
         };
         // So much that its client may as well be told how far it was looked at.
-        if next.0 - from.0 > PULL_UNITS as u64 {
+        if next.0.saturating_sub(from.0) > PULL_UNITS as u64 {
             return true;
         }
         let records = records.get_or_insert_with(|| {
