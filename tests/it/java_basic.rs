@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::cluster::Running;
 use tests::history::{self, Delivery, Duplicates, Send};
-use tests::java::{self, Scenario};
+use tests::java;
 use tests::remoting::{Connection, LOCK_BATCH_MQ, REQUEST_CODE_NOT_SUPPORTED};
 use tests::runner::{Requirement, Scratch, Test, skip, test};
+use tests::scenario::Scenario;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 

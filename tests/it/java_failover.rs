@@ -9,8 +9,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Result, ensure};
 use tests::cluster::{Cluster, Plan};
 use tests::history::{self, Duplicates, Send};
-use tests::java::{self, Scenario};
+use tests::java;
 use tests::runner::{Requirement, Scratch, Test, test};
+use tests::scenario::Scenario;
 use tests::{apache, remoting, wait};
 
 const KILLS: usize = 5;

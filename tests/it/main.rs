@@ -6,6 +6,7 @@ mod conf_files;
 mod drill;
 mod failover;
 mod java_basic;
+mod java_consumption;
 mod java_failover;
 mod mqadmin;
 mod nameserver_mix;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let tests = [
         java_basic::tests(),
+        java_consumption::tests(),
         mqadmin::tests(),
         command_line::tests(),
         bad_input::tests(),

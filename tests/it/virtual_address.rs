@@ -7,9 +7,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use tests::cluster::{Cluster, Plan};
 use tests::history::Send;
-use tests::java::Scenario;
 use tests::relay::Relay;
 use tests::runner::{Requirement, Scratch, Test, test};
+use tests::scenario::Scenario;
 use tests::{history, java, ports};
 
 const GROUP: &str = "broker-a";

@@ -31,6 +31,9 @@ pub struct Plan {
     /// `None`: every node is a nameserver too. Otherwise the addresses of nameservers that run already.
     pub nameservers: Option<Vec<String>>,
     pub auto_create_topic: bool,
+    /// More settings of what all groups of a node share, and of every group, as lines of the configuration.
+    pub broker_settings: Vec<String>,
+    pub group_settings: Vec<String>,
     /// What clients are told for the leader instead of its own address, by group.
     pub advertise_leader: BTreeMap<String, String>,
 }
@@ -45,6 +48,8 @@ impl Plan {
             preferred_leaders: true,
             nameservers: None,
             auto_create_topic: true,
+            broker_settings: Vec::new(),
+            group_settings: Vec::new(),
             advertise_leader: BTreeMap::new(),
         }
     }
@@ -81,6 +86,9 @@ fn configuration(plan: &Plan, node: &Node, all: &[(u64, String)], nameservers: &
         let _ = write!(text, "\n[nameserver]\nlisten = {listen:?}\n");
     }
     let _ = write!(text, "\n[broker]\nauto_create_topic = {}\n", plan.auto_create_topic);
+    for setting in &plan.broker_settings {
+        let _ = writeln!(text, "{setting}");
+    }
     for (n, name) in (0..).zip(&plan.groups) {
         let _ = write!(text, "\n[[group]]\nname = {name:?}\nlisten = {:?}\n", node.groups[name]);
         if let Some(address) = plan.advertise_leader.get(name) {
@@ -91,6 +99,9 @@ fn configuration(plan: &Plan, node: &Node, all: &[(u64, String)], nameservers: &
         }
         // the smallest segment: it is allocated whole
         let _ = writeln!(text, "segment_size = {}", 16 << 20);
+        for setting in &plan.group_settings {
+            let _ = writeln!(text, "{setting}");
+        }
     }
     text
 }

@@ -11,6 +11,8 @@ use serde::Deserialize;
 pub struct Send {
     /// sync, async, oneway, batch, pinned …
     pub mode: String,
+    #[serde(default)]
+    pub topic: String,
     /// The bodies; several for a batch.
     pub values: Vec<String>,
     /// What the client said. A one-way send is `ok` when the client raised nothing.
@@ -49,6 +51,9 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Delivery {
     pub value: String,
+    /// The consumer's group.
+    #[serde(default)]
+    pub group: String,
     pub topic: String,
     #[serde(flatten)]
     pub place: Place,
@@ -56,9 +61,19 @@ pub struct Delivery {
     pub keys: Option<String>,
     pub msg_id: String,
     pub size: usize,
+    /// Whether the padding of a large body is what was sent.
+    #[serde(default)]
+    pub intact: bool,
+    /// How often it had been delivered before, as the broker counts.
     pub attempt: u32,
+    #[serde(default)]
+    pub born_ms: i64,
+    /// When the copy that was delivered was stored, in milliseconds since 1970.
     pub stored_ms: i64,
     pub at: i64,
+    /// Only with `--properties`.
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
 }
 
 impl Send {

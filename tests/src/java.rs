@@ -1,4 +1,4 @@
-//! Stock Java clients: jars from Maven Central, tests/java compiled against them, and running scenarios.
+//! Stock Java clients: jars from Maven Central, and tests/java compiled against them (with 5.x also tests/java5).
 //!
 //! ```text
 //! target/java-clients/4.9.8/lib/*.jar          one directory per client version, resolved once
@@ -7,23 +7,17 @@
 //! target/java-clients/newest                   the version that Maven Central's metadata called the newest
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
 
-use crate::history::{Delivery, Send};
-use crate::process::Process;
+use crate::paths;
 use crate::runner::{Requirement, skip};
-use crate::{paths, wait};
+use crate::scenario::Scenario;
 
 /// Used when Maven Central's list of versions cannot be read.
 const NEWEST_WHEN_UNKNOWN: &str = "5.5.0";
@@ -177,8 +171,15 @@ fn resolve(dir: &Path, artifacts: &[(&str, &str)]) -> Result<PathBuf> {
 }
 
 fn compile(version: &str, lib: &Path) -> Result<PathBuf> {
-    let sources = paths::workspace().join("tests/java/raftmq");
-    let mut files: Vec<PathBuf> = fs::read_dir(&sources)?.flatten().map(|entry| entry.path()).collect();
+    let mut folders = vec!["tests/java/raftmq"];
+    if !version.starts_with('4') {
+        folders.push("tests/java5/raftmq");
+    }
+    let mut files = Vec::new();
+    for folder in folders {
+        let entries = fs::read_dir(paths::workspace().join(folder))?;
+        files.extend(entries.flatten().map(|entry| entry.path()));
+    }
     files.retain(|file| file.extension().is_some_and(|e| e == "java"));
     files.sort();
     let mut hasher = DefaultHasher::new();
@@ -201,46 +202,6 @@ fn compile(version: &str, lib: &Path) -> Result<PathBuf> {
     Ok(classes)
 }
 
-/// A line of a scenario's output.
-#[derive(Debug, Clone)]
-pub enum Event {
-    Send(Send),
-    Delivery(Delivery),
-    /// The queues of the topic that the consumer holds now, as `broker/queue`.
-    Assigned(Vec<String>),
-    /// Where the producer of a mode sends to now: group → address.
-    Routes(String, BTreeMap<String, String>),
-    /// `started`, `done`, and the results of `latency` and `throughput`.
-    Other(Value),
-}
-
-impl Event {
-    fn parse(line: &str) -> Result<Event> {
-        let value: Value = serde_json::from_str(line)?;
-        Ok(match value["event"].as_str() {
-            Some("send") => Event::Send(serde_json::from_value(value)?),
-            Some("deliver") => Event::Delivery(serde_json::from_value(value)?),
-            Some("assigned") => Event::Assigned(serde_json::from_value(value["queues"].clone())?),
-            Some("routes") => {
-                let mut routes: BTreeMap<String, String> = serde_json::from_value(value)?;
-                routes.remove("event");
-                let mode = routes.remove("mode").context("routes without a mode")?;
-                Event::Routes(mode, routes)
-            }
-            Some(_) => Event::Other(value),
-            None => bail!("no event"),
-        })
-    }
-}
-
-/// A running scenario of tests/java. Its lines are also kept in NAME.jsonl beside its log.
-pub struct Scenario {
-    process: Process,
-    stdin: Option<ChildStdin>,
-    events: Arc<Mutex<Vec<Event>>>,
-    reader: Option<thread::JoinHandle<Result<()>>>,
-}
-
 impl Kit {
     /// `java` (see [`command`]) made to run `Scenario ARGUMENTS`.
     pub fn program(&self, mut java: Command, arguments: &[&str]) -> Command {
@@ -254,121 +215,29 @@ impl Kit {
         let arguments = [arguments, &["--namesrv", namesrv]].concat();
         let mut command = self.program(command(&dir.join(format!("{name}.home"))), &arguments);
         let title = format!("{name} ({} {})", self.version, arguments.join(" "));
-        let (process, stdin, stdout) =
-            Process::start_piped(&title, &mut command, &dir.join(format!("{name}.log")))?;
-        let events = Arc::new(Mutex::new(Vec::new()));
-        let mut copy = File::create(dir.join(format!("{name}.jsonl")))?;
-        let sink = events.clone();
-        let reader = thread::spawn(move || {
-            for line in BufReader::new(stdout).lines() {
-                let line = line?;
-                writeln!(copy, "{line}")?;
-                // Client libraries print lines of their own.
-                if line.starts_with('{') {
-                    let event = Event::parse(&line).with_context(|| format!("not an event: {line}"))?;
-                    sink.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-                }
-            }
-            Ok(())
-        });
-        Ok(Scenario { process, stdin: Some(stdin), events, reader: Some(reader) })
-    }
-}
-
-impl Scenario {
-    /// What it has printed so far.
-    pub fn events(&self) -> Vec<Event> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        Scenario::start(&mut command, &title, dir, name)
     }
 
-    pub fn sends(&self) -> Vec<Send> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        events
-            .iter()
-            .filter_map(|e| if let Event::Send(send) = e { Some(send.clone()) } else { None })
-            .collect()
+    /// Starts several scenarios in one process, which shares the cost of a JVM. Standard input is one for all.
+    pub fn together(
+        &self,
+        dir: &Path,
+        name: &str,
+        namesrv: &str,
+        scenarios: &[Vec<&str>],
+    ) -> Result<Scenario> {
+        let mut arguments = vec!["together"];
+        for scenario in scenarios {
+            arguments.push("+");
+            arguments.extend(scenario);
+        }
+        // what follows is for all
+        arguments.push("+");
+        self.scenario(dir, name, namesrv, &arguments)
     }
 
-    pub fn deliveries(&self) -> Vec<Delivery> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let delivery = |e: &Event| if let Event::Delivery(d) = e { Some(d.clone()) } else { None };
-        events.iter().filter_map(delivery).collect()
-    }
-
-    /// The queues that a consumer holds now.
-    pub fn assigned(&self) -> Vec<String> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest =
-            events.iter().rev().find_map(|e| if let Event::Assigned(q) = e { Some(q) } else { None });
-        newest.cloned().unwrap_or_default()
-    }
-
-    /// Where the producers of a `failover-producer` send to now, by mode.
-    pub fn routes(&self) -> BTreeMap<String, BTreeMap<String, String>> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let routes = |e: &Event| match e {
-            Event::Routes(mode, routes) => Some((mode.clone(), routes.clone())),
-            _ => None,
-        };
-        events.iter().filter_map(routes).collect()
-    }
-
-    /// Polls `probe` until it holds; fails at once when the program has ended with an error.
-    pub fn wait_until(
-        &mut self,
-        what: &str,
-        limit: Duration,
-        mut probe: impl FnMut(&Scenario) -> bool,
-    ) -> Result<()> {
-        let title = format!("{what} ({})", self.process.name());
-        wait::until_true(&title, limit, || match self.process.exited()? {
-            Some(status) if !status.success() => Err(wait::final_error(status.to_string())),
-            _ => Ok(probe(self)),
-        })
-    }
-
-    /// Waits until the program says that its clients have started.
-    pub fn wait_started(&mut self) -> Result<()> {
-        self.wait_until("its start", Duration::from_secs(30), |scenario| {
-            scenario.events().iter().any(|e| matches!(e, Event::Other(v) if v["event"] == "started"))
-        })
-    }
-
-    /// Waits until a consumer holds `count` queues.
-    pub fn wait_assigned(&mut self, count: usize) -> Result<()> {
-        let what = format!("{count} assigned queues");
-        // Clients rebalance every 20 s when nothing tells them to.
-        self.wait_until(&what, Duration::from_secs(45), |scenario| scenario.assigned().len() == count)
-    }
-
-    /// Ends scenarios that go on until their standard input closes.
-    pub fn close_stdin(&mut self) {
-        self.stdin = None;
-    }
-
-    /// Waits for the end of the program, which must be a success; returns its last `done`, `latency` or `throughput`
-    /// line.
-    pub fn join(&mut self, limit: Duration) -> Result<Value> {
-        let status = self.process.wait(limit)?;
-        let reader = self.reader.take().context("joined twice")?;
-        reader.join().map_err(|_| anyhow!("the reader of {} panicked", self.process.name()))??;
-        ensure!(status.success(), "{}: {status}", self.process.name());
-        let last = self
-            .events()
-            .into_iter()
-            .rev()
-            .find_map(|e| if let Event::Other(v) = e { Some(v) } else { None });
-        last.with_context(|| format!("{} printed no result", self.process.name()))
-    }
-
-    /// [`Scenario::close_stdin`], then [`Scenario::join`].
-    pub fn finish(&mut self) -> Result<Value> {
-        self.close_stdin();
-        self.join(Duration::from_secs(40))
-    }
-
-    /// kill -9 of the client.
-    pub fn kill(&mut self) -> Result<()> {
-        self.process.kill()
+    /// Whether it is a 5.x, with what raftmq.Newer names.
+    pub fn is_five(&self) -> bool {
+        !self.version.starts_with('4')
     }
 }

@@ -11,13 +11,15 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::{cluster, java, paths, process};
+use crate::{cluster, go, java, paths, process};
 
 /// Something that a test cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
     /// java, javac and mvn, and the jars from Maven Central or a local repository.
     Java,
+    /// go, and the modules of tests/go.
+    Go,
     /// The test starts and breaks its own cluster: not with `RAFTMQ_TEST_NAMESRV`.
     OwnCluster,
     Root,
@@ -34,6 +36,7 @@ impl Requirement {
     fn name(self) -> &'static str {
         match self {
             Requirement::Java => "java",
+            Requirement::Go => "go",
             Requirement::OwnCluster => "own-cluster",
             Requirement::Root => "root",
             Requirement::Long => "long",
@@ -46,6 +49,7 @@ impl Requirement {
     fn missing(self) -> Option<String> {
         match self {
             Requirement::Java => java::missing(),
+            Requirement::Go => go::missing(),
             Requirement::OwnCluster => cluster::external()
                 .map(|address| format!("a cluster of its own; RAFTMQ_TEST_NAMESRV={address} is set")),
             Requirement::Root => (!rustix::process::geteuid().is_root()).then(|| "root".to_owned()),

@@ -81,6 +81,16 @@ pub struct GroupConfig {
     /// Whether a first send creates its topic, and a first heartbeat its consumer group.
     pub auto_create_topic: bool,
     pub auto_create_group: bool,
+    /// Whether consumers may filter by SQL92 expressions on properties (RocketMQ's enablePropertyFilter, which is off
+    /// there by default).
+    pub property_filter: bool,
+    /// How far behind the end of the log a queue's first message may lie, in percent of the machine's memory, so that a new
+    /// consumer group begins there whatever its ConsumeFromWhere says (RocketMQ's accessMessageInMemoryMaxRatio). 0: it
+    /// never does.
+    pub in_memory_percent: u32,
+    /// Whether the broker itself keeps what consumer offsets are reset to until consumers have been told (RocketMQ's
+    /// useServerSideResetOffset); else consumers that run are told once, and nobody else (220).
+    pub server_side_reset: bool,
     /// Queues of TBW102, the most that an auto-created topic gets.
     pub default_topic_queues: u32,
     /// Raft timing, in milliseconds.
@@ -103,6 +113,9 @@ impl Default for GroupConfig {
             permission: 6,
             auto_create_topic: true,
             auto_create_group: true,
+            property_filter: true,
+            in_memory_percent: 40,
+            server_side_reset: true,
             default_topic_queues: 8,
             heartbeat_ms: 50,
             election_ms: (150, 300),

@@ -31,6 +31,7 @@ use crate::config::GroupConfig;
 use crate::creation::Creations;
 use crate::duties::{SourceArrivals, Sources};
 use crate::errors::Error;
+use crate::filters::Filters;
 use crate::forward;
 use crate::handlers::pull::{HeldPull, Served};
 use crate::handlers::step::{self, Step};
@@ -65,6 +66,7 @@ pub(crate) struct Hosted {
     /// Told when there is something to revive earlier than before.
     pub(crate) pops_sooner: Notify,
     pub(crate) served: Served,
+    pub(crate) filters: Filters,
     pub(crate) commits: Mutex<CommitMerger>,
     pub(crate) commit_added: Notify,
     /// Told whenever a batch of commits is decided.
@@ -142,6 +144,7 @@ impl Hosted {
             sources: Arc::default(),
             pops_sooner: Notify::new(),
             served: Served::default(),
+            filters: Filters::default(),
             commits: Mutex::new(CommitMerger::new()),
             commit_added: Notify::new(),
             commit_decided: Notify::new(),

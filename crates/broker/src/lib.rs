@@ -20,6 +20,8 @@ mod config;
 mod creation;
 mod duties;
 mod errors;
+mod filter;
+mod filters;
 mod forward;
 mod handlers;
 mod hold;

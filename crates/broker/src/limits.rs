@@ -160,8 +160,24 @@ pub(crate) const BATCH_MESSAGES_MAX: usize = 32_768;
 
 /// Queue units that one pull looks at: 16,000 bytes of 20 each, or 20 bytes per message asked for, if that is more.
 pub(crate) const PULL_UNITS: usize = 800;
+/// What one pull with an expression reads of messages, and for how long: beyond it the pull is answered with where it
+/// stopped. One message is read whatever its size.
+pub(crate) const SELECT_BYTES: usize = 4 << 20;
+pub(crate) const SELECT_TIME: Duration = Duration::from_millis(50);
+/// Messages that it reads at a time.
+pub(crate) const SELECT_UNITS: usize = 64;
+/// Compiled expressions that are remembered, and bytes of their texts.
+pub(crate) const FILTERS_MAX: usize = 1024;
+pub(crate) const FILTER_CACHE_BYTES: usize = 1 << 20;
 /// The longest time for which a pull is held, whatever the client asks for.
 pub(crate) const HOLD_MAX: Duration = Duration::from_mins(1);
+/// How often held pulls are looked through for those whose group was reset, while any reset is pending.
+pub(crate) const RESET_TICK: Duration = Duration::from_secs(1);
+/// How long a client has a queue for itself (41), ms: RocketMQ's `rocketmq.broker.rebalance.lockMaxLiveTime`. Clients
+/// renew every 20 s.
+pub(crate) const LOCK_LEASE_MS: u64 = 60_000;
+/// Queues of one request to lock or unlock.
+pub(crate) const LOCK_QUEUES_MAX: usize = 10_000;
 /// How late a held pull whose time is over may be answered.
 pub(crate) const HOLD_TICK: Duration = Duration::from_millis(250);
 

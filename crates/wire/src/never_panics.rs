@@ -85,7 +85,7 @@ fn decode_headers(ext: &ExtFields) {
         SendMessageRequest SendMessageResponse ReplyMessageRequest ConsumerSendMsgBackRequest
         PullMessageRequest PullMessageResponse QueryConsumerOffsetRequest UpdateConsumerOffsetRequest
         EndTransactionRequest CheckTransactionStateRequest PopMessageRequest AckMessageRequest
-        ResetOffsetRequest CreateTopicRequest RegisterBrokerRequest BrokerHeartbeatRequest
+        ResetOffsetRequest QueryCorrectionOffsetRequest CloneGroupOffsetRequest CreateTopicRequest RegisterBrokerRequest BrokerHeartbeatRequest
     );
 }
 
@@ -122,7 +122,7 @@ fn decode_everything(bytes: &[u8]) {
         HeartbeatData SubscriptionData TopicRouteData ClusterInfo TopicConfig TopicConfigSerializeWrapper
         RegisterBrokerBody DataVersion KvTable TopicList SubscriptionGroupConfig ConsumerConnection
         TopicStatsTable ConsumeStats ConsumeStatsList ResetOffsetBody GetConsumerStatusBody LockBatchRequestBody
-        LockBatchResponseBody BrokerStatsData QueryAssignmentResponseBody
+        LockBatchResponseBody QueryCorrectionOffsetBody BrokerStatsData QueryAssignmentResponseBody
     );
     for ack in BatchAckMessageRequestBody::decode(bytes).map(|body| body.acks).unwrap_or_default() {
         let _ = ack.offsets();

@@ -3,8 +3,11 @@ package raftmq;
 import java.lang.reflect.Method;
 import org.apache.rocketmq.client.ClientConfig;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.common.UtilAll;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.remoting.RPCHook;
 
 /** Builds clients; a setting stays at the client's default unless an option names it. */
 final class Clients {
@@ -12,8 +15,13 @@ final class Clients {
     }
 
     static DefaultMQProducer producer(Options options, String group) throws Exception {
-        DefaultMQProducer producer = new DefaultMQProducer(group);
+        DefaultMQProducer producer = new DefaultMQProducer(group, (RPCHook) null, options.flag("trace"), null);
         common(producer, options);
+        sending(producer, options);
+        return producer;
+    }
+
+    static void sending(DefaultMQProducer producer, Options options) {
         if (options.text("send-timeout-ms", null) != null) {
             producer.setSendMsgTimeout((int) options.number("send-timeout-ms", 0));
         }
@@ -21,30 +29,61 @@ final class Clients {
             producer.setRetryTimesWhenSendFailed((int) options.number("retries", 0));
             producer.setRetryTimesWhenSendAsyncFailed((int) options.number("retries", 0));
         }
-        return producer;
+        if (options.text("compress", null) != null) {
+            Newer.get().compress(producer, options.text("compress"));
+        }
     }
 
     static DefaultMQPushConsumer consumer(Options options) throws Exception {
-        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(options.text("group", "it_consumer"));
+        String group = options.text("group", "it_consumer");
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group, options.flag("trace"), null);
         common(consumer, options);
         String from = options.text("from", null);
         if (from != null) {
             consumer.setConsumeFromWhere(ConsumeFromWhere.valueOf("CONSUME_FROM_" + from.toUpperCase() + "_OFFSET"));
         }
+        if (options.text("from-ms", null) != null) {
+            consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_TIMESTAMP);
+            consumer.setConsumeTimestamp(UtilAll.timeMillisToHumanString3(options.number("from-ms", 0)));
+        }
         if (options.flag("broadcasting")) {
             broadcast(consumer);
         }
-        consumer.subscribe(options.text("topic"), options.text("tags", "*"));
+        if (options.text("max-reconsume", null) != null) {
+            consumer.setMaxReconsumeTimes((int) options.number("max-reconsume", 0));
+        }
+        if (options.flag("pop")) {
+            Newer.get().leaveRebalanceToBroker(consumer);
+        }
+        if (options.text("invisible-ms", null) != null) {
+            Newer.get().popInvisible(consumer, options.number("invisible-ms", 0));
+        }
+        String sql = options.text("sql", null);
+        if (sql == null) {
+            consumer.subscribe(options.text("topic"), options.text("tags", "*"));
+        } else {
+            consumer.subscribe(options.text("topic"), MessageSelector.bySql(sql));
+        }
         return consumer;
     }
 
-    private static void common(ClientConfig client, Options options) {
+    @SuppressWarnings("deprecation")
+    static void common(ClientConfig client, Options options) {
         client.setNamesrvAddr(options.nameServers());
         if (options.text("poll-ms", null) != null) {
             client.setPollNameServerInterval((int) options.number("poll-ms", 0));
         }
         if (options.text("vip", null) != null) {
             client.setVipChannelEnabled(options.flag("vip"));
+        }
+        if (options.text("namespace", null) != null) {
+            client.setNamespace(options.text("namespace"));
+        }
+        if (options.text("namespace-v2", null) != null) {
+            Newer.get().namespaceV2(client, options.text("namespace-v2"));
+        }
+        if (options.text("unit", null) != null) {
+            client.setUnitName(options.text("unit"));
         }
     }
 

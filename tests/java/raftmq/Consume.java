@@ -1,6 +1,5 @@
 package raftmq;
 
-import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.TreeSet;
 import java.util.concurrent.CountDownLatch;
@@ -20,30 +19,45 @@ import org.apache.rocketmq.common.message.MessageQueue;
 /**
  * A push consumer that prints each delivery, and its assigned queues each time they change. It ends after --until
  * deliveries, after --idle milliseconds without one, or when standard input closes, whichever comes first.
- * --reject N answers RECONSUME_LATER to the first N attempts at each message.
+ * --reject N answers RECONSUME_LATER to the first N attempts at each message, with the delay level --reject-level if given;
+ * --send-back L instead gives a first attempt back with delay level L by an explicit call. --properties prints those of
+ * each message too.
  */
 final class Consume {
     private final boolean quiet;
     private final long until;
     private final int reject;
+    private final int rejectLevel;
+    private final boolean sendsBack;
+    private final int sendBackLevel;
+    private final boolean properties;
+    private final DefaultMQPushConsumer consumer;
+    private final String group;
     private final AtomicLong count = new AtomicLong();
     private final CountDownLatch stop = new CountDownLatch(1);
     private volatile long first;
     private volatile long last = Clock.now();
 
-    private Consume(Options options) {
+    private Consume(Options options, DefaultMQPushConsumer consumer) {
+        this.consumer = consumer;
+        group = consumer.getConsumerGroup();
+        rejectLevel = (int) options.number("reject-level", 0);
+        sendsBack = options.text("send-back", null) != null;
+        sendBackLevel = (int) options.number("send-back", 0);
+        properties = options.flag("properties");
         quiet = options.flag("quiet");
         until = options.number("until", Long.MAX_VALUE);
         reject = (int) options.number("reject", 0);
     }
 
     static void run(Options options) throws Exception {
-        Consume consume = new Consume(options);
         DefaultMQPushConsumer consumer = Clients.consumer(options);
+        Consume consume = new Consume(options, consumer);
+        boolean pop = options.flag("pop");
         long idle = options.number("idle", Long.MAX_VALUE / 1000000L) * 1000000L;
-        consume.listen(consumer, options.flag("orderly"));
+        consume.listen(options.flag("orderly"));
         options.checkAllRead();
-        consume.watch(consumer, options.text("topic"), idle);
+        consume.watch(options.text("topic"), pop, idle);
         long seconds = Math.max(consume.last - consume.first, 1);
         new Line("done").put("count", consume.count.get()).put("first", consume.first).put("last", consume.last)
             .put("per_s", consume.count.get() * 1e9 / seconds).print();
@@ -51,14 +65,14 @@ final class Consume {
 
     static void runRebalance(Options options) throws Exception {
         DefaultMQPushConsumer consumer = Clients.consumer(options);
-        Consume consume = new Consume(new Options(new String[] {"--quiet"}));
-        consume.listen(consumer, false);
+        Consume consume = new Consume(new Options(new String[] {"--quiet"}), consumer);
+        consume.listen(false);
         options.checkAllRead();
-        consume.watch(consumer, options.text("topic"), Long.MAX_VALUE);
+        consume.watch(options.text("topic"), false, Long.MAX_VALUE);
         new Line("done").put("count", consume.count.get()).print();
     }
 
-    private void watch(DefaultMQPushConsumer consumer, String topic, long idle) throws Exception {
+    private void watch(String topic, boolean pop, long idle) throws Exception {
         consumer.start();
         last = Clock.now();
         new Line("started").put("client", consumer.buildMQClientId()).print();
@@ -71,6 +85,9 @@ final class Consume {
         TreeSet<String> assigned = null;
         while (stop.getCount() > 0 && Clock.now() - last < idle) {
             TreeSet<String> now = new TreeSet<String>();
+            if (pop) {
+                now.addAll(Newer.get().popped(consumer, topic));
+            }
             for (MessageQueue queue
                 : consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().keySet()) {
                 if (queue.getTopic().equals(topic)) {
@@ -79,7 +96,8 @@ final class Consume {
             }
             if (!now.equals(assigned)) {
                 assigned = now;
-                new Line("assigned").put("queues", now).put("at", Clock.now()).print();
+                new Line("assigned").put("topic", topic).put("group", group).put("queues", now).put("at", Clock.now())
+                    .print();
             }
             stop.await(20, TimeUnit.MILLISECONDS);
         }
@@ -101,7 +119,7 @@ final class Consume {
     }
 
     /** One listener for each kind: a class that implements both interfaces is taken for an orderly one. */
-    private void listen(DefaultMQPushConsumer consumer, boolean orderly) {
+    private void listen(boolean orderly) {
         if (orderly) {
             consumer.registerMessageListener(new MessageListenerOrderly() {
                 @Override
@@ -115,6 +133,7 @@ final class Consume {
                 @Override
                 public ConsumeConcurrentlyStatus consumeMessage(
                         List<MessageExt> messages, ConsumeConcurrentlyContext context) {
+                    context.setDelayLevelWhenNextConsume(rejectLevel);
                     return take(messages, context.getMessageQueue())
                         ? ConsumeConcurrentlyStatus.CONSUME_SUCCESS : ConsumeConcurrentlyStatus.RECONSUME_LATER;
                 }
@@ -128,14 +147,10 @@ final class Consume {
             long at = Clock.now();
             accepted &= message.getReconsumeTimes() >= reject;
             if (!quiet) {
-                String body = new String(message.getBody(), StandardCharsets.UTF_8);
-                int bar = body.indexOf('|');
-                new Line("deliver").put("value", bar < 0 ? body : body.substring(0, bar))
-                    .put("topic", message.getTopic()).put("broker", queue.getBrokerName())
-                    .put("queue", message.getQueueId()).put("offset", message.getQueueOffset())
-                    .put("tags", message.getTags()).put("keys", message.getKeys()).put("msg_id", message.getMsgId())
-                    .put("size", message.getBody().length).put("attempt", message.getReconsumeTimes())
-                    .put("stored_ms", message.getStoreTimestamp()).put("at", at).print();
+                delivery(message, queue.getBrokerName(), group, properties, at).print();
+            }
+            if (sendsBack && message.getReconsumeTimes() == 0) {
+                sendBack(message);
             }
             if (count.getAndIncrement() == 0) {
                 first = at;
@@ -146,5 +161,29 @@ final class Consume {
             stop.countDown();
         }
         return accepted;
+    }
+
+    private void sendBack(MessageExt message) {
+        Line line = new Line("sent_back").put("value", Body.value(message.getBody()));
+        try {
+            consumer.sendMessageBack(message, sendBackLevel);
+            line.put("ok", true);
+        } catch (Exception error) {
+            line.put("ok", false).put("error", Send.text(error));
+        }
+        line.print();
+    }
+
+    static Line delivery(MessageExt message, String broker, String group, boolean properties, long at) {
+        Line line = new Line("deliver").put("value", Body.value(message.getBody())).put("group", group)
+            .put("topic", message.getTopic()).put("broker", broker).put("queue", message.getQueueId())
+            .put("offset", message.getQueueOffset()).put("tags", message.getTags()).put("keys", message.getKeys())
+            .put("msg_id", message.getMsgId()).put("size", message.getBody().length)
+            .put("intact", Body.isIntact(message.getBody())).put("attempt", message.getReconsumeTimes())
+            .put("born_ms", message.getBornTimestamp()).put("stored_ms", message.getStoreTimestamp());
+        if (properties) {
+            line.put("properties", message.getProperties());
+        }
+        return line.put("at", at);
     }
 }

@@ -1,5 +1,8 @@
 package raftmq;
 
+import java.util.Map;
+import java.util.TreeMap;
+
 /** One line of output: a JSON object whose fields keep their order. */
 final class Line {
     private final StringBuilder text = new StringBuilder("{");
@@ -30,6 +33,21 @@ final class Line {
 
     Line put(String name, boolean value) {
         name(name).append(value);
+        return this;
+    }
+
+    /** An object, by the order of the names. */
+    Line put(String name, Map<String, String> values) {
+        name(name).append('{');
+        String comma = "";
+        for (Map.Entry<String, String> value : new TreeMap<String, String>(values).entrySet()) {
+            text.append(comma);
+            quote(value.getKey());
+            text.append(':');
+            quote(value.getValue());
+            comma = ",";
+        }
+        text.append('}');
         return this;
     }
 

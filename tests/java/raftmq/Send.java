@@ -1,6 +1,5 @@
 package raftmq;
 
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
@@ -14,8 +13,8 @@ import org.apache.rocketmq.common.message.MessageQueue;
 
 /**
  * Sends messages and prints one line for each send: its values (several for a batch), where they went, whether the
- * client called it a success, and when it began and ended. A body is its value, and a '|' with padding behind it when
- * --size asks for more.
+ * client called it a success, and when it began and ended. Bodies are those of {@link Body}. The n-th message gets the
+ * n-th of --delays, in turn; with --recall K, every K-th is recalled as soon as it is acknowledged.
  */
 final class Send {
     private final DefaultMQProducer producer;
@@ -27,6 +26,8 @@ final class Send {
     private final int size;
     private final int batch;
     private final long shards;
+    private final String[] delays;
+    private final long recall;
     private final boolean quiet;
     private final AtomicLong next;
     private final AtomicLong ok = new AtomicLong();
@@ -44,6 +45,8 @@ final class Send {
         size = (int) options.number("size", 0);
         batch = (int) options.number("batch", 4);
         shards = options.number("shards", 16);
+        delays = options.text("delays", "").isEmpty() ? new String[0] : options.text("delays").split(",");
+        recall = options.number("recall", 0);
         quiet = options.flag("quiet");
         next = new AtomicLong(options.number("first", 0));
     }
@@ -210,22 +213,38 @@ final class Send {
             return;
         }
         report(values, result, null, start);
+        if (recall > 0 && first % recall == 0) {
+            recall(values.get(0), result);
+        }
+    }
+
+    private void recall(String value, SendResult result) {
+        long start = Clock.now();
+        Line line = new Line("recall").put("value", value);
+        try {
+            String id = Newer.get().recall(producer, topic, Newer.get().recallHandle(result));
+            line.put("ok", true).put("msg_id", id).put("same", id.equals(result.getMsgId()));
+        } catch (Throwable error) {
+            line.put("ok", false).put("error", text(error));
+        }
+        line.put("start", start).put("end", Clock.now()).print();
     }
 
     private Message message(long n, String value) {
-        StringBuilder body = new StringBuilder(value);
-        if (size > body.length()) {
-            body.append('|');
-            while (body.length() < size) {
-                body.append((char) ('a' + body.length() % 26));
-            }
-        }
-        Message message = new Message(topic, body.toString().getBytes(StandardCharsets.UTF_8));
+        Message message = new Message(topic, Body.of(value, size));
         if (tags.length > 0) {
             message.setTags(tags[(int) (n % tags.length)]);
         }
         if (keys != null) {
             message.setKeys(keys + "-" + n);
+        }
+        if (delays.length > 0) {
+            String[] delay = delays[(int) (n % delays.length)].split(":");
+            if (delay[0].equals("level")) {
+                message.setDelayTimeLevel(Integer.parseInt(delay[1]));
+            } else if (!delay[0].equals("none")) {
+                Newer.get().delay(message, delay[0], Long.parseLong(delay[1]));
+            }
         }
         message.putUserProperty("n", String.valueOf(n));
         return message;
@@ -237,7 +256,7 @@ final class Send {
         if (quiet && error == null) {
             return;
         }
-        Line line = new Line("send").put("mode", mode).put("values", values).put("ok", error == null);
+        Line line = new Line("send").put("mode", mode).put("topic", topic).put("values", values).put("ok", error == null);
         if (error != null) {
             line.put("error", text(error));
         }
@@ -253,7 +272,7 @@ final class Send {
     }
 
     /** An error and its causes: the client's own text often names neither the address nor the reason. */
-    private static String text(Throwable error) {
+    static String text(Throwable error) {
         StringBuilder text = new StringBuilder(error.toString());
         for (Throwable cause = error.getCause(); cause != null; cause = cause.getCause()) {
             text.append("; caused by ").append(cause);

@@ -3,9 +3,12 @@
 mod clients;
 mod duties;
 mod failover;
+mod filtering;
+mod locking;
 mod offsets;
 mod pulling;
 mod registering;
+mod resetting;
 mod sending;
 
 use std::collections::BTreeMap;

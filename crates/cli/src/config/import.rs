@@ -145,15 +145,21 @@ pub(crate) fn import(text: &str) -> Imported {
         source.notes.push(note.to_owned());
     }
     let _ = writeln!(toml, "\n[broker]");
-    for (key, ours) in
-        [("autoCreateTopicEnable", "auto_create_topic"), ("autoCreateSubscriptionGroup", "auto_create_group")]
-    {
+    for (key, ours) in [
+        ("autoCreateTopicEnable", "auto_create_topic"),
+        ("autoCreateSubscriptionGroup", "auto_create_group"),
+        ("enablePropertyFilter", "property_filter"),
+        ("useServerSideResetOffset", "server_side_reset"),
+    ] {
         if let Some(on) = source.flag(key) {
             let _ = writeln!(toml, "{ours} = {on}");
         }
     }
     if let Some(queues) = source.number("defaultTopicQueueNums") {
         let _ = writeln!(toml, "default_queues = {queues}");
+    }
+    if let Some(percent) = source.number("accessMessageInMemoryMaxRatio") {
+        let _ = writeln!(toml, "in_memory_percent = {percent}");
     }
     if let Some(region) = source.get(&["regionId"]) {
         let _ = writeln!(toml, "region = {}", quoted(region));
@@ -195,6 +201,9 @@ fn fate(key: &str) -> Fate {
         "dLegerSelfId" | "dLedgerSelfId" => "node",
         "autoCreateTopicEnable" => "broker.auto_create_topic",
         "autoCreateSubscriptionGroup" => "broker.auto_create_group",
+        "enablePropertyFilter" => "broker.property_filter",
+        "useServerSideResetOffset" => "broker.server_side_reset",
+        "accessMessageInMemoryMaxRatio" => "broker.in_memory_percent",
         "defaultTopicQueueNums" => "broker.default_queues",
         "regionId" => "broker.region",
         "maxMessageSize" => "limits.message_bytes",

@@ -103,6 +103,13 @@ struct BrokerSection {
     auto_create_topic: Option<bool>,
     /// Consumer groups are created by a first heartbeat (autoCreateSubscriptionGroup).
     auto_create_group: Option<bool>,
+    /// Consumers may filter by SQL92 expressions (enablePropertyFilter, which is off in RocketMQ by default).
+    property_filter: Option<bool>,
+    /// Queues whose first message is within so much of the machine's memory from the end of the log are new: groups
+    /// without offsets begin at 0 (accessMessageInMemoryMaxRatio).
+    in_memory_percent: Option<u32>,
+    /// What offsets are reset to is kept until consumers have been told (useServerSideResetOffset).
+    server_side_reset: Option<bool>,
     /// Queues of TBW102 (defaultTopicQueueNums).
     default_queues: Option<u32>,
     /// MSG_REGION of stored messages (regionId).
@@ -272,6 +279,9 @@ impl NodeFile {
                 follower_reads: group.follower_reads.unwrap_or(default.follower_reads),
                 auto_create_topic: self.broker.auto_create_topic.unwrap_or(default.auto_create_topic),
                 auto_create_group: self.broker.auto_create_group.unwrap_or(default.auto_create_group),
+                property_filter: self.broker.property_filter.unwrap_or(default.property_filter),
+                in_memory_percent: self.broker.in_memory_percent.unwrap_or(default.in_memory_percent),
+                server_side_reset: self.broker.server_side_reset.unwrap_or(default.server_side_reset),
                 default_topic_queues: self.broker.default_queues.unwrap_or(default.default_topic_queues),
                 ..default
             })
