@@ -39,6 +39,7 @@ mod tests;
 
 pub use config::{BrokerConfig, GroupConfig};
 pub use delay::{DelayLevels, duration_ms};
+pub use handlers::delayed::{PENDING_MESSAGES, PendingMessage, PendingPage, PendingQuery, PendingQueue};
 pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER};
 pub use limits::Limits;
 pub use requests::{Class, documentation};
