@@ -15,9 +15,7 @@ use super::release::{Delivery, Due, read, release};
 use super::source::{Source, SourceQueue};
 use crate::errors::Error;
 use crate::hosted::Hosted;
-use crate::limits::{
-    DELIVERIES_IN_FLIGHT, DELIVERY_LOOK, DELIVERY_MESSAGES, DELIVERY_RETRY, DELIVERY_TICK,
-};
+use crate::limits::{DELIVERIES_IN_FLIGHT, DELIVERY_LOOK, DELIVERY_MESSAGES, DELIVERY_RETRY, DELIVERY_TICK};
 use crate::service::wall_clock_ms;
 use crate::state::Command;
 use crate::state::command::{Kind, UpdateTopic, released};
@@ -148,7 +146,12 @@ async fn read_due(
                 Err(error) => error.to_string(),
                 Ok(Ok(_)) => String::new(),
             };
-            tracing::error!(group = hosted.name(), count = all.len(), error, "messages that are due were not read");
+            tracing::error!(
+                group = hosted.name(),
+                count = all.len(),
+                error,
+                "messages that are due were not read"
+            );
             Due { put_off: all, ..Due::default() }
         }
     };

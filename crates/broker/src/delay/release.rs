@@ -88,7 +88,8 @@ pub(super) fn read(hosted: &Hosted, queue: &SourceQueue, offsets: &[u64], now_ms
         found.retain(|(offset, _)| !rest.contains(&offset.0));
     }
     let mut records = records(serving, &found, &mut due.put_off);
-    let mut builder = Builder { hosted, queue, now_ms, due, places: BTreeMap::new(), missing: BTreeSet::new() };
+    let mut builder =
+        Builder { hosted, queue, now_ms, due, places: BTreeMap::new(), missing: BTreeSet::new() };
     for offset in chosen {
         if let Some(record) = records.remove(&offset) {
             builder.add(offset, &record);
@@ -98,11 +99,7 @@ pub(super) fn read(hosted: &Hosted, queue: &SourceQueue, offsets: &[u64], now_ms
 }
 
 /// The records of these units, by offset. Those that cannot be read are put off.
-fn records(
-    serving: &Serving,
-    found: &[(QueueOffset, Unit)],
-    put_off: &mut Vec<u64>,
-) -> BTreeMap<u64, Bytes> {
+fn records(serving: &Serving, found: &[(QueueOffset, Unit)], put_off: &mut Vec<u64>) -> BTreeMap<u64, Bytes> {
     let wanted: Vec<_> = found.iter().map(|(_, unit)| (unit.position, unit.size)).collect();
     let mut records = BTreeMap::new();
     if let Ok(read) = serving.log.read_records(&wanted) {
@@ -207,7 +204,8 @@ impl Builder<'_> {
 
     /// The topic was deleted, and its messages with it; but a retry topic goes on with its group.
     fn no_topic(&self, name: &str) -> Trouble {
-        let group = name.strip_prefix(wire::RETRY_TOPIC_PREFIX).and_then(|name| self.hosted.state.group(name));
+        let group =
+            name.strip_prefix(wire::RETRY_TOPIC_PREFIX).and_then(|name| self.hosted.state.group(name));
         match group {
             Some(group) if group.config.retry_queue_nums > 0 => {
                 Trouble::NoTopicYet(retry_topic(name, group.config.retry_queue_nums, false))

@@ -14,17 +14,17 @@ use crate::state::TopicId;
 
 /// Which queue it is.
 #[derive(Debug, Clone)]
-pub(super) struct SourceQueue {
-    pub(super) topic: Arc<str>,
-    pub(super) id: TopicId,
-    pub(super) queue: QueueId,
+pub(crate) struct SourceQueue {
+    pub(crate) topic: Arc<str>,
+    pub(crate) id: TopicId,
+    pub(crate) queue: QueueId,
     /// Of a delay level: how long after its store time a message is due, ms. `None`: the message says its time.
-    pub(super) delay_ms: Option<u64>,
+    pub(crate) delay_ms: Option<u64>,
 }
 
 impl SourceQueue {
     /// When the message of this unit is due, ms since 1970 ([`wire::unit_code`]).
-    pub(super) fn due_ms(&self, unit: &Unit) -> u64 {
+    pub(crate) fn due_ms(&self, unit: &Unit) -> u64 {
         let time = u64::try_from(unit.tags_code).unwrap_or(0);
         time.saturating_add(self.delay_ms.unwrap_or(0))
     }
@@ -85,7 +85,7 @@ impl Source {
 
 /// The units of these messages, ascending offsets, up to the first that has none. `None` where that would wait for the disk
 /// and may not.
-pub(super) fn units(
+pub(crate) fn units(
     serving: &Serving,
     queue: &SourceQueue,
     offsets: &[QueueOffset],

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use futures::future::FutureExt;
 use serde::{Deserialize, Serialize};
-use wire::{QueueId, QueueOffset, RemotingCommand, RequestCode, ResponseCode, StoredMessage, prop, to_json, topic};
+use wire::{
+    QueueId, QueueOffset, RemotingCommand, RequestCode, ResponseCode, StoredMessage, prop, to_json, topic,
+};
 
 use crate::call::Call;
 use crate::delay::{SourceQueue, real_topic, units};
@@ -122,7 +124,8 @@ pub(crate) fn pending<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a>
         let query = PendingQuery::read(&call.request)?;
         let after = query.after.as_deref().map(Cursor::parse).transpose()?.unwrap_or_default();
         let page =
-            scanning(hosted, call.deadline, move |hosted, serving| page(hosted, serving, &query, after)).await?;
+            scanning(hosted, call.deadline, move |hosted, serving| page(hosted, serving, &query, after))
+                .await?;
         Ok(success(&call.request).with_body(to_json(&page)))
     }
     .boxed()
@@ -199,7 +202,9 @@ fn page(
                 }
                 looks += 1;
                 let due = source.due_ms(unit);
-                if query.from_ms.is_some_and(|from| due < from) || query.until_ms.is_some_and(|until| due >= until) {
+                if query.from_ms.is_some_and(|from| due < from)
+                    || query.until_ms.is_some_and(|until| due >= until)
+                {
                     continue;
                 }
                 reads += 1;
@@ -221,7 +226,12 @@ fn level(source: &SourceQueue) -> Option<u32> {
 }
 
 /// A message, if it is of the topic that is asked for.
-fn described(query: &PendingQuery, source: &SourceQueue, due_ms: u64, record: &[u8]) -> Option<PendingMessage> {
+fn described(
+    query: &PendingQuery,
+    source: &SourceQueue,
+    due_ms: u64,
+    record: &[u8],
+) -> Option<PendingMessage> {
     let message = StoredMessage::parse(record).ok()?;
     let topic = real_topic(message.properties).unwrap_or_default();
     if query.topic.as_ref().is_some_and(|wanted| wanted != topic) {

@@ -162,7 +162,9 @@ fn retry(
     let asked = header.max_reconsume_times.filter(|_| call.request.version >= VERSION_MAX_RECONSUME);
     let max = asked.unwrap_or(group.config.retry_max_times);
     // Strictly more, where 36 takes as many for too many: as RocketMQ counts.
-    if header.reconsume_times.unwrap_or(0) <= max {
+    let is_spent = header.reconsume_times.unwrap_or(0) > max;
+    // A group that holds queue locks consumes in order: it has tried the message as often as it wants to.
+    if !is_spent && !hosted.state.holds_locks(name, hosted.state.log_time_ms().max(wall_clock_ms())) {
         return single(hosted, call, header, &Target { topic: &topic, queue, asked: queue, dead: false });
     }
     let name = dlq_topic(name);

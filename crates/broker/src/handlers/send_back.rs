@@ -45,7 +45,8 @@ pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'
             return Ok(success(&call.request));
         }
         let name = wire::retry_topic(&header.group);
-        let retry = existing(hosted, retry_topic(&name, group.config.retry_queue_nums, header.unit_mode)).await?;
+        let retry =
+            existing(hosted, retry_topic(&name, group.config.retry_queue_nums, header.unit_mode)).await?;
         if retry.config.perm & wire::perm::WRITE == 0 {
             let remark = format!("the topic[{name}] sending message is forbidden");
             return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
@@ -144,8 +145,9 @@ fn copy(
         properties: &properties,
     };
     let mut records = BytesMut::with_capacity(wire::message_size(&copied));
-    let bytes = encode_message(&copied, &mut records)
-        .map_err(|error| Error::refused(ResponseCode::SYSTEM_ERROR, format!("no copy can be stored: {error}")))?;
+    let bytes = encode_message(&copied, &mut records).map_err(|error| {
+        Error::refused(ResponseCode::SYSTEM_ERROR, format!("no copy can be stored: {error}"))
+    })?;
     Ok((MessagesProposal { topic, queue, records, count: 1 }, bytes as u64))
 }
 
