@@ -33,13 +33,12 @@ impl<'a> Later<'a> {
 
     /// Whether a property of the message as it was sent gives way to what is added.
     pub(crate) fn replaces(&self, name: &str) -> bool {
-        match (name, self.when) {
-            (prop::REAL_TOPIC | prop::REAL_QID, _)
-            | (prop::TIMER_OUT_MS, When::At(_))
-            | (
-                prop::DELAY | prop::TIMER_DELAY_SEC | prop::TIMER_DELAY_MS | prop::TIMER_DELIVER_MS,
-                When::Level(_),
-            ) => true,
+        match name {
+            prop::REAL_TOPIC | prop::REAL_QID => true,
+            prop::TIMER_OUT_MS => matches!(self.when, When::At(_)),
+            prop::DELAY | prop::TIMER_DELAY_SEC | prop::TIMER_DELAY_MS | prop::TIMER_DELIVER_MS => {
+                matches!(self.when, When::Level(_))
+            }
             _ => false,
         }
     }
