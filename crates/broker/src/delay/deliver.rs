@@ -1,5 +1,6 @@
 //! The leader's task that delivers what is due: one for the levels, one for the timers.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,11 @@ async fn deliver(
         Source::new(SourceQueue { topic: found.name.clone(), id: found.id, queue: QueueId(queue), delay_ms })
     };
     let mut sources: Vec<Source> = (0..).zip(delays).map(queue).collect();
+    let claims = &hosted.timer_claims;
+    let may_be_recalled = name == topic::WHEEL_TIMER;
+    if may_be_recalled {
+        claims.begin();
+    }
     let mut clock = Clock::new(hosted.state.log_time_ms(), Instant::now());
     // In the order in which they were taken, so that messages of one time keep theirs.
     let mut reads = FuturesOrdered::new();
@@ -83,8 +89,12 @@ async fn deliver(
                 while reads.len() + under_way.len() < DELIVERIES_IN_FLIGHT
                     && source.schedule.next_ms().is_some_and(|due| due <= now_ms)
                 {
-                    let offsets = source.schedule.take(now_ms, source.batch);
+                    let mut offsets = source.schedule.take(now_ms, source.batch);
                     took |= offsets.len() < source.batch;
+                    if may_be_recalled {
+                        let recalled = claims.deliver(&mut offsets);
+                        put_back(source, &recalled, now_ms + DELIVERY_RETRY.as_millis() as u64);
+                    }
                     reads.push_back(read_due(hosted, over, number, source.queue.clone(), offsets, now_ms));
                 }
             }
@@ -99,13 +109,23 @@ async fn deliver(
         let wait = next.map(|due| Duration::from_millis(due.saturating_sub(now_ms)).min(DELIVERY_LOOK));
         let next_take = wait.map(|wait| (Instant::now() + wait).max(take_at));
         tokio::select! {
-            Some((source, due)) = reads.next() => {
+            Some((source, mut taken, due)) = reads.next() => {
                 let delivery = settle(hosted, &mut sources[source], due, now_ms);
+                if may_be_recalled {
+                    let stays: HashSet<u64> = delivery.offsets.iter().copied().collect();
+                    taken.retain(|offset| !stays.contains(offset));
+                    claims.delivered(taken);
+                }
                 if !delivery.offsets.is_empty() {
                     under_way.push(propose(hosted, source, &sources[source].queue, delivery)?);
                 }
             }
-            Some(ended) = under_way.next() => end(hosted, &mut sources, ended, now_ms, &mut trouble),
+            Some(ended) = under_way.next() => {
+                if may_be_recalled {
+                    claims.delivered(ended.delivery.offsets.iter().copied());
+                }
+                end(hosted, &mut sources, ended, now_ms, &mut trouble);
+            }
             () = arrived(&arrivals, look_at) => look_at = Instant::now() + DELIVERY_TICK,
             () = sleep_until(next_take), if next_take.is_some() => {}
         }
@@ -124,7 +144,8 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// Reads on a thread that may wait for the disk.
+/// Reads on a thread that may wait for the disk. What it returns: the number of the source, the messages, and what became of
+/// them.
 async fn read_due(
     hosted: &Arc<Hosted>,
     over: &CancellationToken,
@@ -132,8 +153,8 @@ async fn read_due(
     queue: SourceQueue,
     offsets: Vec<u64>,
     now_ms: u64,
-) -> (usize, Due) {
-    let (reader, over, all) = (hosted.clone(), over.clone(), offsets.clone());
+) -> (usize, Vec<u64>, Due) {
+    let (reader, over, taken) = (hosted.clone(), over.clone(), offsets.clone());
     let task = tokio::task::spawn_blocking(move || {
         // Nobody waits for it any more.
         if over.is_cancelled() { Ok(Due::default()) } else { read(&reader, &queue, &offsets, now_ms) }
@@ -148,14 +169,14 @@ async fn read_due(
             };
             tracing::error!(
                 group = hosted.name(),
-                count = all.len(),
+                count = taken.len(),
                 error,
                 "messages that are due were not read"
             );
-            Due { put_off: all, ..Due::default() }
+            Due { put_off: taken.clone(), ..Due::default() }
         }
     };
-    (source, due)
+    (source, taken, due)
 }
 
 /// Sees to what cannot be delivered now, and gives what can.

@@ -10,6 +10,7 @@
 //! each message is due. A delivery marks them done and stores them in their real queues in one entry, so that whoever
 //! leads, and however often it is tried, each is delivered once.
 
+mod claims;
 mod clock;
 mod deliver;
 mod later;
@@ -19,6 +20,7 @@ mod schedule;
 mod source;
 mod when;
 
+pub(crate) use claims::Claims;
 pub(crate) use deliver::{levels, timers};
 pub(crate) use later::{Later, source};
 pub(crate) use levels::TIMER_MAX_DELAY_MS;

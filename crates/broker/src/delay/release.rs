@@ -69,9 +69,9 @@ pub(super) fn read(hosted: &Hosted, queue: &SourceQueue, offsets: &[u64], now_ms
     sorted.dedup();
     let mut found = units(serving, queue, &sorted, true)?.unwrap_or_default();
     let mut due = Due::default();
-    due.put_off.extend(sorted[found.len()..].iter().map(|offset| offset.0));
     let sizes: BTreeMap<u64, usize> =
         found.iter().map(|(offset, unit)| (offset.0, unit.size as usize)).collect();
+    due.put_off.extend(sorted.iter().map(|offset| offset.0).filter(|offset| !sizes.contains_key(offset)));
     let mut bytes = 0;
     let mut chosen = Vec::with_capacity(offsets.len());
     for offset in offsets {
@@ -88,12 +88,24 @@ pub(super) fn read(hosted: &Hosted, queue: &SourceQueue, offsets: &[u64], now_ms
         found.retain(|(offset, _)| !rest.contains(&offset.0));
     }
     let mut records = records(serving, &found, &mut due.put_off);
-    let mut builder =
-        Builder { hosted, queue, now_ms, due, places: BTreeMap::new(), missing: BTreeSet::new() };
+    let mut builder = Builder {
+        hosted,
+        queue,
+        now_ms,
+        due,
+        places: BTreeMap::new(),
+        missing: BTreeSet::new(),
+        reasons: BTreeMap::new(),
+    };
     for offset in chosen {
         if let Some(record) = records.remove(&offset) {
             builder.add(offset, &record);
         }
+    }
+    // One line for each reason: a deleted topic may have had many.
+    for (why, (count, first)) in &builder.reasons {
+        let (group, topic, queue) = (hosted.name(), &queue.topic, queue.queue.0);
+        tracing::warn!(group, %topic, queue, first, count, why, "messages are dropped that were due");
     }
     Ok(builder.due)
 }
@@ -136,6 +148,8 @@ struct Builder<'a> {
     /// Where in the delivery the messages of a queue are.
     places: BTreeMap<(Arc<str>, QueueId), usize>,
     missing: BTreeSet<String>,
+    /// Why messages are dropped: how many, and the first.
+    reasons: BTreeMap<String, (usize, u64)>,
 }
 
 /// Why a message is not delivered.
@@ -149,9 +163,7 @@ impl Builder<'_> {
         match self.put(offset, record) {
             Ok(()) => {}
             Err(Trouble::Dropped(why)) => {
-                let SourceQueue { topic, queue, .. } = self.queue;
-                let group = self.hosted.name();
-                tracing::warn!(group, %topic, queue = queue.0, offset, why, "a message is dropped that was due");
+                self.reasons.entry(why).or_insert((0, offset)).0 += 1;
                 self.due.dropped.push(offset);
             }
             Err(Trouble::NoTopicYet(config)) => {

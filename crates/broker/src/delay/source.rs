@@ -1,5 +1,6 @@
 //! One queue of waiting messages, as the leader sees it: which are pending, and when they are due.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use store::index::Unit;
@@ -60,30 +61,46 @@ impl Source {
                 self.next = end;
                 return Ok(());
             }
-            let found = match units(hosted.served_here()?, &self.queue, &pending, false)? {
-                Some(found) => found,
-                None => {
-                    let (queue, pending) = (self.queue.clone(), pending.clone());
-                    let found =
-                        blocking(hosted, move |_, serving| units(serving, &queue, &pending, true)).await?;
-                    found.unwrap_or_default()
-                }
-            };
+            let mut found = self.look_up(hosted, &pending).await?;
             // What is applied this very moment is not in the index yet: it is told of when it is.
             let Some((last, _)) = found.last() else { return Ok(()) };
             self.next = last.plus(1);
+            let mut missing: Vec<QueueOffset> =
+                pending.iter().copied().take_while(|offset| *offset < self.next).collect();
+            if found.len() < missing.len() {
+                // The index has what lies behind them, so that it has them by now; or never.
+                let known: HashSet<u64> = found.iter().map(|(offset, _)| offset.0).collect();
+                missing.retain(|offset| !known.contains(&offset.0));
+                let late = self.look_up(hosted, &missing).await?;
+                if late.len() < missing.len() {
+                    let SourceQueue { topic, queue, .. } = &self.queue;
+                    let (group, queue, lost) = (hosted.name(), queue.0, missing.len() - late.len());
+                    tracing::error!(group, %topic, queue, lost, "messages that wait are not in the index");
+                }
+                found.extend(late);
+            }
             for (offset, unit) in &found {
                 self.schedule.add(self.queue.due_ms(unit), offset.0);
-            }
-            if found.len() < pending.len() {
-                return Ok(());
             }
         }
         Ok(())
     }
+
+    async fn look_up(
+        &self,
+        hosted: &Arc<Hosted>,
+        offsets: &[QueueOffset],
+    ) -> Result<Vec<(QueueOffset, Unit)>, Error> {
+        if let Some(found) = units(hosted.served_here()?, &self.queue, offsets, false)? {
+            return Ok(found);
+        }
+        let (queue, offsets) = (self.queue.clone(), offsets.to_vec());
+        let found = blocking(hosted, move |_, serving| units(serving, &queue, &offsets, true)).await?;
+        Ok(found.unwrap_or_default())
+    }
 }
 
-/// The units of these messages, ascending offsets, up to the first that has none. `None` where that would wait for the disk
+/// The units of these messages, ascending offsets; one that has none is left out. `None` where that would wait for the disk
 /// and may not.
 pub(crate) fn units(
     serving: &Serving,
@@ -109,13 +126,10 @@ pub(crate) fn units(
                 None => return Ok(None),
             }
         };
-        for offset in &rest[..count] {
-            match read.get((offset.0 - first.0) as usize) {
-                Some(unit) => found.push((*offset, *unit)),
-                None => return Ok(Some(found)),
-            }
-        }
-        rest = &rest[count..];
+        // What is read ends where the queue does, or before an offset that is not there.
+        let known = rest[..count].partition_point(|offset| ((offset.0 - first.0) as usize) < read.len());
+        found.extend(rest[..known].iter().map(|offset| (*offset, read[(offset.0 - first.0) as usize])));
+        rest = &rest[known.max(1)..];
     }
     Ok(Some(found))
 }

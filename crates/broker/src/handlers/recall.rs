@@ -37,10 +37,12 @@ pub(crate) fn recall<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> 
             illegal("recall failed, the message does not wait any more: it was delivered or recalled, or never stored")
         };
         let topic = hosted.state.topic(topic::WHEEL_TIMER).ok_or_else(done_already)?;
-        if pending.is_empty() {
+        // What is being delivered at this moment is too late to take back.
+        let recall = hosted.timer_claims.recall(pending);
+        if recall.offsets.is_empty() {
             return Err(done_already());
         }
-        let source = Source { topic: topic.id.0, queue: TIMERS.0, offsets: pending };
+        let source = Source { topic: topic.id.0, queue: TIMERS.0, offsets: recall.offsets.clone() };
         let command: Command =
             Kind::Release(Release { sources: vec![source], how: released::CANCELLED }).into();
         let reply = hosted.propose_here(command).await?;

@@ -286,6 +286,122 @@ async fn a_deleted_topic_keeps_nobody_waiting() {
     node.stop().await;
 }
 
+/// Puts a message where only the broker writes.
+async fn plant(node: &OneNode, topic: &str, properties: &str) {
+    let hosted = node.broker.hosted("b1");
+    let here = node.address.parse().unwrap();
+    let message = wire::NewMessage {
+        topic,
+        queue_id: wire::QueueId(0),
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: 1,
+        born_host: here,
+        store_host: here,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body: b"planted",
+        properties,
+    };
+    let mut records = bytes::BytesMut::new();
+    wire::encode_message(&message, &mut records).unwrap();
+    let (told, outcome) = tokio::sync::oneshot::channel();
+    let proposal =
+        replica::MessagesProposal { topic: topic.into(), queue: wire::QueueId(0), records, count: 1 };
+    let group = &hosted.serving().unwrap().group;
+    group.propose_messages(proposal, Box::new(|outcome| told.send(outcome).unwrap()));
+    outcome.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_message_blocks_nothing() {
+    let node = OneNode::with(levels("0s")).await;
+    node.create_topic("T", 2).await;
+    let cases = [
+        vec![],
+        vec![("REAL_TOPIC", "T")],
+        vec![("REAL_TOPIC", "T"), ("REAL_QID", "x"), ("TIMER_OUT_MS", "x")],
+        vec![("REAL_TOPIC", "T"), ("REAL_QID", "-1")],
+        vec![("REAL_QID", "0")],
+        vec![("REAL_TOPIC", "RMQ_SYS_TRANS_HALF_TOPIC"), ("REAL_QID", "0")],
+        vec![("REAL_TOPIC", "rmq_sys_wheel_timer"), ("REAL_QID", "0")],
+    ];
+    for topic in [wire::topic::SCHEDULE, wire::topic::WHEEL_TIMER] {
+        for case in &cases {
+            plant(&node, topic, &properties(case)).await;
+        }
+        // There is no such queue any more: one that there is.
+        plant(&node, topic, &properties(&[("REAL_TOPIC", "T"), ("REAL_QID", "7")])).await;
+    }
+    for (name, value) in [("DELAY", "1"), ("TIMER_DELAY_MS", "20")] {
+        node.send("T", 1, &properties(&[(name, value)]), name).await;
+    }
+    let delivered = wait_for(&node.client, &node.address, "T", 1, 4).await;
+    let bodies: BTreeSet<String> = bodies(&delivered).into_iter().collect();
+    assert_eq!(bodies, BTreeSet::from(["DELAY", "TIMER_DELAY_MS", "planted"].map(str::to_owned)));
+    none_waits(&node.client, &node.address).await;
+    assert_eq!(node.pull_code(pull_header("T", 1, 4)).await, 19);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_is_delivered_once_while_leadership_moves() {
+    const COUNT: usize = 400;
+    let three = Three::start(levels("1s")).await;
+    let client = Client::new(ClientConfig::default());
+    let address = three.addresses[&three.leader().await].clone();
+    let due = wall_ms() + 2000;
+    for n in 0..COUNT {
+        let time = (due + (n as i64 * 13) % 2000).to_string();
+        let given = properties(&[("TIMER_DELIVER_MS", &time)]);
+        let response =
+            client.call(&address, send_request("T", 0, &given, &n.to_string()), SOON).await.unwrap();
+        assert_eq!(response.code, 0, "{:?}", response.remark);
+    }
+    let mut moves = 0;
+    while waiting(&client, &address).await > 0 {
+        let leader = three.leader().await;
+        let to = leader % 3 + 1;
+        let request =
+            RemotingCommand::request(RequestCode(crate::TRANSFER_LEADER)).with_ext("node", &to.to_string());
+        // One that is refused, or that another one has overtaken, does no harm.
+        if client.call(&three.addresses[&to], request, SOON).await.is_ok_and(|response| response.code == 0) {
+            moves += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(moves > 0, "leadership moved while messages waited");
+    let delivered = wait_for(&client, &address, "T", 0, COUNT).await;
+    let bodies = bodies(&delivered);
+    assert_eq!((bodies.len(), bodies.iter().collect::<BTreeSet<_>>().len()), (COUNT, COUNT), "each once");
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_holds_locks_does_not_retry() {
+    let node = OneNode::with(levels("0s 0s 0s")).await;
+    node.create_topic("T", 1).await;
+    create_group(&node, "g", 16).await;
+    let hosted = node.broker.hosted("b1");
+    let lock = crate::state::command::Lock {
+        group: hosted.state.group("g").unwrap().id.0,
+        client: "c".into(),
+        unlock: false,
+        lease_ms: 60_000,
+        topics: vec![hosted.state.topic("T").unwrap().id.0],
+        queues: vec![0],
+    };
+    let reply = hosted.propose_here(crate::state::command::Kind::Lock(lock).into()).await.unwrap();
+    assert_eq!(reply.granted, [0]);
+    let given = properties(&[("DELAY", "3"), ("RETRY_TOPIC", "T")]);
+    let sent = node.call(send_request(&wire::retry_topic("g"), 0, &given, "m")).await;
+    assert_eq!(sent.code, 0, "{:?}", sent.remark);
+    let letters = wait_for(&node.client, &node.address, &wire::dlq_topic("g"), 0, 1).await;
+    assert_eq!(bodies(&letters), ["m"]);
+    assert_eq!(waiting(&node.client, &node.address).await, 0);
+    node.stop().await;
+}
+
 async fn create_group(node: &OneNode, group: &str, retry_max_times: i32) {
     let config =
         wire::SubscriptionGroupConfig { retry_max_times, ..wire::SubscriptionGroupConfig::new(group) };
