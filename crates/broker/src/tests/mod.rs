@@ -2,6 +2,7 @@
 
 mod clients;
 mod delaying;
+mod duties;
 mod failover;
 mod offsets;
 mod pulling;
