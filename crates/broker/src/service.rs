@@ -249,11 +249,6 @@ impl Broker {
         self.servers.iter().map(address).collect()
     }
 
-    #[cfg(test)]
-    pub(crate) fn hosted(&self, group: &str) -> Arc<Hosted> {
-        self.node.group(group).expect("a group of this node")
-    }
-
     /// Returns when a leader is known for every group, so that a request is done at once.
     pub async fn ready(&self) {
         for (hosted, _) in &self.servers {
