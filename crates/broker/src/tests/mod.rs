@@ -1,6 +1,7 @@
 //! A broker with one node and one group, asked with real frames over a real connection.
 
 mod clients;
+mod delaying;
 mod duties;
 mod failover;
 mod filtering;
