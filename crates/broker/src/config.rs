@@ -30,7 +30,38 @@ pub struct BrokerConfig {
     /// Threads of the runtime on which consensus runs.
     pub consensus_threads: usize,
     pub limits: Limits,
+    /// Rates of single topics, consumer groups and clients, in place of those in `limits`.
+    pub rates: Vec<RateRule>,
     pub groups: Vec<GroupConfig>,
+}
+
+/// A rate of one name's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateRule {
+    pub whom: Whom,
+    /// 0: any number; `None`: as `limits` says.
+    pub messages_per_second: Option<u64>,
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Whose rate it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whom {
+    /// What is sent to a topic.
+    Topic(String),
+    /// What a consumer group is given.
+    Group(String),
+    /// What is sent from an IP address.
+    Client(String),
+}
+
+impl Whom {
+    /// The topic, the group or the address.
+    pub fn name(&self) -> &str {
+        match self {
+            Whom::Topic(name) | Whom::Group(name) | Whom::Client(name) => name,
+        }
+    }
 }
 
 impl Default for BrokerConfig {
@@ -47,6 +78,7 @@ impl Default for BrokerConfig {
             flush_threads: 4,
             consensus_threads: 1,
             limits: Limits::default(),
+            rates: Vec::new(),
             groups: Vec::new(),
         }
     }
@@ -183,7 +215,24 @@ impl BrokerConfig {
         for (n, address) in self.nameservers.iter().enumerate() {
             reachable(address).map_err(|rule| (format!("nameservers.{n}"), rule))?;
         }
+        self.check_rates()?;
         self.limits.check().map_err(|(key, rule)| (format!("limits.{key}"), rule))
+    }
+
+    fn check_rates(&self) -> Result<(), Broken> {
+        let mut named = BTreeSet::new();
+        for (n, RateRule { whom, .. }) in self.rates.iter().enumerate() {
+            let broken = |rule: String| Err((format!("rates.{n}"), rule));
+            if let Whom::Client(address) = whom
+                && address.parse::<std::net::IpAddr>().is_err()
+            {
+                return broken(format!("a client is named by its IP address, not {address:?}"));
+            }
+            if whom.name().is_empty() || !named.insert(whom) {
+                return broken(format!("the name {:?} is empty or there twice", whom.name()));
+            }
+        }
+        Ok(())
     }
 
     /// That no two listeners want the same port.
@@ -327,6 +376,9 @@ mod tests {
     #[test]
     fn rules_name_the_key() {
         assert_eq!(config().check(), Ok(()));
+        fn rate(whom: Whom) -> RateRule {
+            RateRule { whom, messages_per_second: Some(1), bytes_per_second: None }
+        }
         let broken = |change: fn(&mut BrokerConfig)| {
             let mut config = config();
             change(&mut config);
@@ -341,6 +393,9 @@ mod tests {
         assert_eq!(broken(|c| c.nameservers = vec!["n:1".into(), "n".into()]), "nameservers.1");
         assert_eq!(broken(|c| c.groups.clear()), "groups");
         assert_eq!(broken(|c| c.limits.frame_bytes = 1), "limits.frame_bytes");
+        assert_eq!(broken(|c| c.rates = vec![rate(Whom::Client("a".into()))]), "rates.0");
+        assert_eq!(broken(|c| c.rates = vec![rate(Whom::Topic(String::new()))]), "rates.0");
+        assert_eq!(broken(|c| c.rates = vec![rate(Whom::Topic("T".into())); 2]), "rates.1");
         assert_eq!(broken(|c| c.groups.push(c.groups[0].clone())), "groups.1.name");
         let clash = |c: &mut BrokerConfig| {
             c.groups.push(GroupConfig { name: "b".into(), ..c.groups[0].clone() });

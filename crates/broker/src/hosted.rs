@@ -30,6 +30,7 @@ use crate::call::Call;
 use crate::config::GroupConfig;
 use crate::creation::Creations;
 use crate::errors::Error;
+use crate::flow::Flow;
 use crate::forward;
 use crate::handlers::pull::{HeldPull, Served};
 use crate::handlers::step::{self, Step};
@@ -65,6 +66,7 @@ pub(crate) struct Hosted {
     /// Told whenever a batch of commits is decided.
     pub(crate) commit_decided: Notify,
     pub(crate) creations: Creations,
+    pub(crate) flow: Flow,
     /// Consumer groups whose creation is under way.
     creating_groups: Mutex<HashSet<String>>,
     pub(crate) cold_reads: Arc<Semaphore>,
@@ -139,6 +141,7 @@ impl Hosted {
             commit_added: Notify::new(),
             commit_decided: Notify::new(),
             creations: Creations::new(limits.waiting_for_topic),
+            flow: Flow::new(&limits, &node.config.rates),
             creating_groups: Mutex::default(),
             cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
             admin_scans: Arc::new(Semaphore::new(ADMIN_SCANS)),

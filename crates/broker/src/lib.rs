@@ -19,6 +19,7 @@ mod clients;
 mod config;
 mod creation;
 mod errors;
+mod flow;
 mod forward;
 mod handlers;
 mod hold;
@@ -35,7 +36,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use config::{BrokerConfig, GroupConfig};
+pub use config::{BrokerConfig, GroupConfig, RateRule, Whom};
 pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER};
 pub use limits::Limits;
 pub use requests::{Class, documentation};

@@ -84,6 +84,17 @@ limits! {
     clients = 50_000, in 1..=COUNT_MAX;
     /// Reads of cold pages at the same time, per group.
     cold_reads = 8, in 1..=1024;
+    /// A send that would wait longer to be committed is refused, in ms; clients give one 3 s, in all its attempts.
+    queue_wait_ms = 1_000, in 50..=2_500;
+    /// What one topic takes in a second, on each group; 0: any number. `[[rate]]` gives single names rates of their own.
+    topic_messages_per_second = 0, in 0..=BYTES_MAX;
+    topic_bytes_per_second = 0, in 0..=BYTES_MAX;
+    /// What one client address may send in a second, to each group.
+    client_messages_per_second = 0, in 0..=BYTES_MAX;
+    client_bytes_per_second = 0, in 0..=BYTES_MAX;
+    /// What one consumer group is given in a second, by each group's node.
+    group_messages_per_second = 0, in 0..=BYTES_MAX;
+    group_bytes_per_second = 0, in 0..=BYTES_MAX;
 }
 
 impl Limits {
@@ -151,6 +162,15 @@ pub(crate) const ADMIN_SCANS: usize = 2;
 pub(crate) const FORWARD_BATCH: usize = 1024;
 /// Bytes that one forwarding call carries, unless one request alone has more.
 pub(crate) const FORWARD_BATCH_BYTES: usize = 1 << 20;
+
+/// Below so many bytes that wait to be committed nothing is refused for the time that it takes.
+pub(crate) const PACE_FREE_BYTES: usize = 1 << 20;
+/// How often the speed of commits is measured.
+pub(crate) const PACE_SAMPLE: Duration = Duration::from_millis(100);
+/// What may come at once of what a rate allows.
+pub(crate) const RATE_BURST: Duration = Duration::from_secs(1);
+/// Topics, consumer groups or addresses whose rate is kept at a time, unless more are over their rates.
+pub(crate) const RATED_NAMES_MAX: usize = 20_000;
 
 /// Messages of one batch request: bounded so that the message ids fit one reply.
 pub(crate) const BATCH_MESSAGES_MAX: usize = 32_768;

@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::Step;
 use crate::handlers::{consumer_admin, group, topic};
-use crate::handlers::{heartbeat, node, offset, pull, query, raft, send};
+use crate::handlers::{heartbeat, node, offset, pull, query, raft, reply, send};
 use crate::hosted::Hosted;
 use crate::service::wall_clock_ms;
 
@@ -164,6 +164,8 @@ const TABLE: &[Row] = &[
         "every group's progress",
     ),
     row(RequestCode::SEND_BATCH_MESSAGE, Log, Take(send::send), "send a batch"),
+    row(RequestCode::SEND_REPLY_MESSAGE, Log, Work(reply::reply), "a reply, pushed to who waits for it"),
+    row(RequestCode::SEND_REPLY_MESSAGE_V2, Log, Work(reply::reply), "the same, short field names"),
     row(
         RequestCode::GET_ALL_PRODUCER_INFO,
         Clients,

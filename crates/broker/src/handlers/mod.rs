@@ -11,6 +11,7 @@ mod page;
 pub(crate) mod pull;
 pub(crate) mod query;
 pub(crate) mod raft;
+pub(crate) mod reply;
 pub(crate) mod send;
 pub(crate) mod stats;
 pub(crate) mod step;

@@ -18,7 +18,7 @@ use wire::{
 use crate::call::Call;
 use crate::creation::Join;
 use crate::errors::Error;
-use crate::hosted::Hosted;
+use crate::hosted::{Hosted, Serving};
 use crate::limits::BATCH_MESSAGES_MAX;
 use crate::service::wall_clock_ms;
 use crate::state::rules::{self, PERM_WRITE};
@@ -80,11 +80,22 @@ pub(crate) fn send_now(hosted: &Arc<Hosted>, call: Call) {
         }
         Ok(Checked::Create(config)) => hosted.creations.create(hosted, config, call),
         Ok(Checked::Propose(proposal, sent)) => {
+            if let Err(error) = admit(hosted, serving, &call, &proposal) {
+                hosted.stats.put_failed();
+                return hosted.fail(call, error);
+            }
             let hosted = hosted.clone();
             let done = Box::new(move |result| finish(&hosted, call, &sent, result));
             serving.group.propose_messages(proposal, done);
         }
     }
+}
+
+/// Whether the limits of the broker let the message in.
+fn admit(hosted: &Hosted, serving: &Serving, call: &Call, proposal: &MessagesProposal) -> Result<(), Error> {
+    let MessagesProposal { topic, records, count, .. } = proposal;
+    let pending = serving.group.pending_bytes();
+    hosted.flow.send(&call.request, call.from.address.ip(), topic, *count, records.len(), pending)
 }
 
 /// The topic that a send names, as far as that can be told.
@@ -362,7 +373,11 @@ fn finish(hosted: &Arc<Hosted>, call: Call, sent: &Sent, result: Result<Receipt,
     };
     let sizes = sent.sizes.get();
     let bytes = sizes.iter().map(|size| u64::from(*size)).sum();
-    hosted.stats.put(&sent.topic, sizes.len() as u64, bytes, sent.since.elapsed());
+    let now = Instant::now();
+    let took = now.saturating_duration_since(sent.since);
+    hosted.stats.put(&sent.topic, sizes.len() as u64, bytes, took);
+    hosted.flow.pace.committed(bytes, took);
+    hosted.flow.pace.sample(now);
     let mut response = call.response(ResponseCode::SUCCESS);
     SendMessageResponse {
         msg_id: message_ids(hosted, receipt, sizes),

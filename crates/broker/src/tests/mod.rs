@@ -5,6 +5,7 @@ mod failover;
 mod offsets;
 mod pulling;
 mod registering;
+mod replying;
 mod sending;
 
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use broker::{BrokerConfig, GroupConfig, Limits};
+use broker::{BrokerConfig, GroupConfig, Limits, RateRule, Whom};
 use serde::Deserialize;
 use toml::de::DeTable;
 
@@ -82,6 +82,9 @@ struct NodeFile {
     /// By the names of [`Limits`].
     #[serde(default)]
     limits: BTreeMap<String, usize>,
+    /// Rates of single topics, consumer groups and clients.
+    #[serde(default, rename = "rate")]
+    rates: Vec<RateSection>,
     /// The groups whose replicas live here.
     #[serde(default, rename = "group")]
     groups: Vec<GroupSection>,
@@ -107,6 +110,38 @@ struct BrokerSection {
     default_queues: Option<u32>,
     /// MSG_REGION of stored messages (regionId).
     region: Option<String>,
+}
+
+/// What one topic, one consumer group or one client may have in a second, in place of what `[limits]` says. 0: any number.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RateSection {
+    /// One of the three.
+    topic: Option<String>,
+    group: Option<String>,
+    /// An IP address.
+    client: Option<String>,
+    messages_per_second: Option<u64>,
+    bytes_per_second: Option<u64>,
+}
+
+impl RateSection {
+    fn rule(&self) -> Result<RateRule, String> {
+        let whom = match (&self.topic, &self.group, &self.client) {
+            (Some(topic), None, None) => Whom::Topic(topic.clone()),
+            (None, Some(group), None) => Whom::Group(group.clone()),
+            (None, None, Some(client)) => Whom::Client(client.clone()),
+            _ => return Err("must name one topic, one group or one client".to_owned()),
+        };
+        if self.messages_per_second.is_none() && self.bytes_per_second.is_none() {
+            return Err("must set messages_per_second or bytes_per_second".to_owned());
+        }
+        Ok(RateRule {
+            whom,
+            messages_per_second: self.messages_per_second,
+            bytes_per_second: self.bytes_per_second,
+        })
+    }
 }
 
 /// A group: one Raft group, one RocketMQ brokerName.
@@ -208,7 +243,7 @@ fn in_file(path: &str) -> String {
         // A setting of all groups here.
         Some(rest) if rest.ends_with(".default_topic_queues") => "broker.default_queues".to_owned(),
         Some(rest) => format!("group{}", rest.replace("segment_bytes", "segment_size")),
-        None => path.to_owned(),
+        None => path.replace("rates.", "rate."),
     }
 }
 
@@ -251,6 +286,8 @@ impl NodeFile {
         for (key, value) in &self.limits {
             limits.set(key, *value).map_err(|rule| (format!("limits.{key}"), rule))?;
         }
+        let rates = self.rates.iter().enumerate();
+        let rates = rates.map(|(n, rate)| rate.rule().map_err(|rule| (format!("rate.{n}"), rule)));
         let peer_listen = self.peer_socket(&peers)?;
         let everyone: Vec<u64> =
             if peers.is_empty() { vec![self.node] } else { peers.keys().copied().collect() };
@@ -287,6 +324,7 @@ impl NodeFile {
             nameservers: self.nameservers.clone(),
             region: self.broker.region.clone().unwrap_or(default.region),
             limits,
+            rates: rates.collect::<Result<_, Broken>>()?,
             ..default
         })
     }
@@ -443,6 +481,15 @@ listen = "127.0.0.1:10911"
                 "[limits]\nframe_bytes = 1048576",
                 "f.toml:18: limits.frame_bytes: frame_bytes (1048576) must hold",
             ),
+            ("[[rate]]\ntopic = \"T\"", "f.toml:18: rate: must set messages_per_second or"),
+            (
+                "[[rate]]\ntopic = \"T\"\ngroup = \"g\"\nbytes_per_second = 1",
+                "f.toml:18: rate: must name one topic",
+            ),
+            (
+                "[[rate]]\nclient = \"c\"\nbytes_per_second = 1",
+                "f.toml:18: rate: a client is named by its IP",
+            ),
             ("[[group]]\nname = \"broker-a\"\nlisten = \"127.0.0.1:1\"", "f.toml:19: group.listen: port − 2"),
             (
                 "[[group]]\nname = \"broker-a\"\nlisten = \"127.0.0.1:12911\"",
@@ -471,11 +518,31 @@ listen = "127.0.0.1:10911"
     }
 
     #[test]
+    fn names_may_have_rates_of_their_own() {
+        let text = format!(
+            "{GOOD}[[rate]]\ntopic = \"T\"\nmessages_per_second = 5\n[[rate]]\nclient = \"10.0.0.1\"\nbytes_per_second = 0\n"
+        );
+        let rate = |whom, messages_per_second, bytes_per_second| RateRule {
+            whom,
+            messages_per_second,
+            bytes_per_second,
+        };
+        assert_eq!(
+            accepted(&text).broker.unwrap().rates,
+            [
+                rate(Whom::Topic("T".into()), Some(5), None),
+                rate(Whom::Client("10.0.0.1".into()), None, Some(0))
+            ]
+        );
+    }
+
+    #[test]
     fn every_limit_can_be_set() {
         for (key, value) in Limits::default().table() {
-            let text = format!("{GOOD}[limits]\n{key} = {}\n", value - 1);
+            let other = value.checked_sub(1).unwrap_or(1);
+            let text = format!("{GOOD}[limits]\n{key} = {other}\n");
             let limits = accepted(&text).broker.unwrap().limits;
-            assert!(limits.table().contains(&(key, value - 1)), "{key}");
+            assert!(limits.table().contains(&(key, other)), "{key}");
         }
     }
 
