@@ -20,6 +20,7 @@ mod clients;
 mod config;
 mod creation;
 mod delay;
+mod duties;
 mod errors;
 mod flow;
 mod forward;
