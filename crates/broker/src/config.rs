@@ -122,6 +122,12 @@ pub struct GroupConfig {
     pub timer_max_delay_ms: u64,
     /// Whether timer messages can be taken back (recallMessageEnable, which is false unless set).
     pub recall: bool,
+    /// For how long the producer of a half message is not asked what became of it (RocketMQ's `transactionTimeOut`).
+    pub transaction_timeout_ms: u64,
+    /// From one time that it is asked to the next (`transactionCheckInterval`).
+    pub transaction_check_interval_ms: u64,
+    /// How often it is asked (`transactionCheckMax`); then the message is put aside.
+    pub transaction_checks_max: u32,
     /// Raft timing, in milliseconds.
     pub heartbeat_ms: u64,
     pub election_ms: (u64, u64),
@@ -146,6 +152,9 @@ impl Default for GroupConfig {
             delay_levels: DelayLevels::default(),
             timer_max_delay_ms: 3 * 24 * 3600 * 1000,
             recall: true,
+            transaction_timeout_ms: 6_000,
+            transaction_check_interval_ms: 30_000,
+            transaction_checks_max: 15,
             heartbeat_ms: 50,
             election_ms: (150, 300),
         }
@@ -318,6 +327,10 @@ impl GroupConfig {
             let rule = format!("must be {least} to {most} MiB, a multiple of {SEGMENT_BYTES_STEP} bytes");
             return broken("segment_bytes", &rule);
         }
+        if self.transaction_check_interval_ms < TRANSACTION_CHECK_INTERVAL_MIN_MS {
+            let rule = format!("must be {TRANSACTION_CHECK_INTERVAL_MIN_MS} at least");
+            return broken("transaction_check_interval_ms", &rule);
+        }
         let (min, max) = self.election_ms;
         if self.heartbeat_ms == 0 || self.heartbeat_ms * 2 > min || min >= max {
             let rule = "must keep 0 < heartbeat_ms, 2 × heartbeat_ms ≤ election_ms.0 < election_ms.1";
@@ -341,6 +354,9 @@ impl GroupConfig {
         Ok(())
     }
 }
+
+/// Producers must have the time to answer.
+const TRANSACTION_CHECK_INTERVAL_MIN_MS: u64 = 100;
 
 const NODES_FROM: &str = "node ids start at 1";
 
@@ -440,6 +456,7 @@ mod tests {
         assert_eq!(broken(|g| g.segment_bytes = 1 << 20), "segment_bytes");
         assert_eq!(broken(|g| g.segment_bytes = 2 << 30), "segment_bytes");
         assert_eq!(broken(|g| g.segment_bytes = (16 << 20) + 512), "segment_bytes");
+        assert_eq!(broken(|g| g.transaction_check_interval_ms = 0), "transaction_check_interval_ms");
         assert_eq!(broken(|g| g.election_ms = (50, 60)), "election_ms");
         assert_eq!(broken(|g| g.permission = 7), "permission");
         assert_eq!(broken(|g| g.default_topic_queues = 0), "default_topic_queues");

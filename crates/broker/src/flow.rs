@@ -379,7 +379,7 @@ mod tests {
         let burst = let_through(&rates, "T", 1000, 1, at(5000));
         assert!((100..=101).contains(&burst), "{burst}");
         assert_eq!(let_through(&rates, "T", 1000, 1, at(5500)), 50);
-        assert_eq!(let_through(&rates, "T", 1000, 1, at(5505)), 0);
+        assert_eq!(let_through(&rates, "T", 1000, 1, at(5500)), 0);
         assert_eq!(let_through(&rates, "T", 1000, 1, at(7500)), 100, "what was not used is not saved up");
         assert!(let_through(&rates, "U", 1000, 1, at(7500)) >= 100, "topics are apart");
         let refusal = rates.take("T", 1, 1, at(7500)).unwrap_err();

@@ -38,6 +38,7 @@ pub mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 pub use config::{BrokerConfig, GroupConfig, RateRule, Whom};
 pub use delay::{DelayLevels, duration_ms};

@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::Step;
 use crate::handlers::{consumer_admin, group, topic};
-use crate::handlers::{heartbeat, node, offset, pull, query, raft, reply, send};
+use crate::handlers::{heartbeat, node, offset, pull, query, raft, reply, send, transaction};
 use crate::hosted::Hosted;
 use crate::service::wall_clock_ms;
 
@@ -97,6 +97,12 @@ const TABLE: &[Row] = &[
     row(RequestCode::VIEW_MESSAGE_BY_ID, Read, Work(query::view), "a message by offset id"),
     row(RequestCode::HEART_BEAT, Node, Take(heartbeat::heartbeat), "a client's heartbeat"),
     row(RequestCode::UNREGISTER_CLIENT, Node, Take(heartbeat::unregister), "a client leaves"),
+    row(
+        RequestCode::END_TRANSACTION,
+        Log,
+        Take(transaction::end),
+        "commit or roll back; passed on to the group of the half message",
+    ),
     row(
         RequestCode::GET_CONSUMER_LIST_BY_GROUP,
         Clients,
@@ -224,7 +230,7 @@ mod tests {
     fn the_table_is_in_order() {
         assert!(TABLE.windows(2).all(|pair| pair[0].code < pair[1].code));
         assert!(row_of(RequestCode::SEND_MESSAGE_V2).is_some());
-        assert!(row_of(RequestCode::END_TRANSACTION).is_none());
+        assert!(row_of(RequestCode::GET_TOPIC_NAME_LIST).is_none());
     }
 
     #[test]

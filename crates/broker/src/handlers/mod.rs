@@ -16,3 +16,4 @@ pub(crate) mod send;
 pub(crate) mod stats;
 pub(crate) mod step;
 pub(crate) mod topic;
+pub(crate) mod transaction;

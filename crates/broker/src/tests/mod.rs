@@ -7,6 +7,7 @@ mod pulling;
 mod registering;
 mod replying;
 mod sending;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
