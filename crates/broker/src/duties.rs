@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::delay;
 use crate::errors::Error;
 use crate::hosted::{Hosted, Toward};
 use crate::limits::DUTY_RETRY;
@@ -50,7 +51,11 @@ impl Duty {
 
 /// Every duty of a group.
 pub(crate) fn all() -> Vec<Duty> {
-    vec![Duty::new("transaction checks", check::run)]
+    vec![
+        Duty::new("delay levels", delay::levels),
+        Duty::new("timers", delay::timers),
+        Duty::new("transaction checks", check::run),
+    ]
 }
 
 /// Runs duties whenever this node leads and is prepared. Those of one term have ended before the next ones start. Ends with

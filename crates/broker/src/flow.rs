@@ -53,11 +53,11 @@ impl Flow {
     }
 
     /// Lets a send through, or says why not. `pending`: bytes of this group that wait to be committed.
-    pub(crate) fn send(
+    pub(crate) fn send<'a>(
         &self,
         request: &RemotingCommand,
         client: IpAddr,
-        topic: &str,
+        topic: impl FnOnce() -> &'a str,
         messages: u32,
         bytes: usize,
         pending: usize,
@@ -77,7 +77,7 @@ impl Flow {
         {
             return busy(remark);
         }
-        match self.topics.take(topic, messages, bytes, now) {
+        match self.topics.take(topic(), messages, bytes, now) {
             Ok(()) => Ok(()),
             Err(remark) => busy(remark),
         }
@@ -423,7 +423,7 @@ mod tests {
         assert!(flow.topics.is_off() && flow.groups.is_off() && flow.clients.is_off());
         let request = RemotingCommand::request(wire::RequestCode::SEND_MESSAGE);
         for _ in 0..1000 {
-            flow.send(&request, [127, 0, 0, 1].into(), "T", 1, 1 << 20, 64 << 20).unwrap();
+            flow.send(&request, [127, 0, 0, 1].into(), || "T", 1, 1 << 20, 64 << 20).unwrap();
             flow.may_pull("g").unwrap();
         }
     }

@@ -29,6 +29,7 @@ use wire::{QueueId, RemotingCommand, RequestCode, ResponseCode};
 use crate::call::Call;
 use crate::config::GroupConfig;
 use crate::creation::Creations;
+use crate::delay;
 use crate::duties::{SourceArrivals, Sources};
 use crate::errors::Error;
 use crate::flow::Flow;
@@ -76,6 +77,8 @@ pub(crate) struct Hosted {
     pub(crate) flow: Flow,
     /// Transactions that are to end.
     pub(crate) ends: Ends,
+    /// Timer messages that are on their way out of their queue.
+    pub(crate) timer_claims: delay::Claims,
     /// Consumer groups whose creation is under way.
     creating_groups: Mutex<HashSet<String>>,
     pub(crate) cold_reads: Arc<Semaphore>,
@@ -154,6 +157,7 @@ impl Hosted {
             creations: Creations::new(limits.waiting_for_topic),
             flow: Flow::new(&limits, &node.config.rates),
             ends: Ends::default(),
+            timer_claims: delay::Claims::default(),
             creating_groups: Mutex::default(),
             cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
             admin_scans: Arc::new(Semaphore::new(ADMIN_SCANS)),

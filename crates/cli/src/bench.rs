@@ -3,6 +3,7 @@
 //! With `--rate` the loop is open: a message is due at a time of its own, and its latency counts from then, so a slow
 //! server cannot hide behind a waiting generator. Without, the loop is closed: as many as `--in-flight` are under way.
 
+mod delay;
 mod overload;
 
 use std::sync::Arc;
@@ -31,6 +32,8 @@ enum BenchCommand {
     Consume(Drain),
     /// Send at a rate and consume: time from the intended send to the listener
     EndToEnd(Load),
+    /// Send timer messages that fall due at a rate: how late they are received, and what waiting costs
+    Delay(delay::DelayArgs),
     /// Measure the capacity, then offer many times that: what is still done, refused and lost
     Overload(overload::Overload),
 }
@@ -214,6 +217,7 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
             BenchCommand::Produce(load) => produce(load).await,
             BenchCommand::Consume(drain) => consume(drain).await,
             BenchCommand::EndToEnd(load) => end_to_end(load).await,
+            BenchCommand::Delay(args) => delay::run(args).await,
             BenchCommand::Overload(args) => overload::run(args).await,
         }
     })

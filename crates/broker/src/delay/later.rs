@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wire::{QueueId, prop, properties_iter, properties_push, topic};
+use wire::{QueueId, ResponseCode, prop, properties_iter, properties_push, topic};
 
 use super::When;
 use crate::errors::Error;
@@ -33,13 +33,12 @@ impl<'a> Later<'a> {
 
     /// Whether a property of the message as it was sent gives way to what is added.
     pub(crate) fn replaces(&self, name: &str) -> bool {
-        match (name, self.when) {
-            (prop::REAL_TOPIC | prop::REAL_QID, _)
-            | (prop::TIMER_OUT_MS, When::At(_))
-            | (
-                prop::DELAY | prop::TIMER_DELAY_SEC | prop::TIMER_DELAY_MS | prop::TIMER_DELIVER_MS,
-                When::Level(_),
-            ) => true,
+        match name {
+            prop::REAL_TOPIC | prop::REAL_QID => true,
+            prop::TIMER_OUT_MS => matches!(self.when, When::At(_)),
+            prop::DELAY | prop::TIMER_DELAY_SEC | prop::TIMER_DELAY_MS | prop::TIMER_DELIVER_MS => {
+                matches!(self.when, When::Level(_))
+            }
             _ => false,
         }
     }
@@ -76,6 +75,16 @@ pub(crate) fn source(hosted: &Hosted, later: &Later<'_>) -> Result<(Arc<str>, Qu
         When::Level(level) => (topic::SCHEDULE, QueueId(level.saturating_sub(1))),
         When::Now | When::At(_) => (topic::WHEEL_TIMER, QueueId(0)),
     };
+    if name == topic::WHEEL_TIMER {
+        let (waiting, limit) =
+            (hosted.state.pending_count(name, queue), hosted.node.config.limits.pending_timers);
+        if waiting >= limit as u64 {
+            let remark = format!(
+                "timer message is under flow control: {waiting} wait for their time, the limit pending_timers is {limit}"
+            );
+            return Err(Error::refused(ResponseCode::SYSTEM_ERROR, remark));
+        }
+    }
     let found = hosted.state.topic(name).filter(|topic| queue.0 < topic.queue_count()).ok_or(Error::Void)?;
     Ok((found.name.clone(), queue))
 }

@@ -47,6 +47,7 @@ impl<'a> Wish<'a> {
     }
 
     /// The same, from the text of properties.
+    #[cfg(test)]
     pub(crate) fn read(properties: &'a str) -> Wish<'a> {
         let mut wish = Wish::default();
         for (name, value) in wire::properties_iter(properties) {

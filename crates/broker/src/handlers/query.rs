@@ -45,7 +45,7 @@ pub(crate) fn view<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
 
 /// The applied message at a position. Only what its queue's index names counts: a void entry's bytes, or a position in
 /// the middle of a body, are no message.
-fn record_at(
+pub(crate) fn record_at(
     hosted: &Hosted,
     serving: &Serving,
     position: LogPosition,

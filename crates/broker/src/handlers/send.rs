@@ -105,6 +105,8 @@ pub(crate) fn send_now(hosted: &Arc<Hosted>, call: Call) {
 fn admit(hosted: &Hosted, serving: &Serving, call: &Call, proposal: &MessagesProposal) -> Result<(), Error> {
     let MessagesProposal { topic, records, count, .. } = proposal;
     let pending = serving.group.pending_bytes();
+    // What waits in a queue of the system's counts for the topic that it is meant for.
+    let topic = || topic_of(call).unwrap_or(topic);
     hosted.flow.send(&call.request, call.from.address.ip(), topic, *count, records.len(), pending)
 }
 
@@ -174,7 +176,9 @@ fn retry(
     let asked = header.max_reconsume_times.filter(|_| call.request.version >= VERSION_MAX_RECONSUME);
     let max = asked.unwrap_or(group.config.retry_max_times);
     // Strictly more, where 36 takes as many for too many: as RocketMQ counts.
-    if header.reconsume_times.unwrap_or(0) <= max {
+    let is_spent = header.reconsume_times.unwrap_or(0) > max;
+    // A group that holds queue locks consumes in order: it has tried the message as often as it wants to.
+    if !is_spent && !hosted.state.holds_locks(name, hosted.state.log_time_ms().max(wall_clock_ms())) {
         return single(hosted, call, header, &Target { topic: &topic, queue, asked: queue, dead: false });
     }
     let name = dlq_topic(name);

@@ -1,7 +1,10 @@
 //! A broker with one node and one group, asked with real frames over a real connection.
 
 mod clients;
+mod delaying;
+mod duties;
 mod failover;
+mod limiting;
 mod offsets;
 mod pulling;
 mod registering;
