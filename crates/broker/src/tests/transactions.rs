@@ -260,7 +260,7 @@ async fn many_ends_at_once_each_have_their_own_fate() {
     halves.sort_by_key(|half| half.offset);
     let before = node.broker.status()[0].last_index;
     // Every third is rolled back; each is ended twice, at once.
-    let how = |n: usize| if n % 3 == 0 { ROLLBACK } else { COMMIT };
+    let how = |n: usize| if n.is_multiple_of(3) { ROLLBACK } else { COMMIT };
     let ends = halves.iter().enumerate().flat_map(|(n, half)| {
         let header = end_header(half, how(n));
         [header.clone(), header].map(|header| async move { (n, end(client, address, &header).await) })
@@ -387,7 +387,7 @@ async fn transactions_survive_their_leader() {
     let leader = three.leader().await;
     let others: Vec<u64> = three.addresses.keys().copied().filter(|node| *node != leader).collect();
     let at = |node: u64| three.addresses[&node].clone();
-    let (by_one, by_other, by_leader) = (at(others[0]), at(others[1]), at(leader));
+    let (by_one, by_other) = (at(others[0]), at(others[1]));
     let (_producer, mut checks) = producer(&by_other, "c1", "p").await;
     let pending = send_half(&client, &by_one, half_request("T", 0, "K1", &[])).await;
     let committed = send_half(&client, &by_one, half_request("T", 0, "K2", &[])).await;
@@ -425,7 +425,6 @@ async fn transactions_survive_their_leader() {
         assert_eq!(code, 1, "{remark}");
     }
     assert_eq!(keys(&client, &by_other, "T").await.len(), 2);
-    let _ = by_leader;
     three.stop().await;
 }
 

@@ -132,7 +132,8 @@ fn copy<'a>(half: &StoredMessage<'a>) -> NewMessage<'a> {
 fn rewritten(half: &StoredMessage<'_>, drop: impl Fn(&str) -> bool, checks: Option<u32>) -> String {
     let mut properties = String::with_capacity(half.properties.len() + 32);
     for (name, value) in properties_iter(half.properties) {
-        if !drop(name) && !(checks.is_some() && name == prop::TRANSACTION_CHECK_TIMES) {
+        let is_counted_anew = checks.is_some() && name == prop::TRANSACTION_CHECK_TIMES;
+        if !is_counted_anew && !drop(name) {
             properties_push(&mut properties, name, value);
         }
     }
