@@ -267,12 +267,14 @@ fn single(
         Some(later) => delay::source(hosted, later)?,
         None => (to.topic.name.clone(), to.queue),
     };
+    let common = new_message(hosted, call, header, to.topic, queue);
     let message = NewMessage {
+        topic: &topic,
+        // That retry of an old client is not half of anything any more.
+        sys_flag: common.sys_flag & !sysflag::TRANSACTION,
         body,
         properties: &properties,
-        topic: &topic,
-        queue_id: queue,
-        ..new_message(hosted, call, header, to.topic, queue)
+        ..common
     };
     let size = message_size(&message);
     let mut records = BytesMut::with_capacity(size);
