@@ -524,14 +524,14 @@ listen = "127.0.0.1:10911"
                 "[limits]\nframe_bytes = 1048576",
                 "f.toml:18: limits.frame_bytes: frame_bytes (1048576) must hold",
             ),
-            ("[[rate]]\ntopic = \"T\"", "f.toml:18: rate: must set messages_per_second or"),
+            ("[[rate]]\ntopic = \"T\"", "f.toml:17: rate: must set messages_per_second or"),
             (
                 "[[rate]]\ntopic = \"T\"\ngroup = \"g\"\nbytes_per_second = 1",
-                "f.toml:18: rate: must name one topic",
+                "f.toml:17: rate: must name one topic",
             ),
             (
                 "[[rate]]\nclient = \"c\"\nbytes_per_second = 1",
-                "f.toml:18: rate: a client is named by its IP",
+                "f.toml:17: rate: a client is named by its IP",
             ),
             ("[[group]]\nname = \"broker-a\"\nlisten = \"127.0.0.1:1\"", "f.toml:19: group.listen: port − 2"),
             (
