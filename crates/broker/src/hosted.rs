@@ -32,18 +32,22 @@ use crate::creation::Creations;
 use crate::errors::Error;
 use crate::forward;
 use crate::handlers::pull::{HeldPull, Served};
+use crate::handlers::refused;
 use crate::handlers::step::{self, Step};
 use crate::hold::HoldList;
 use crate::limits::{ADMIN_SCANS, FORWARD_BATCH, FORWARD_BATCH_BYTES, PARK, PARK_RETRY};
 use crate::park::{Admission, Park};
 use crate::requests::{self, Action, Class, Row};
 use crate::service::{Node, wall_clock_ms};
+use crate::settings::Settings;
 use crate::state::{Command, CommitMerger, Names, Reply, State};
 use crate::stats::Stats;
 
 /// One group on this node. See the module.
 pub(crate) struct Hosted {
     pub(crate) config: GroupConfig,
+    /// What of the configuration may change while the node runs, as it is now.
+    pub(crate) settings: Settings,
     pub(crate) names: Names,
     pub(crate) node: Arc<Node>,
     pub(crate) state: Arc<State>,
@@ -124,6 +128,7 @@ impl Hosted {
         let limits = node.config.limits.clone();
         Arc::new(Hosted {
             names: Names { cluster: node.config.cluster.clone(), broker: config.name.clone() },
+            settings: Settings::new(&config),
             state: Arc::new(State::new()),
             stats: Stats::new(wall_clock_ms()),
             store_host,
@@ -228,7 +233,7 @@ impl Hosted {
     /// A request of a client, from one of this group's listeners or from another node.
     pub(crate) fn take(self: &Arc<Self>, call: Call) {
         let Some(row) = requests::row_of(call.code()) else {
-            let remark = format!(" request type {} not supported", call.request.code);
+            let remark = refused::remark(call.code());
             return call.refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark);
         };
         if row.class != Class::Log {

@@ -30,6 +30,7 @@ mod registration;
 mod registry;
 mod requests;
 mod service;
+mod settings;
 pub mod state;
 mod stats;
 #[cfg(test)]
@@ -37,6 +38,7 @@ mod tests;
 
 pub use config::{BrokerConfig, GroupConfig};
 pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER};
+pub use handlers::story::{Copy, MESSAGE_STORY, MessageStory, Reader};
 pub use limits::Limits;
 pub use requests::{Class, documentation};
 pub use service::{Broker, BrokerError, Drain};
