@@ -7,6 +7,7 @@ mod failover;
 mod java_basic;
 mod java_failover;
 mod mqadmin;
+mod mqadmin_commands;
 mod nameserver_mix;
 mod replicas_equal;
 mod virtual_address;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     let tests = [
         java_basic::tests(),
         mqadmin::tests(),
+        mqadmin_commands::tests(),
         command_line::tests(),
         bad_input::tests(),
         replicas_equal::tests(),
