@@ -1,5 +1,6 @@
 //! The one integration binary. Each module lists its tests; runner.rs runs them one after another.
 
+mod admin;
 mod bad_input;
 mod command_line;
 mod conf_files;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         mqadmin::tests(),
         mqadmin_commands::tests(),
         command_line::tests(),
+        admin::tests(),
         bad_input::tests(),
         replicas_equal::tests(),
         failover::tests(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use wire::{
-    Body, DataVersion, GetBrokerConfigResponse, KvTable, LogPosition, RemotingCommand, VERSION,
+    Body, DataVersion, GetBrokerConfigResponse, KvTable, LogPosition, QueueOffset, RemotingCommand, VERSION,
     java_properties, to_json,
 };
 
@@ -36,6 +36,8 @@ pub(crate) struct NodeFacts {
     pub(crate) unindexed_bytes: u64,
     /// Store time of the oldest message; `None`: the log holds none.
     pub(crate) earliest_message_ms: Option<u64>,
+    /// Of each level of delay, from 1: below which offset all is delivered, and the next offset.
+    pub(crate) delays: Vec<(QueueOffset, QueueOffset)>,
     /// Sends that are under way, and how many there may be.
     pub(crate) sends: (usize, usize),
     /// Pulls that are held, and how many there may be.
@@ -123,6 +125,9 @@ fn runtime_table(stats: &NodeStats, facts: &NodeFacts) -> BTreeMap<String, Strin
     ];
     for key in nothing {
         put(key, "0".to_owned());
+    }
+    for (level, (base, next)) in (1..).zip(&facts.delays) {
+        put(&format!("scheduleMessageOffset_{level}"), format!("{base},{next}"));
     }
     put("timerEnqueueTps", "0.0".to_owned());
     put("timerDequeueTps", "0.0".to_owned());
@@ -345,6 +350,7 @@ mod tests {
             unsynced_bytes: 1536,
             unindexed_bytes: 0,
             earliest_message_ms: None,
+            delays: vec![(QueueOffset(3), QueueOffset(7)), (QueueOffset(0), QueueOffset(0))],
             sends: (1, 100),
             pulls: (2, 200),
         }
@@ -372,6 +378,10 @@ mod tests {
         assert_eq!(table["commitLogDirCapacity"], "Total : 49.0 GiB, Free : 10.0 GiB.");
         assert_eq!(table["remainHowManyDataToFlush"], "1.5 KiB");
         assert_eq!(table["commitLogDiskRatio"], "0.7959");
+        assert_eq!(
+            (table["scheduleMessageOffset_1"].as_str(), table["scheduleMessageOffset_2"].as_str()),
+            ("3,7", "0,0")
+        );
         assert_eq!(table["brokerVersion"], "479");
         assert_eq!(table["earliestMessageTimeStamp"], "1700000000000");
     }

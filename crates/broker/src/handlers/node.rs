@@ -90,6 +90,7 @@ fn facts(hosted: &Hosted) -> NodeFacts {
         unsynced_bytes: 0,
         unindexed_bytes: 0,
         earliest_message_ms: None,
+        delays: delays(hosted),
         sends: (0, hosted.node.config.limits.parked_requests),
         pulls: (hosted.holds.count(), hosted.node.config.limits.held_pulls),
     };
@@ -104,6 +105,13 @@ fn facts(hosted: &Hosted) -> NodeFacts {
         facts.earliest_message_ms = earliest(serving);
     }
     facts
+}
+
+/// How far the levels of delay are, as this node's tables have it.
+fn delays(hosted: &Hosted) -> Vec<(QueueOffset, QueueOffset)> {
+    let queues = hosted.state.queues(wire::topic::SCHEDULE).unwrap_or_default();
+    let base = |queue| hosted.state.pending_base(wire::topic::SCHEDULE, queue).unwrap_or_default();
+    (0..).map(QueueId).zip(queues).map(|(queue, range)| (base(queue), range.next)).collect()
 }
 
 /// Log time of the first entry that is here and has one: no message is older. What a new log begins with was not proposed

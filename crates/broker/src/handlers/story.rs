@@ -68,6 +68,9 @@ pub struct Copy {
     pub delay_level: Option<String>,
     /// When its time comes, milliseconds since 1970, of a copy that waits for a time of its own.
     pub due_ms: Option<i64>,
+    /// Of a copy that waits for something (its time, a transaction's end): whether that has come, so that it was
+    /// delivered, dropped or taken back.
+    pub is_done: Option<bool>,
     /// Consumer groups that have an offset in its queue.
     pub readers: Vec<Reader>,
 }
@@ -204,8 +207,15 @@ fn copy(hosted: &Hosted, serving: &Serving, position: LogPosition) -> Result<Opt
         real_queue: property(prop::REAL_QID),
         delay_level: property(prop::DELAY),
         due_ms: message.property(prop::TIMER_OUT_MS).and_then(|ms| ms.parse().ok()),
+        is_done: waits(message.topic)
+            .then(|| hosted.state.is_done(message.topic, message.queue_id, message.queue_offset)),
         readers: readers.collect(),
     }))
+}
+
+/// Whether what lies in a topic waits there for something, and is done when that has come.
+fn waits(topic: &str) -> bool {
+    [wire::topic::SCHEDULE, wire::topic::WHEEL_TIMER, wire::topic::TRANS_HALF].contains(&topic)
 }
 
 /// The entry in whose frame a position lies: the last one that begins at or before it.

@@ -106,16 +106,18 @@ pub(super) async fn why(client: &Client, key: &str, topic: Option<&str>) -> anyh
 /// What a copy is, by the topic in which it lies.
 fn what(copy: &Copy) -> String {
     let goal = || copy.real_topic.as_deref().unwrap_or("its topic");
+    let waits = if copy.is_done == Some(true) { "waited" } else { "waits" };
     if copy.topic == wire::topic::SCHEDULE {
         // A level's queue is the level less one.
-        return format!("waits, level {}, for {}", copy.queue + 1, goal());
+        return format!("{waits}, level {}, for {}", copy.queue + 1, goal());
     }
     if copy.topic == wire::topic::WHEEL_TIMER {
         let due = copy.due_ms.map_or_else(String::new, |ms| format!(" until {ms}"));
-        return format!("waits{due}, for {}", goal());
+        return format!("{waits}{due}, for {}", goal());
     }
     if copy.topic == wire::topic::TRANS_HALF {
-        return format!("half message of a transaction, for {}", goal());
+        let end = if copy.is_done == Some(true) { "has ended" } else { "goes on" };
+        return format!("half message of a transaction that {end}, for {}", goal());
     }
     if let Some(group) = copy.topic.strip_prefix(wire::DLQ_TOPIC_PREFIX) {
         return format!("dead letter of {group}, after {} attempts", copy.reconsume_times);
@@ -147,6 +149,11 @@ mod tests {
         assert_eq!(told("rmq_sys_wheel_timer", 0), "waits until 5, for orders");
         assert_eq!(told("%RETRY%g", 0), "attempt 3 of g");
         assert_eq!(told("%DLQ%g", 0), "dead letter of g, after 2 attempts");
-        assert_eq!(told("RMQ_SYS_TRANS_HALF_TOPIC", 0), "half message of a transaction, for orders");
+        assert_eq!(
+            told("RMQ_SYS_TRANS_HALF_TOPIC", 0),
+            "half message of a transaction that goes on, for orders"
+        );
+        let done = Copy { topic: "SCHEDULE_TOPIC_XXXX".into(), is_done: Some(true), ..Copy::default() };
+        assert_eq!(what(&done), "waited, level 1, for its topic");
     }
 }
