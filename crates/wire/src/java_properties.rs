@@ -29,8 +29,8 @@ pub fn write<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String 
     for (key, value) in pairs {
         text.push_str(key);
         text.push('=');
-        // Blanks at the beginning of a value would be taken for layout.
-        if value.starts_with([' ', '\t']) {
+        // A blank at the beginning of a value would be taken for layout.
+        if value.starts_with(' ') {
             text.push('\\');
         }
         for char in value.chars() {
