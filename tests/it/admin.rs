@@ -20,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("admin::messages_and_their_story", messages_and_their_story),
         test("admin::reset_without_doing_it", reset_without_doing_it),
         test("admin::dead_letters", dead_letters),
+        test("admin::what_waits", what_waits),
     ]
 }
 
@@ -199,4 +200,26 @@ fn dead_letters(scratch: &Scratch) -> Result<()> {
         let found = run(&cluster, &["message", "key", &topic, "k1"])?;
         Ok(list(&found)?.len() == 1)
     })
+}
+
+fn what_waits(scratch: &Scratch) -> Result<()> {
+    let cluster = Running::get()?;
+    let topic = scratch.unique("t");
+    cluster.create_topic(&topic, 1)?;
+    let broker = &cluster.groups()[0];
+    // Level 18 is two hours.
+    let fields = remoting::send_fields(&topic, "0", "DELAY\u{1}18\u{2}KEYS\u{1}later\u{2}");
+    let answer = remoting::call(&cluster.master(broker)?, 10, &fields, b"later")?;
+    let id = answer.field("msgId")?.to_owned();
+    let waiting = run(&cluster, &["delay", "--topic", &topic, "--group", broker])?;
+    let row = &waiting[0]["topics"][0];
+    ensure!(row["topic"] == topic.as_str() && row["messages"] == 1 && row["retries"] == 0, "{waiting}");
+    ensure!(waiting[0]["waiting"].as_u64() > Some(0), "{waiting}");
+    let soon = run(&cluster, &["delay", "--topic", &topic, "--group", broker, "--within", "1h"])?;
+    ensure!(list(&soon[0]["topics"])?.is_empty(), "{soon}");
+    let stories = run(&cluster, &["why", &id])?;
+    let story = list(&stories)?.iter().find(|story| story["group"] == broker.as_str());
+    let copy = &story.with_context(|| format!("no story of {broker}: {stories}"))?["copies"][0];
+    ensure!(copy["real_topic"] == topic.as_str() && copy["is_done"] == false, "{stories}");
+    Ok(())
 }

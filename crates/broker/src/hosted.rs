@@ -29,6 +29,7 @@ use wire::{QueueId, RemotingCommand, ResponseCode};
 use crate::call::Call;
 use crate::config::GroupConfig;
 use crate::creation::Creations;
+use crate::delay;
 use crate::duties::{SourceArrivals, Sources};
 use crate::errors::Error;
 use crate::forward;
@@ -74,6 +75,8 @@ pub(crate) struct Hosted {
     /// Told whenever a batch of commits is decided.
     pub(crate) commit_decided: Notify,
     pub(crate) creations: Creations,
+    /// Timer messages that are on their way out of their queue.
+    pub(crate) timer_claims: delay::Claims,
     /// Consumer groups whose creation is under way.
     creating_groups: Mutex<HashSet<String>>,
     pub(crate) cold_reads: Arc<Semaphore>,
@@ -151,6 +154,7 @@ impl Hosted {
             commit_added: Notify::new(),
             commit_decided: Notify::new(),
             creations: Creations::new(limits.waiting_for_topic),
+            timer_claims: delay::Claims::default(),
             creating_groups: Mutex::default(),
             cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
             admin_scans: Arc::new(Semaphore::new(ADMIN_SCANS)),
@@ -200,7 +204,6 @@ impl Hosted {
         }
     }
 
-    #[allow(dead_code, reason = "the first duty comes with what it serves")]
     /// Hears of new messages in a topic's queues, from now on until it is dropped.
     pub(crate) fn source_arrivals(&self, topic: &str) -> SourceArrivals {
         self.sources.watch(topic)

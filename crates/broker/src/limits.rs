@@ -80,6 +80,8 @@ limits! {
     parked_bytes = 32 << 20, in 1..=BYTES_MAX;
     /// Requests that wait for the creation of their topic, per group.
     waiting_for_topic = 4_096, in 1..=COUNT_MAX;
+    /// Timer messages of one group that wait for their time; the leader has less than 20 bytes of each in memory.
+    pending_timers = 2_000_000, in 1..=COUNT_MAX;
     /// Clients in the registry of this node.
     clients = 50_000, in 1..=COUNT_MAX;
     /// Reads of cold pages at the same time, per group.
@@ -154,6 +156,22 @@ pub(crate) const ADMIN_SCANS: usize = 2;
 pub(crate) const FORWARD_BATCH: usize = 1024;
 /// Bytes that one forwarding call carries, unless one request alone has more.
 pub(crate) const FORWARD_BATCH_BYTES: usize = 1 << 20;
+
+/// Messages that wait for their time: so many, and so many bytes of them (or one), are delivered by one entry. A batch that
+/// is not full is taken after so long only, so that at ten thousand a second there are a hundred entries and not thousands.
+pub(crate) const DELIVERY_MESSAGES: usize = 1000;
+pub(crate) const DELIVERY_BYTES: usize = 1 << 20;
+pub(crate) const DELIVERY_TICK: Duration = Duration::from_millis(10);
+/// Batches that are read or under way, of levels and of timers each.
+pub(crate) const DELIVERIES_IN_FLIGHT: usize = 8;
+/// After so long what could not be delivered is tried again: a full disk does not say when it has room.
+pub(crate) const DELIVERY_RETRY: Duration = Duration::from_millis(250);
+/// The longest wait for a time, since clocks are set.
+pub(crate) const DELIVERY_LOOK: Duration = Duration::from_millis(500);
+/// Waiting messages that one look at them passes over, and reads, and gives; and the bytes of its answer.
+pub(crate) const PENDING_SCAN: usize = 65_536;
+pub(crate) const PENDING_READS: usize = 2_048;
+pub(crate) const PENDING_MESSAGES_MAX: usize = 1_000;
 
 /// Messages of one batch request: bounded so that the message ids fit one reply.
 pub(crate) const BATCH_MESSAGES_MAX: usize = 32_768;

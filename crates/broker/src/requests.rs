@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::Step;
 use crate::handlers::{consumer_admin, group, lists, refused, story, topic};
-use crate::handlers::{heartbeat, node, offset, pull, query, raft, send, step};
+use crate::handlers::{delayed, heartbeat, node, offset, pull, query, raft, recall, send, send_back, step};
 use crate::hosted::Hosted;
 use crate::service::wall_clock_ms;
 
@@ -99,6 +99,12 @@ const TABLE: &[Row] = &[
     row(RequestCode::VIEW_MESSAGE_BY_ID, Read, Work(query::view), "a message by offset id"),
     row(RequestCode::HEART_BEAT, Node, Take(heartbeat::heartbeat), "a client's heartbeat"),
     row(RequestCode::UNREGISTER_CLIENT, Node, Take(heartbeat::unregister), "a client leaves"),
+    row(
+        RequestCode::CONSUMER_SEND_MSG_BACK,
+        Log,
+        Work(send_back::send_back),
+        "a consumer gives a message back",
+    ),
     row(
         RequestCode::GET_CONSUMER_LIST_BY_GROUP,
         Clients,
@@ -223,10 +229,17 @@ const TABLE: &[Row] = &[
         "a consumer group's configuration",
     ),
     row(RequestCode::LITE_PULL_MESSAGE, Read, Take(pull::pull), "pull, of lite pull consumers"),
+    row(RequestCode::RECALL_MESSAGE, Log, Work(recall::recall), "take a timer message back"),
     row(RequestCode::GET_BROKER_HA_STATUS, Node, Take(node::ha_status), "replication as this node sees it"),
     row(RequestCode(raft::GROUP_STATUS), Node, Take(raft::status), "RaftMQ: a group's status on this node"),
     row(RequestCode(raft::TRANSFER_LEADER), Log, Work(raft::transfer), "RaftMQ: hand leadership over"),
     row(RequestCode(story::MESSAGE_STORY), Current, Work(story::story), "RaftMQ: the story of a message"),
+    row(
+        RequestCode(delayed::PENDING_MESSAGES),
+        Current,
+        Work(delayed::pending),
+        "RaftMQ: messages that wait for their time",
+    ),
 ];
 
 /// The row of a code.

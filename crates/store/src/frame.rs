@@ -529,6 +529,111 @@ mod tests {
         ");
     }
 
+    /// A message as it is proposed.
+    fn record(body: &[u8]) -> BytesMut {
+        let host = "10.0.0.1:10911".parse().unwrap();
+        let message = wire::NewMessage {
+            topic: "T",
+            queue_id: wire::QueueId(1),
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 7,
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body,
+            properties: "",
+        };
+        let mut record = BytesMut::new();
+        wire::encode_message(&message, &mut record).unwrap();
+        record
+    }
+
+    fn coupled(command: &[u8], records: &[u8]) -> Draft {
+        let mut buffer = Draft::coupled_room(command, records.len());
+        let capacity = buffer.capacity();
+        buffer.extend_from_slice(records);
+        assert_eq!(buffer.capacity(), capacity, "the room is known before");
+        Draft { id: LogId::new(3, 7), kind: FrameKind::Coupled, log_time_ms: 1_700_000_000_000, buffer }
+    }
+
+    /// The bytes of a frame with any body, and with a checksum that fits.
+    fn framed(kind: u8, body: &[u8]) -> Bytes {
+        let mut bytes = frame(body).bytes().to_vec();
+        bytes[4] = kind;
+        let crc = checksum(&bytes);
+        put(&mut bytes, 12, &crc.to_be_bytes());
+        Bytes::from(bytes)
+    }
+
+    #[test]
+    fn the_bytes_of_a_coupled_frame_are_those_of_the_format() {
+        let frame = coupled(b"do it", &[]).finish(LogPosition(4096), &tail(7, 0, 5)).unwrap();
+        let rows: Vec<String> =
+            frame.bytes().chunks(8).map(|row| format!("{:016x}", u64_at(row, 0))).collect();
+        insta::assert_snapshot!(rows.join("\n"), @r"
+        524d510105000000
+        0000000954eaf93f
+        0000000000000003
+        0000000000000007
+        0000000000001000
+        0000018bcfe56800
+        0000000000000000
+        0000000000000000
+        00000005646f2069
+        7400000000000000
+        ");
+        let record = record(b"hello");
+        let frame = coupled(b"do it", &record).finish(LogPosition(4096), &tail(7, 0, 5)).unwrap();
+        assert_eq!(frame.body()[..9], *b"\0\0\0\x05do it");
+        assert_eq!(frame.records_position(), LogPosition(4096 + 64 + 9));
+        let records = frame.records();
+        let stored = wire::StoredMessage::parse(&records).unwrap();
+        assert_eq!((stored.position, stored.store_timestamp), (LogPosition(4169), 1_700_000_000_000));
+        assert_eq!((stored.body, stored.size()), (&b"hello"[..], record.len()));
+    }
+
+    #[test]
+    fn the_halves_of_each_kind() {
+        let halves = |kind: u8, body: &[u8]| {
+            let frame = Frame::parse(framed(kind, body)).unwrap();
+            let (body, command, records) = (frame.body(), frame.command(), frame.records());
+            // Halves are parts of the body, which they do not copy.
+            let at = (frame.records_position().0 - frame.body_position().0) as usize;
+            assert_eq!(body.slice(at..), records);
+            (command, records)
+        };
+        let bytes = Bytes::from_static;
+        assert_eq!(halves(1, b"records"), (None, bytes(b"records")));
+        assert_eq!(halves(2, b"command"), (Some(bytes(b"command")), Bytes::new()));
+        assert_eq!(halves(3, b""), (None, Bytes::new()));
+        assert_eq!(halves(4, b"members"), (None, Bytes::new()));
+        assert_eq!(halves(5, b"\0\0\0\x02dorecords"), (Some(bytes(b"do")), bytes(b"records")));
+        assert_eq!(halves(5, b"\0\0\0\x02do"), (Some(bytes(b"do")), Bytes::new()));
+        assert_eq!(halves(5, b"\0\0\0\0records"), (Some(Bytes::new()), bytes(b"records")));
+        assert_eq!(halves(5, b"\0\0\0\0"), (Some(Bytes::new()), Bytes::new()));
+    }
+
+    #[test]
+    fn a_command_that_is_longer_than_its_body_is_an_error() {
+        for (body, end) in [
+            (&b""[..], 4),
+            (b"\0\0\0", 4),
+            (b"\0\0\0\x01", 5),
+            (b"\0\0\0\x06do it", 10),
+            (b"\xff\xff\xff\xffdo it", (1 << 32) + 3),
+        ] {
+            let error = Frame::parse(framed(5, body)).unwrap_err();
+            assert_eq!(error, FrameError::Command { end, body: body.len() as u32 });
+            let draft = Draft::new(LogId::new(3, 7), FrameKind::Coupled, 1, body);
+            let error = draft.finish(LogPosition(4096), &tail(7, 0, 5)).unwrap_err();
+            assert!(error.to_string().contains("whose command ends at"), "{error}");
+        }
+        let error = coupled(b"do it", b"no record").finish(LogPosition(4096), &tail(7, 0, 5)).unwrap_err();
+        assert!(error.to_string().contains("in 9 bytes"), "{error}");
+    }
+
     #[test]
     fn what_is_not_a_frame_is_an_error() {
         let good = frame(b"hello").bytes().to_vec();
@@ -586,6 +691,45 @@ mod tests {
             let bit = flip as usize % (bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(Frame::parse(Bytes::from(bytes)).is_err());
+        }
+
+        #[test]
+        fn a_coupled_draft_becomes_a_frame_with_the_same_halves(
+            command: Vec<u8>, bodies: Vec<Vec<u8>>, position in 0..1_u64 << 62, time in 0..1_u64 << 60, flip: u32,
+        ) {
+            let records: Vec<u8> = bodies.iter().flat_map(|body| record(body)).collect();
+            let draft = Draft { log_time_ms: time, ..coupled(&command, &records) };
+            let frame = draft.finish(LogPosition(position), &tail(7, 0, 5)).unwrap();
+            let mut bytes = frame.bytes().to_vec();
+            let back = Frame::parse(Bytes::from(bytes.clone())).unwrap();
+            prop_assert_eq!((back.kind(), back.command()), (FrameKind::Coupled, Some(Bytes::from(command))));
+            prop_assert_eq!((back.records(), back.records_position()), (frame.records(), frame.records_position()));
+            prop_assert_eq!(back.records().len(), records.len());
+            let (mut at, mut count) = (back.records_position(), 0);
+            for (stored, body) in wire::Messages::new(&back.records()).zip(&bodies) {
+                let stored = stored.unwrap();
+                prop_assert_eq!((stored.position, stored.body), (at, &body[..]));
+                prop_assert_eq!(stored.store_timestamp as u64, time.max(5));
+                at = at.plus(stored.size() as u64);
+                count += 1;
+            }
+            prop_assert_eq!((count, at.0 - position), (bodies.len(), 64 + back.body().len() as u64));
+            let bit = flip as usize % (bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(Frame::parse(Bytes::from(bytes)).is_err());
+        }
+
+        #[test]
+        fn any_body_of_a_coupled_frame_is_no_panic(mut body: Vec<u8>, small: bool) {
+            if small && body.len() > 4 {
+                body[..3].fill(0);
+            }
+            if let Ok(frame) = Frame::parse(framed(5, &body)) {
+                let command = frame.command().unwrap();
+                prop_assert_eq!(4 + command.len() + frame.records().len(), body.len());
+            }
+            let draft = Draft::new(LogId::new(1, 0), FrameKind::Coupled, 1, &body);
+            let _ = draft.finish(LogPosition(4096), &tail(0, 0, 0));
         }
 
         #[test]

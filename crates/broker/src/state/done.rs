@@ -370,7 +370,7 @@ mod tests {
         refused(|record| record.full = vec![2, u64::MAX]);
         refused(|record| record.full = vec![4, 1]);
         refused(|record| record.full = vec![2, 1, 3, 1]);
-        refused(|record| record.partial = vec![0, 2]);
+        refused(|record| record.partial = vec![0, 0]);
         refused(|record| record.partial = vec![1, 0]);
         refused(|record| record.partial = vec![0, u64::MAX]);
         refused(|record| record.bits[0] = 0);

@@ -375,6 +375,23 @@ impl Pops {
         };
     }
 
+    /// What is derived is what it would be if it were derived now.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let all = |(key, queue): (&PopKey, &Queue)| {
+            assert!(!queue.is_empty(), "{key:?} is kept for nothing");
+            let key = *key;
+            queue
+                .messages
+                .clone()
+                .into_iter()
+                .map(move |(offset, message)| (message.visible_at_ms, key, offset))
+        };
+        let due: BTreeSet<_> = self.queues.iter().flat_map(all).collect();
+        assert_eq!(due, self.due);
+        assert_eq!(self.count, self.queues.values().map(Queue::len).sum::<usize>());
+    }
+
     // ---- snapshots ----
 
     pub(super) fn encode(&self) -> Vec<PopRecord> {
@@ -458,4 +475,149 @@ fn columns(
         Some((*offset, message))
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: PopKey = (TopicId(1), GroupId(2), 0);
+
+    fn take<'a>(offsets: &'a [u64], now_ms: u64) -> Take<'a> {
+        let next = offsets.last().map_or(0, |last| last + 1);
+        Take { offsets, next, invisible_ms: 60, now_ms, order: None }
+    }
+
+    fn orderly<'a>(offsets: &'a [u64], now_ms: u64, attempt_id: &'a str) -> Take<'a> {
+        Take { order: Some(attempt_id), ..take(offsets, now_ms) }
+    }
+
+    fn due(pops: &Pops, now_ms: u64) -> Vec<u64> {
+        pops.check();
+        pops.due(now_ms).map(|(_, offset)| offset).collect()
+    }
+
+    #[test]
+    fn taken_acknowledged_changed_and_revived() {
+        let mut pops = Pops::default();
+        assert_eq!(pops.take(KEY, &take(&[3, 4, 6], 100)), Ok(7));
+        assert_eq!((pops.next_due_ms(), pops.count_of(KEY)), (Some(160), 3));
+        assert!(pops.take_sooner() && !pops.take_sooner());
+        assert_eq!(pops.ack(KEY, 3, 99), Acked::Stale);
+        assert_eq!(pops.ack(KEY, 3, 100), Acked::Done);
+        assert_eq!(pops.ack(KEY, 3, 100), Acked::Stale);
+        assert!(!pops.change(KEY, 4, 99, 110, 500) && pops.change(KEY, 4, 100, 110, 500));
+        assert!(!pops.take_sooner(), "it is later");
+        assert_eq!(pops.ack(KEY, 4, 100), Acked::Stale, "the old handle");
+        assert_eq!(due(&pops, 160), [6]);
+        assert!(!pops.revive(KEY, 6, 159) && !pops.revive(KEY, 4, 160));
+        assert!(pops.revive(KEY, 6, 160) && !pops.revive(KEY, 6, 160));
+        assert!(pops.change(KEY, 4, 110, 200, 200) && pops.take_sooner());
+        assert_eq!(due(&pops, 199), [] as [u64; 0]);
+        assert_eq!(pops.ack(KEY, 4, 200), Acked::Done);
+        pops.check();
+        assert!(pops.queues.is_empty() && pops.next_due_ms().is_none());
+    }
+
+    #[test]
+    fn a_message_that_is_handed_out_again_changes_hands() {
+        let mut pops = Pops::default();
+        pops.take(KEY, &take(&[3, 4], 100)).unwrap();
+        pops.take(KEY, &take(&[2, 3], 110)).unwrap();
+        assert_eq!(pops.count_of(KEY), 3);
+        assert_eq!(pops.ack(KEY, 3, 100), Acked::Stale);
+        assert_eq!(due(&pops, 1000), [4, 2, 3]);
+    }
+
+    #[test]
+    fn one_orderly_batch_at_a_time() {
+        let mut pops = Pops::default();
+        assert_eq!(pops.take(KEY, &orderly(&[3, 4, 6], 100, "a")), Ok(3), "what is before 3 is passed over");
+        assert_eq!(pops.take(KEY, &orderly(&[3], 159, "b")), Err(BLOCKED));
+        assert_eq!(pops.take(KEY, &orderly(&[3], 159, "")), Err(BLOCKED));
+        assert_eq!(pops.take(KEY, &orderly(&[3, 4], 120, "a")), Ok(3), "its own again");
+        assert_eq!(pops.get(KEY, 3).unwrap().attempts, 0);
+        assert_eq!(pops.ack(KEY, 3, 100), Acked::Stale);
+        assert_eq!(pops.ack(KEY, 4, 120), Acked::Cursor(3));
+        assert_eq!(pops.take(KEY, &orderly(&[3, 4, 5], 180, "b")), Ok(3), "its time is over");
+        assert_eq!(pops.get(KEY, 3).unwrap().attempts, 1);
+        assert_eq!(pops.get(KEY, 4).unwrap().attempts, 0, "it was acknowledged");
+        assert!(due(&pops, 10_000).is_empty(), "none is revived");
+        assert!(pops.change(KEY, 3, 180, 200, 900));
+        assert_eq!(pops.get(KEY, 3).unwrap().pop_time_ms, 180, "its handle stays good");
+        assert_eq!(pops.ordered(KEY).unwrap().blocked_until_ms(), 900);
+        assert_eq!(pops.take(KEY, &orderly(&[3], 899, "c")), Err(BLOCKED));
+        assert_eq!(pops.ack(KEY, 3, 180), Acked::Cursor(4));
+        assert_eq!(pops.ack(KEY, 4, 180), Acked::Cursor(5));
+        assert_eq!(pops.ack(KEY, 5, 180), Acked::Cursor(6));
+        pops.check();
+        assert!(pops.queues.is_empty());
+    }
+
+    #[test]
+    fn an_orderly_take_of_nothing_passes_on() {
+        let mut pops = Pops::default();
+        assert_eq!(pops.take(KEY, &Take { next: 9, ..orderly(&[], 100, "a") }), Ok(9));
+        assert!(pops.queues.is_empty());
+    }
+
+    #[test]
+    fn bounded() {
+        let mut pops = Pops::default();
+        let offsets: Vec<u64> = (0..limits::IN_FLIGHT_PER_QUEUE_MAX as u64).collect();
+        assert_eq!(pops.take(KEY, &take(&offsets[1..], 1)), Ok(offsets.len() as u64));
+        assert_eq!(pops.take(KEY, &take(&[20_000, 20_001], 1)), Err(FULL));
+        assert_eq!(pops.take(KEY, &take(&[20_000], 1)), Ok(20_001));
+        pops.count = limits::IN_FLIGHT_MAX;
+        assert_eq!(pops.take((TopicId(7), GroupId(2), 0), &take(&[1], 1)), Err(FULL));
+        assert_eq!(pops.queues.len(), 1, "what is refused leaves no trace");
+    }
+
+    #[test]
+    fn ended_with_what_they_are_of() {
+        let mut pops = Pops::default();
+        for topic in 0..3 {
+            for group in 0..3 {
+                let key = (TopicId(topic), GroupId(group), 1);
+                pops.take(key, &take(&[5, 6], 100)).unwrap();
+                pops.take((key.0, key.1, 2), &orderly(&[7], 100, "a")).unwrap();
+            }
+        }
+        pops.end_topic(TopicId(1));
+        pops.end_group(GroupId(0));
+        pops.check();
+        assert_eq!((pops.queues.len(), pops.count), (8, 12));
+        assert_eq!(pops.count_in(TopicId(0), GroupId(1)), 3);
+        pops.end_ordered((TopicId(0), GroupId(1), 2));
+        pops.end_ordered((TopicId(0), GroupId(1), 1));
+        pops.check();
+        assert_eq!(pops.count_in(TopicId(0), GroupId(1)), 2);
+    }
+
+    #[test]
+    fn encoded() {
+        let mut pops = Pops::default();
+        pops.take(KEY, &take(&[3, 4], 100)).unwrap();
+        pops.take(KEY, &orderly(&[5, 9], 110, "a")).unwrap();
+        pops.take(KEY, &orderly(&[5, 9], 500, "b")).unwrap();
+        let records = pops.encode();
+        let decoded = Pops::decode(records.clone(), |_, _| true).unwrap();
+        decoded.check();
+        assert_eq!((&decoded.queues, &decoded.due), (&pops.queues, &pops.due));
+        assert_eq!(decoded.get(KEY, 9).unwrap().attempts, 1);
+        let refused = |change: fn(&mut PopRecord)| {
+            let mut records = records.clone();
+            change(&mut records[0]);
+            Pops::decode(records, |topic, _| topic == TopicId(1)).is_err()
+        };
+        assert!(!refused(|_| {}));
+        assert!(refused(|record| record.topic = 7));
+        assert!(refused(|record| record.offsets[0] = 4), "twice");
+        assert!(refused(|record| record.pop_times_ms.truncate(1)));
+        assert!(refused(|record| record.visible_at_ms.push(1)));
+        assert!(refused(|record| record.ordered.as_mut().unwrap().attempts.truncate(1)));
+        assert!(refused(|record| record.ordered.as_mut().unwrap().attempts.push(1)));
+        assert!(refused(|record| *record.ordered.as_mut().unwrap() = OrderedRecord::default()));
+        assert!(Pops::decode([records.clone(), records].concat(), |_, _| true).is_err());
+    }
 }

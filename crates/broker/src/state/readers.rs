@@ -46,7 +46,7 @@ impl State {
         let Some(topic) = tables.topic_id(topic) else { return 0 };
         let Some(range) = tables.range(topic, queue.0) else { return 0 };
         match tables.progress.done.get(&(topic, queue.0)) {
-            Some(done) => done.pending_count(range.next.0).min(range.next.0 - range.min.0),
+            Some(done) => done.pending_count(range.next.0),
             None => range.next.0 - range.min.0,
         }
     }

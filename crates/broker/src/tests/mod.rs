@@ -2,6 +2,8 @@
 
 mod administering;
 mod clients;
+mod delaying;
+mod duties;
 mod failover;
 mod offsets;
 mod pulling;

@@ -4,6 +4,7 @@
 mod cluster;
 mod consumer;
 mod dead_letters;
+mod delay;
 mod group;
 mod message;
 mod names;
@@ -53,6 +54,21 @@ enum AdminCommand {
     Dlq(DeadLetterCommand),
     #[command(subcommand)]
     Group(GroupCommand),
+    /// What waits to be delivered later, by topic and time
+    Delay {
+        /// Only what goes to this topic
+        #[arg(short, long)]
+        topic: Option<String>,
+        /// Only one broker name; all when left out
+        #[arg(long)]
+        group: Option<String>,
+        /// Only what is due within this time: 90s, 15m, 4h, 2d
+        #[arg(long, value_parser = delay::within)]
+        within: Option<u64>,
+        /// Look at so many messages of each group at most
+        #[arg(long, default_value_t = 10_000)]
+        max: usize,
+    },
     /// The story of a message: where its copies lie, which entry of the log brought each, and who is past it
     Why {
         /// An offset message id, a unique id or a key
@@ -296,6 +312,9 @@ async fn answer(client: &Client, command: AdminCommand) -> anyhow::Result<Answer
         }
         AdminCommand::Group(GroupCommand::Status { name }) => group::status(client, name.as_deref()).await,
         AdminCommand::Group(GroupCommand::Transfer { name, to }) => group::transfer(client, &name, to).await,
+        AdminCommand::Delay { topic, group, within, max } => {
+            delay::pending(client, topic, group.as_deref(), within, max).await
+        }
         AdminCommand::Why { id_or_key, topic } => message::why(client, &id_or_key, topic.as_deref()).await,
         AdminCommand::Reset { group, topic, to, dry_run } => {
             consumer::reset(client, &group, &topic, to, dry_run).await
