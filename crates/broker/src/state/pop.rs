@@ -483,7 +483,7 @@ mod tests {
 
     const KEY: PopKey = (TopicId(1), GroupId(2), 0);
 
-    fn take<'a>(offsets: &'a [u64], now_ms: u64) -> Take<'a> {
+    fn take(offsets: &[u64], now_ms: u64) -> Take<'_> {
         let next = offsets.last().map_or(0, |last| last + 1);
         Take { offsets, next, invisible_ms: 60, now_ms, order: None }
     }

@@ -2,7 +2,7 @@
 //! checked; the tables that they change are files of their own (done.rs, attempts.rs, locks.rs, resets.rs, modes.rs,
 //! pop.rs).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use wire::ResponseCode;
@@ -23,7 +23,7 @@ use super::{GroupId, QueueRange, TopicId, limits};
 /// The tables that only these commands change.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    pub(super) done: std::collections::BTreeMap<(TopicId, u32), DoneSet>,
+    pub(super) done: BTreeMap<(TopicId, u32), DoneSet>,
     pub(super) attempts: Attempts,
     pub(super) locks: Locks,
     pub(super) resets: Resets,

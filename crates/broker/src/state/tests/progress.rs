@@ -245,7 +245,7 @@ fn a_release_alone_passes_over_what_is_done() {
     let reply = bench.run(Kind::Release(Release { sources, how: released::CANCELLED }));
     assert_eq!(reply.granted, [2]);
     assert_eq!(bench.pending("S"), [0]);
-    assert_eq!(bench.run(bench.release("T", &[0])).changed, false);
+    assert!(!bench.run(bench.release("T", &[0])).changed);
     assert!(!bench.state.read().progress.done.contains_key(&(TopicId(bench.id("T")), 0)));
 }
 
