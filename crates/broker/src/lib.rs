@@ -37,6 +37,7 @@ mod registration;
 mod registry;
 mod requests;
 mod service;
+mod settings;
 pub mod state;
 mod stats;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use config::{BrokerConfig, GroupConfig, RateRule, Whom};
 pub use delay::{DelayLevels, duration_ms};
 pub use handlers::delayed::{PENDING_MESSAGES, PendingMessage, PendingPage, PendingQuery, PendingQueue};
 pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER};
+pub use handlers::story::{Copy, MESSAGE_STORY, MessageStory, Reader};
 pub use limits::Limits;
 pub use requests::{Class, documentation};
 pub use service::{Broker, BrokerError, Drain};

@@ -236,6 +236,14 @@ pub(crate) const HOLD_TICK: Duration = Duration::from_millis(250);
 /// Answers of one message query (protocol.md 3.3, code 12) and of a query by unique key.
 pub(crate) const QUERY_MESSAGES_MAX: usize = 64;
 pub(crate) const QUERY_UNIQUE_MESSAGES_MAX: usize = 32;
+/// Units of a queue's index in one answer (321).
+pub(crate) const QUERY_UNITS_MAX: usize = 1024;
+/// Copies of messages in one story (RaftMQ's own request).
+pub(crate) const STORY_COPIES_MAX: usize = 64;
+/// Topics or groups in one list (18, 225).
+pub(crate) const ADMIN_LIST_MAX: usize = 1000;
+/// A consumer that is handed one message (309), as in RocketMQ.
+pub(crate) const DIRECT_CONSUMPTION: Duration = Duration::from_secs(10);
 /// Bytes of the answer to a message query.
 pub(crate) const QUERY_BYTES_MAX: usize = 4 << 20;
 

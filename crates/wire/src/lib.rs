@@ -23,6 +23,7 @@ mod ext;
 mod golden;
 mod header;
 mod ids;
+pub mod java_properties;
 mod json;
 mod json_header;
 mod language;

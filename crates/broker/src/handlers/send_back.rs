@@ -36,7 +36,7 @@ pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'
     async move {
         let header = ConsumerSendMsgBackRequest::decode(&call.request.ext)?;
         let group = hosted.state.group(&header.group).ok_or_else(|| no_group(&header.group))?;
-        if hosted.config.permission & PERM_WRITE == 0 {
+        if hosted.settings.permission() & PERM_WRITE == 0 {
             let remark = format!("the broker[{}] sending message is forbidden", hosted.config.advertised());
             return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
         }

@@ -1,5 +1,6 @@
 //! A broker with one node and one group, asked with real frames over a real connection.
 
+mod administering;
 mod clients;
 mod delaying;
 mod duties;
