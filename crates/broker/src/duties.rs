@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::errors::Error;
 use crate::hosted::{Hosted, Toward};
 use crate::limits::DUTY_RETRY;
+use crate::pop;
 use crate::state::Advance;
 
 type Run = dyn Fn(Arc<Hosted>, CancellationToken) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
@@ -33,7 +34,6 @@ pub(crate) struct Duty {
 }
 
 impl Duty {
-    #[allow(dead_code, reason = "the first duty comes with what it serves")]
     /// `run` gets the group and a token that is cancelled when the term is over; then it is dropped where it waits, but
     /// what it has running elsewhere (blocking reads) has to look at the token. One that returns without an error has
     /// nothing more to do in this term.
@@ -50,7 +50,7 @@ impl Duty {
 
 /// Every duty of a group.
 pub(crate) fn all() -> Vec<Duty> {
-    Vec::new()
+    vec![Duty::new("pop revive", |hosted, _| pop::revive(hosted))]
 }
 
 /// Runs duties whenever this node leads and is prepared. Those of one term have ended before the next ones start. Ends with

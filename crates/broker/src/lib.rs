@@ -12,7 +12,7 @@
 //! A [`Broker`] is the broker role of one process; it hosts one or more groups, each with its own listeners, log and
 //! tables. Clients belong to the process (clients.rs, registry.rs), nameservers hear of each group (registration.rs).
 //! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net), and everything that RocketMQ does
-//! with delay, retry, transactions and pop, which is refused with a reason.
+//! with delay, retry and transactions, which is refused with a reason.
 
 mod call;
 mod clients;
@@ -29,6 +29,7 @@ mod hosted;
 mod life;
 mod limits;
 mod park;
+mod pop;
 mod registration;
 mod registry;
 mod requests;

@@ -6,6 +6,7 @@ mod failover;
 mod filtering;
 mod locking;
 mod offsets;
+mod popping;
 mod pulling;
 mod registering;
 mod resetting;
