@@ -1,5 +1,6 @@
 //! The one integration binary. Each module lists its tests; runner.rs runs them one after another.
 
+mod admin;
 mod bad_input;
 mod command_line;
 mod conf_files;
@@ -9,6 +10,7 @@ mod java_basic;
 mod java_consumption;
 mod java_failover;
 mod mqadmin;
+mod mqadmin_commands;
 mod nameserver_mix;
 mod replicas_equal;
 mod virtual_address;
@@ -20,7 +22,9 @@ fn main() -> ExitCode {
         java_basic::tests(),
         java_consumption::tests(),
         mqadmin::tests(),
+        mqadmin_commands::tests(),
         command_line::tests(),
+        admin::tests(),
         bad_input::tests(),
         replicas_equal::tests(),
         failover::tests(),

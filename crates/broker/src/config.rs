@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::delay::{DelayLevels, TIMER_MAX_DELAY_MS};
 use crate::limits::{Limits, SEGMENT_BYTES, SEGMENT_BYTES_STEP};
 use crate::state::limits::QUEUES_PER_TOPIC_MAX;
 
@@ -30,7 +31,38 @@ pub struct BrokerConfig {
     /// Threads of the runtime on which consensus runs.
     pub consensus_threads: usize,
     pub limits: Limits,
+    /// Rates of single topics, consumer groups and clients, in place of those in `limits`.
+    pub rates: Vec<RateRule>,
     pub groups: Vec<GroupConfig>,
+}
+
+/// A rate of one name's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateRule {
+    pub whom: Whom,
+    /// 0: any number; `None`: as `limits` says.
+    pub messages_per_second: Option<u64>,
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Whose rate it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whom {
+    /// What is sent to a topic.
+    Topic(String),
+    /// What a consumer group is given.
+    Group(String),
+    /// What is sent from an IP address.
+    Client(String),
+}
+
+impl Whom {
+    /// The topic, the group or the address.
+    pub fn name(&self) -> &str {
+        match self {
+            Whom::Topic(name) | Whom::Group(name) | Whom::Client(name) => name,
+        }
+    }
 }
 
 impl Default for BrokerConfig {
@@ -47,6 +79,7 @@ impl Default for BrokerConfig {
             flush_threads: 4,
             consensus_threads: 1,
             limits: Limits::default(),
+            rates: Vec::new(),
             groups: Vec::new(),
         }
     }
@@ -93,6 +126,18 @@ pub struct GroupConfig {
     pub server_side_reset: bool,
     /// Queues of TBW102, the most that an auto-created topic gets.
     pub default_topic_queues: u32,
+    /// The delays of the levels (RocketMQ's messageDelayLevel). The leader's count: the same on every node of the group.
+    pub delay_levels: DelayLevels,
+    /// How far ahead a timer message may be sent, ms (timerMaxDelaySec); no longer than messages are kept.
+    pub timer_max_delay_ms: u64,
+    /// Whether timer messages can be taken back (recallMessageEnable, which is false unless set).
+    pub recall: bool,
+    /// For how long the producer of a half message is not asked what became of it (RocketMQ's `transactionTimeOut`).
+    pub transaction_timeout_ms: u64,
+    /// From one time that it is asked to the next (`transactionCheckInterval`).
+    pub transaction_check_interval_ms: u64,
+    /// How often it is asked (`transactionCheckMax`); then the message is put aside.
+    pub transaction_checks_max: u32,
     /// Raft timing, in milliseconds.
     pub heartbeat_ms: u64,
     pub election_ms: (u64, u64),
@@ -117,6 +162,12 @@ impl Default for GroupConfig {
             in_memory_percent: 40,
             server_side_reset: true,
             default_topic_queues: 8,
+            delay_levels: DelayLevels::default(),
+            timer_max_delay_ms: 3 * 24 * 3600 * 1000,
+            recall: true,
+            transaction_timeout_ms: 6_000,
+            transaction_check_interval_ms: 30_000,
+            transaction_checks_max: 15,
             heartbeat_ms: 50,
             election_ms: (150, 300),
         }
@@ -196,7 +247,24 @@ impl BrokerConfig {
         for (n, address) in self.nameservers.iter().enumerate() {
             reachable(address).map_err(|rule| (format!("nameservers.{n}"), rule))?;
         }
+        self.check_rates()?;
         self.limits.check().map_err(|(key, rule)| (format!("limits.{key}"), rule))
+    }
+
+    fn check_rates(&self) -> Result<(), Broken> {
+        let mut named = BTreeSet::new();
+        for (n, RateRule { whom, .. }) in self.rates.iter().enumerate() {
+            let broken = |rule: String| Err((format!("rates.{n}"), rule));
+            if let Whom::Client(address) = whom
+                && address.parse::<std::net::IpAddr>().is_err()
+            {
+                return broken(format!("a client is named by its IP address, not {address:?}"));
+            }
+            if whom.name().is_empty() || !named.insert(whom) {
+                return broken(format!("the name {:?} is empty or there twice", whom.name()));
+            }
+        }
+        Ok(())
     }
 
     /// That no two listeners want the same port.
@@ -272,6 +340,10 @@ impl GroupConfig {
             let rule = format!("must be {least} to {most} MiB, a multiple of {SEGMENT_BYTES_STEP} bytes");
             return broken("segment_bytes", &rule);
         }
+        if self.transaction_check_interval_ms < TRANSACTION_CHECK_INTERVAL_MIN_MS {
+            let rule = format!("must be {TRANSACTION_CHECK_INTERVAL_MIN_MS} at least");
+            return broken("transaction_check_interval_ms", &rule);
+        }
         let (min, max) = self.election_ms;
         if self.heartbeat_ms == 0 || self.heartbeat_ms * 2 > min || min >= max {
             let rule = "must keep 0 < heartbeat_ms, 2 × heartbeat_ms ≤ election_ms.0 < election_ms.1";
@@ -287,9 +359,17 @@ impl GroupConfig {
             let rule = format!("must be 1 to {QUEUES_PER_TOPIC_MAX}, not {}", self.default_topic_queues);
             return broken("default_topic_queues", &rule);
         }
+        if !TIMER_MAX_DELAY_MS.contains(&self.timer_max_delay_ms) {
+            let (least, most) = (TIMER_MAX_DELAY_MS.start() / 1000, TIMER_MAX_DELAY_MS.end() / 1000);
+            let rule = format!("must be {least} to {most} s, not {} ms", self.timer_max_delay_ms);
+            return broken("timer_max_delay_ms", &rule);
+        }
         Ok(())
     }
 }
+
+/// Producers must have the time to answer.
+const TRANSACTION_CHECK_INTERVAL_MIN_MS: u64 = 100;
 
 const NODES_FROM: &str = "node ids start at 1";
 
@@ -340,6 +420,9 @@ mod tests {
     #[test]
     fn rules_name_the_key() {
         assert_eq!(config().check(), Ok(()));
+        fn rate(whom: Whom) -> RateRule {
+            RateRule { whom, messages_per_second: Some(1), bytes_per_second: None }
+        }
         let broken = |change: fn(&mut BrokerConfig)| {
             let mut config = config();
             change(&mut config);
@@ -354,6 +437,9 @@ mod tests {
         assert_eq!(broken(|c| c.nameservers = vec!["n:1".into(), "n".into()]), "nameservers.1");
         assert_eq!(broken(|c| c.groups.clear()), "groups");
         assert_eq!(broken(|c| c.limits.frame_bytes = 1), "limits.frame_bytes");
+        assert_eq!(broken(|c| c.rates = vec![rate(Whom::Client("a".into()))]), "rates.0");
+        assert_eq!(broken(|c| c.rates = vec![rate(Whom::Topic(String::new()))]), "rates.0");
+        assert_eq!(broken(|c| c.rates = vec![rate(Whom::Topic("T".into())); 2]), "rates.1");
         assert_eq!(broken(|c| c.groups.push(c.groups[0].clone())), "groups.1.name");
         let clash = |c: &mut BrokerConfig| {
             c.groups.push(GroupConfig { name: "b".into(), ..c.groups[0].clone() });
@@ -383,9 +469,11 @@ mod tests {
         assert_eq!(broken(|g| g.segment_bytes = 1 << 20), "segment_bytes");
         assert_eq!(broken(|g| g.segment_bytes = 2 << 30), "segment_bytes");
         assert_eq!(broken(|g| g.segment_bytes = (16 << 20) + 512), "segment_bytes");
+        assert_eq!(broken(|g| g.transaction_check_interval_ms = 0), "transaction_check_interval_ms");
         assert_eq!(broken(|g| g.election_ms = (50, 60)), "election_ms");
         assert_eq!(broken(|g| g.permission = 7), "permission");
         assert_eq!(broken(|g| g.default_topic_queues = 0), "default_topic_queues");
+        assert_eq!(broken(|g| g.timer_max_delay_ms = 999), "timer_max_delay_ms");
     }
 
     #[test]

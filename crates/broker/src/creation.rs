@@ -1,5 +1,6 @@
 //! Topics made by a first send: in the group that the send met, which the send waits for, and then in every other
-//! group of the cluster, so that the topic survives the loss of one leader (clients.md 4).
+//! group of the cluster, so that the topic survives the loss of one leader (clients.md 4). Topics of a consumer group, for
+//! retries and dead letters, are made where they are needed only.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,7 +97,9 @@ impl Creations {
             hosted.creations.release(&hosted, &name, &result);
             if created {
                 tracing::info!(group = hosted.name(), topic = name, "topic created by a first send");
-                everywhere(&hosted, config).await;
+                if !wire::is_retry_topic(&name) && !wire::is_dlq_topic(&name) {
+                    everywhere(&hosted, config).await;
+                }
             }
         });
     }
@@ -130,10 +133,27 @@ impl Creations {
     }
 }
 
+/// Creates a topic for one that is stored by other ways than a send, and returns when it is there; in the other groups
+/// of the cluster behind that.
+pub(crate) async fn ensure(hosted: &Arc<Hosted>, config: TopicConfig) -> Result<(), Error> {
+    let reply = hosted.propose_here(Command::create_topic(config.clone())).await?;
+    if reply.code != 0 {
+        return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
+    }
+    if reply.changed {
+        tracing::info!(group = hosted.name(), topic = config.name, "topic created by a first message");
+        let hosted = hosted.clone();
+        tokio::spawn(async move { everywhere(&hosted, config).await });
+    }
+    Ok(())
+}
+
 /// Creates the topic in the other groups of the cluster. Nobody waits for it; what fails is logged.
 async fn everywhere(hosted: &Arc<Hosted>, config: TopicConfig) {
     let here = hosted.node.groups();
-    for other in here.iter().filter(|other| other.name() != hosted.name() && other.config.auto_create_topic) {
+    for other in
+        here.iter().filter(|other| other.name() != hosted.name() && other.settings.auto_create_topic())
+    {
         let command = Command::create_topic(config.clone());
         match other.propose_anywhere(&command, Instant::now() + PARK * 2).await {
             Ok(reply) if reply.code == 0 => {}

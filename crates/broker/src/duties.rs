@@ -18,11 +18,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::delay;
 use crate::errors::Error;
 use crate::hosted::{Hosted, Toward};
 use crate::limits::DUTY_RETRY;
 use crate::pop;
 use crate::state::Advance;
+use crate::transactions::check;
 
 type Run = dyn Fn(Arc<Hosted>, CancellationToken) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
 
@@ -50,7 +52,12 @@ impl Duty {
 
 /// Every duty of a group.
 pub(crate) fn all() -> Vec<Duty> {
-    vec![Duty::new("pop revive", |hosted, _| pop::revive(hosted))]
+    vec![
+        Duty::new("delay levels", delay::levels),
+        Duty::new("timers", delay::timers),
+        Duty::new("transaction checks", check::run),
+        Duty::new("pop revive", |hosted, _| pop::revive(hosted)),
+    ]
 }
 
 /// Runs duties whenever this node leads and is prepared. Those of one term have ended before the next ones start. Ends with
@@ -104,7 +111,6 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    #[allow(dead_code, reason = "the first duty comes with what it serves")]
     pub(crate) fn watch(self: &Arc<Self>, topic: &str) -> SourceArrivals {
         let arrived = Arc::new(Notify::new());
         let mut topics = self.write();
@@ -139,7 +145,6 @@ pub(crate) struct SourceArrivals {
 }
 
 impl SourceArrivals {
-    #[allow(dead_code, reason = "the first duty comes with what it serves")]
     /// Waits until messages were applied since this was made or last returned. They are in the tables by then.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;

@@ -11,17 +11,20 @@
 //!
 //! A [`Broker`] is the broker role of one process; it hosts one or more groups, each with its own listeners, log and
 //! tables. Clients belong to the process (clients.rs, registry.rs), nameservers hear of each group (registration.rs).
-//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net), and everything that RocketMQ does
-//! with delay, retry and transactions, which is refused with a reason.
+//! Messages that are delivered later wait in queues of their own (delay/), and so do those of transactions (transactions/).
+//! What a broker refuses so that the rest is done in time is in flow.rs.
+//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net).
 
 mod call;
 mod clients;
 mod config;
 mod creation;
+mod delay;
 mod duties;
 mod errors;
 mod filter;
 mod filters;
+mod flow;
 mod forward;
 mod handlers;
 mod hold;
@@ -34,13 +37,18 @@ mod registration;
 mod registry;
 mod requests;
 mod service;
+mod settings;
 pub mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
-pub use config::{BrokerConfig, GroupConfig};
+pub use config::{BrokerConfig, GroupConfig, RateRule, Whom};
+pub use delay::{DelayLevels, duration_ms};
+pub use handlers::delayed::{PENDING_MESSAGES, PendingMessage, PendingPage, PendingQuery, PendingQueue};
 pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER};
+pub use handlers::story::{Copy, MESSAGE_STORY, MessageStory, Reader};
 pub use limits::Limits;
 pub use requests::{Class, documentation};
 pub use service::{Broker, BrokerError, Drain};

@@ -218,12 +218,12 @@ async fn follow_role(hosted: Arc<Hosted>) {
 }
 
 /// Whether the system topics are there; a leader makes them.
-async fn prepare(hosted: &Hosted, leads: bool) -> bool {
+pub(crate) async fn prepare(hosted: &Hosted, leads: bool) -> bool {
     let options = BootstrapOptions {
         cluster: hosted.names.cluster.clone(),
         broker: hosted.names.broker.clone(),
         default_topic_queues: hosted.config.default_topic_queues,
-        auto_create_topic: hosted.config.auto_create_topic,
+        auto_create_topic: hosted.settings.auto_create_topic(),
     };
     while let Some(command) = hosted.state.bootstrap(&options) {
         // A proposer may learn of its leadership a moment later than this task does.

@@ -23,6 +23,7 @@ mod ext;
 mod golden;
 mod header;
 mod ids;
+pub mod java_properties;
 mod json;
 mod json_header;
 mod language;
@@ -33,6 +34,7 @@ mod names;
 mod never_panics;
 mod pop;
 mod properties;
+mod recall;
 pub mod sysflag;
 mod tags;
 
@@ -66,4 +68,5 @@ pub use properties::{
     PROPERTIES_RESERVED, PROPERTY_TRANSIENT_PREFIX, Properties, prop, properties_from, properties_get,
     properties_iter, properties_push, properties_remove, properties_set, properties_to_map,
 };
-pub use tags::{java_string_hash, tags_code};
+pub use recall::{RecallHandle, RecallHandleError};
+pub use tags::{java_string_hash, tags_code, unit_code};

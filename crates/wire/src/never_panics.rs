@@ -101,7 +101,12 @@ fn decode_everything(bytes: &[u8]) {
     }
     for stored in Messages::new(bytes).flatten() {
         let _ = stored.verify();
-        let _ = (stored.tags_code(), stored.keys().count(), stored.offset_message_id().to_string());
+        let _ = (
+            stored.unit_code(),
+            stored.tags_code(),
+            stored.keys().count(),
+            stored.offset_message_id().to_string(),
+        );
     }
     let shared = Bytes::copy_from_slice(bytes);
     for message in Message::decode_all(&shared).unwrap_or_default() {
@@ -134,6 +139,7 @@ fn decode_everything(bytes: &[u8]) {
     properties_set(&mut properties, "TAGS", "x");
     let _ = (validate_topic(&text), validate_group(&text), TopicConfig::from_text(&text));
     let _ = text.parse::<OffsetMessageId>();
+    let _ = text.parse::<RecallHandle>();
     if let Ok(id) = text.parse::<UniqueId>() {
         let _ = (id.time_near(0), id.time_near(i64::MIN), id.time_near(i64::MAX));
     }

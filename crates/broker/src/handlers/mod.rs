@@ -3,9 +3,11 @@
 
 pub(crate) mod assignment;
 pub(crate) mod consumer_admin;
+pub(crate) mod delayed;
 pub(crate) mod group;
 pub(crate) mod heartbeat;
 pub(crate) mod info;
+pub(crate) mod lists;
 pub(crate) mod lock;
 pub(crate) mod node;
 pub(crate) mod offset;
@@ -14,8 +16,14 @@ pub(crate) mod pop;
 pub(crate) mod pull;
 pub(crate) mod query;
 pub(crate) mod raft;
+pub(crate) mod recall;
+pub(crate) mod refused;
+pub(crate) mod reply;
 pub(crate) mod reset;
 pub(crate) mod send;
+pub(crate) mod send_back;
 pub(crate) mod stats;
 pub(crate) mod step;
+pub(crate) mod story;
 pub(crate) mod topic;
+pub(crate) mod transaction;

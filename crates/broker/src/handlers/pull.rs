@@ -172,7 +172,7 @@ pub(crate) fn pull(hosted: &Arc<Hosted>, call: Call) {
 fn begin(hosted: &Arc<Hosted>, mut pull: Pull) {
     let led = hosted.leads();
     // What another node has passed on is a question to the leader, and not to one that may read.
-    if !led && (!hosted.config.follower_reads || pull.call.is_forwarded()) {
+    if !led && (!hosted.settings.follower_reads() || pull.call.is_forwarded()) {
         return ask_leader(hosted, pull);
     }
     match check(hosted, &mut pull, led) {
@@ -207,7 +207,7 @@ fn refuse<T>(code: ResponseCode, remark: String) -> Result<T, Error> {
 /// The checks of protocol.md 3.2, in their order. They only look things up, so that repeating them costs little.
 fn check(hosted: &Hosted, pull: &mut Pull, led: bool) -> Result<Plan, Error> {
     let header = &pull.header;
-    if hosted.config.permission & rules::PERM_READ == 0 {
+    if hosted.settings.permission() & rules::PERM_READ == 0 {
         let remark = format!("the broker[{}] pulling message is forbidden", hosted.config.advertised());
         return refuse(ResponseCode::NO_PERMISSION, remark);
     }
@@ -215,7 +215,7 @@ fn check(hosted: &Hosted, pull: &mut Pull, led: bool) -> Result<Plan, Error> {
     let group = match &known {
         Some(group) => &group.config,
         // Its first heartbeat creates it; until that is applied, it is what it will be.
-        None if hosted.config.auto_create_group && rules::group_name(&header.consumer_group).is_ok() => {
+        None if hosted.settings.auto_create_group() && rules::group_name(&header.consumer_group).is_ok() => {
             &rules::default_group(&header.consumer_group)
         }
         None => {
@@ -223,6 +223,7 @@ fn check(hosted: &Hosted, pull: &mut Pull, led: bool) -> Result<Plan, Error> {
             return refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark);
         }
     };
+    hosted.flow.may_pull(&header.consumer_group)?;
     if !group.consume_enable {
         let remark = format!("subscription group no permission, {}", header.consumer_group);
         return refuse(ResponseCode::NO_PERMISSION, remark);
@@ -756,6 +757,7 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
     if messages > 0 {
         let took = now.saturating_duration_since(plan.since);
         hosted.stats.got(&plan.topic.name, group, messages as u64, body.len() as u64, took);
+        hosted.flow.pulled(group, messages, body.len());
     } else {
         hosted.stats.missed();
     }
@@ -763,7 +765,7 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
         hosted.served.note(group, &plan.topic.name, plan.queue, next, now);
     }
     // A reader that lags is sent to a follower where these may serve it, and back when it has caught up.
-    let suggested = match (hosted.config.follower_reads, cold) {
+    let suggested = match (hosted.settings.follower_reads(), cold) {
         (false, _) => 0,
         (true, true) => plan.slow_broker,
         (true, false) => plan.usual_broker,

@@ -1,16 +1,21 @@
 //! A broker with one node and one group, asked with real frames over a real connection.
 
+mod administering;
 mod clients;
+mod delaying;
 mod duties;
 mod failover;
 mod filtering;
+mod limiting;
 mod locking;
 mod offsets;
 mod popping;
 mod pulling;
 mod registering;
+mod replying;
 mod resetting;
 mod sending;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -114,7 +114,7 @@ fn quoted(text: &str) -> String {
 
 /// Imports the text of a properties file.
 pub(crate) fn import(text: &str) -> Imported {
-    let pairs = nameserver::properties(text);
+    let pairs = wire::java_properties::read(text);
     let values = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let mut source = Source { values, notes: Vec::new() };
 
@@ -181,6 +181,24 @@ pub(crate) fn import(text: &str) -> Imported {
     if let Some(bytes) = source.number("mappedFileSizeCommitLog") {
         let _ = writeln!(toml, "segment_size = {bytes}");
     }
+    if let Some(levels) = source.get(&["messageDelayLevel"]) {
+        let _ = writeln!(toml, "message_delay_level = {}", quoted(levels));
+    }
+    if let Some(seconds) = source.number("timerMaxDelaySec") {
+        let _ = writeln!(toml, "timer_max_delay = \"{seconds}s\"");
+    }
+    if let Some(on) = source.flag("recallMessageEnable") {
+        let _ = writeln!(toml, "recall_messages = {on}");
+    }
+    for (name, key) in [
+        ("transactionTimeOut", "transaction_timeout_ms"),
+        ("transactionCheckInterval", "transaction_check_interval_ms"),
+        ("transactionCheckMax", "transaction_checks_max"),
+    ] {
+        if let Some(value) = source.number(name) {
+            let _ = writeln!(toml, "{key} = {value}");
+        }
+    }
     if source.get(&["storePathRootDir", "storePathCommitLog"]).is_some() {
         let note = "messages are not carried over by this command: it turns the configuration only";
         source.notes.push(note.to_owned());
@@ -210,11 +228,27 @@ fn fate(key: &str) -> Fate {
         "preferredLeaderId" => "group.preferred_leader",
         "slaveReadEnable" => "group.follower_reads",
         "mappedFileSizeCommitLog" => "group.segment_size",
+        "messageDelayLevel" => "group.message_delay_level",
+        "timerMaxDelaySec" => "group.timer_max_delay",
+        "recallMessageEnable" => "group.recall_messages",
+        "transactionTimeOut" => "group.transaction_timeout_ms",
+        "transactionCheckInterval" => "group.transaction_check_interval_ms",
+        "transactionCheckMax" => "group.transaction_checks_max",
         "storePathRootDir" => "data",
         _ => "",
     };
-    let as_it_is =
-        ["cluster", "group.name", "group.follower_reads", "group.segment_size", "limits.message_bytes"];
+    let as_it_is = [
+        "cluster",
+        "group.name",
+        "group.follower_reads",
+        "group.segment_size",
+        "group.message_delay_level",
+        "group.recall_messages",
+        "group.transaction_timeout_ms",
+        "group.transaction_check_interval_ms",
+        "group.transaction_checks_max",
+        "limits.message_bytes",
+    ];
     if as_it_is.contains(&renamed) || renamed.starts_with("broker.") {
         return Fate::Kept(renamed.to_owned());
     }
@@ -281,6 +315,7 @@ mod tests {
     fn values_are_read_as_java_reads_them() {
         let imported = import(
             "autoCreateTopicEnable = TRUE \nautoCreateSubscriptionGroup=yes\nslaveReadEnable:True\n\
+             messageDelayLevel = 1s 2s\ntimerMaxDelaySec=60\nrecallMessageEnable=false\n\
              defaultTopicQueueNums 16\nmaxMessageSize=4M\nregionId=a\\u0022b\\\n    c\\=d\nbrokerIP1=10.0.0.7\n\
              namesrvAddr=\\\n  n1:9876; \\\n  n2:9876\n",
         );
@@ -288,6 +323,7 @@ mod tests {
         let group = &broker.groups[0];
         assert!(group.auto_create_topic && !group.auto_create_group && group.follower_reads);
         assert_eq!(group.default_topic_queues, 16);
+        assert_eq!((group.delay_levels.max(), group.timer_max_delay_ms, group.recall), (2, 60_000, false));
         assert_eq!(broker.limits, broker::Limits::default());
         assert_eq!(broker.region, "a\"bc=d");
         assert_eq!(broker.nameservers, ["n1:9876", "n2:9876"]);
