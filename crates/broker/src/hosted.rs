@@ -35,6 +35,7 @@ use crate::errors::Error;
 use crate::filters::Filters;
 use crate::flow::Flow;
 use crate::forward;
+use crate::handlers::assignment::Routes;
 use crate::handlers::pull::{HeldPull, Served};
 use crate::handlers::refused;
 use crate::handlers::step::{self, Step};
@@ -42,6 +43,7 @@ use crate::handlers::transaction;
 use crate::hold::HoldList;
 use crate::limits::{ADMIN_SCANS, FORWARD_BATCH, FORWARD_BATCH_BYTES, PARK, PARK_RETRY};
 use crate::park::{Admission, Park};
+use crate::pop::Popping;
 use crate::requests::{self, Action, Class, Row};
 use crate::service::{Node, wall_clock_ms};
 use crate::settings::Settings;
@@ -74,6 +76,8 @@ pub(crate) struct Hosted {
     /// Told when there is something to revive earlier than before.
     pub(crate) pops_sooner: Notify,
     pub(crate) served: Served,
+    pub(crate) pop: Popping,
+    pub(crate) routes: Routes,
     pub(crate) filters: Filters,
     pub(crate) commits: Mutex<CommitMerger>,
     pub(crate) commit_added: Notify,
@@ -158,6 +162,8 @@ impl Hosted {
             sources: Arc::default(),
             pops_sooner: Notify::new(),
             served: Served::default(),
+            pop: Popping::new(),
+            routes: Routes::default(),
             filters: Filters::default(),
             commits: Mutex::new(CommitMerger::new()),
             commit_added: Notify::new(),

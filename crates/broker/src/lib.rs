@@ -13,8 +13,7 @@
 //! tables. Clients belong to the process (clients.rs, registry.rs), nameservers hear of each group (registration.rs).
 //! Messages that are delivered later wait in queues of their own (delay/), and so do those of transactions (transactions/).
 //! What a broker refuses so that the rest is done in time is in flow.rs.
-//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net), and what RocketMQ does with pop,
-//! which is refused with a reason.
+//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net).
 
 mod call;
 mod clients;
@@ -33,6 +32,7 @@ mod hosted;
 mod life;
 mod limits;
 mod park;
+mod pop;
 mod registration;
 mod registry;
 mod requests;

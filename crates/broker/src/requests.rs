@@ -11,8 +11,8 @@ use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::Step;
 use crate::handlers::{
-    consumer_admin, delayed, group, heartbeat, lists, lock, node, offset, pull, query, raft, recall, refused,
-    reply, reset, send, send_back, step, story, topic, transaction,
+    assignment, consumer_admin, delayed, group, heartbeat, lists, lock, node, offset, pop, pull, query, raft,
+    recall, refused, reply, reset, send, send_back, step, story, topic, transaction,
 };
 use crate::hosted::Hosted;
 use crate::service::wall_clock_ms;
@@ -266,6 +266,18 @@ const TABLE: &[Row] = &[
     ),
     row(RequestCode::LITE_PULL_MESSAGE, Read, Take(pull::pull), "pull, of lite pull consumers"),
     row(RequestCode::RECALL_MESSAGE, Log, Work(recall::recall), "take a timer message back"),
+    row(
+        RequestCode::QUERY_ASSIGNMENT,
+        Current,
+        Work(assignment::query),
+        "the queues of a consumer, and how it gets their messages",
+    ),
+    row(
+        RequestCode::SET_MESSAGE_REQUEST_MODE,
+        Log,
+        Tables(assignment::set_mode),
+        "whether a group gets a topic's messages by pull or by pop",
+    ),
     row(RequestCode::GET_BROKER_HA_STATUS, Node, Take(node::ha_status), "replication as this node sees it"),
     row(RequestCode(raft::GROUP_STATUS), Node, Take(raft::status), "RaftMQ: a group's status on this node"),
     row(RequestCode(raft::TRANSFER_LEADER), Log, Work(raft::transfer), "RaftMQ: hand leadership over"),
@@ -276,6 +288,33 @@ const TABLE: &[Row] = &[
         Work(delayed::pending),
         "RaftMQ: messages that wait for their time",
     ),
+    row(
+        RequestCode::POP_MESSAGE,
+        Read,
+        Take(pop::pop),
+        "pop; passed on by followers, and held where it arrived",
+    ),
+    row(RequestCode::ACK_MESSAGE, Log, Take(pop::ack), "acknowledge a popped message"),
+    row(RequestCode::PEEK_MESSAGE, Current, Work(pop::peek), "what a pop would bring, without taking it"),
+    row(
+        RequestCode::CHANGE_MESSAGE_INVISIBLETIME,
+        Log,
+        Take(pop::change),
+        "another invisible time for a popped message",
+    ),
+    row(
+        RequestCode::NOTIFICATION,
+        Read,
+        Take(pop::notification),
+        "whether there is something to pop; passed on by followers, and held where it arrived",
+    ),
+    row(
+        RequestCode::POLLING_INFO,
+        Read,
+        Tables(|h, r| pop::polling_info(h, r).map(Step::Answer)),
+        "how many pops wait at this node",
+    ),
+    row(RequestCode::BATCH_ACK_MESSAGE, Log, Take(pop::batch_ack), "acknowledge many popped messages"),
 ];
 
 /// The row of a code.

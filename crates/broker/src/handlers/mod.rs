@@ -1,6 +1,7 @@
 //! One file per conversation. A handler reads the request, looks at the tables, and says what is to be done; who may
 //! run it, and when, is the table's business (requests.rs).
 
+pub(crate) mod assignment;
 pub(crate) mod consumer_admin;
 pub(crate) mod delayed;
 pub(crate) mod group;
@@ -11,6 +12,7 @@ pub(crate) mod lock;
 pub(crate) mod node;
 pub(crate) mod offset;
 mod page;
+pub(crate) mod pop;
 pub(crate) mod pull;
 pub(crate) mod query;
 pub(crate) mod raft;

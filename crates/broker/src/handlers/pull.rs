@@ -313,7 +313,7 @@ fn wish(hosted: &Hosted, header: &PullMessageRequest, broadcast_enabled: bool) -
 }
 
 /// A subscription by expression; `wrong` says that it is none.
-fn by_expression(
+pub(crate) fn by_expression(
     hosted: &Hosted,
     subscription: Arc<SubscriptionData>,
     wrong: ResponseCode,
@@ -594,14 +594,14 @@ fn select(
     Ok((selected.looked_at > 0).then_some(selected))
 }
 
-fn records_of(serving: &Serving, units: &[Unit], may_block: bool) -> Result<Records, Error> {
+pub(crate) fn records_of(serving: &Serving, units: &[Unit], may_block: bool) -> Result<Records, Error> {
     let wanted: Vec<_> = units.iter().map(|unit| (unit.position, unit.size)).collect();
     let log = &serving.log;
     Ok(if may_block { log.read_records(&wanted)? } else { log.read_records_resident(&wanted)? })
 }
 
 /// The records that were read of these units, one by one.
-fn each_record<'a>(records: &'a Records, units: &'a [Unit]) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn each_record<'a>(records: &'a Records, units: &'a [Unit]) -> impl Iterator<Item = &'a [u8]> {
     let mut pieces = records.pieces.iter();
     let mut rest: &[u8] = &[];
     units.iter().take(records.count).map_while(move |unit| {
@@ -820,7 +820,7 @@ fn ask_leader(hosted: &Arc<Hosted>, pull: Pull) {
 
 /// What the leader says. As soon as another node leads, that one is asked: of a leader that vanished it is not known for
 /// seconds that it will not answer, and a pull may be repeated.
-async fn leaders_answer(
+pub(crate) async fn leaders_answer(
     hosted: &Hosted,
     mut leader: NodeId,
     request: &RemotingCommand,

@@ -9,6 +9,7 @@ mod filtering;
 mod limiting;
 mod locking;
 mod offsets;
+mod popping;
 mod pulling;
 mod registering;
 mod replying;
