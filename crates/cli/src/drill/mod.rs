@@ -112,7 +112,7 @@ async fn drill(client: &Client, scenario: &Scenario, args: &DrillArgs) -> anyhow
             );
             interrupted.cancel();
             if interruption().await.is_ok() {
-                let open = open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let open = *open.lock().unwrap_or_else(PoisonError::into_inner);
                 match open {
                     Some((node, undo)) => eprintln!("ended: `{}` of node {node} is left to do", undo.name()),
                     None => eprintln!("ended"),
