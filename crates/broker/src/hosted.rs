@@ -36,6 +36,7 @@ use crate::filters::Filters;
 use crate::flow::Flow;
 use crate::forward;
 use crate::handlers::assignment::Routes;
+use crate::handlers::lock::Leaving;
 use crate::handlers::pull::{HeldPull, Served};
 use crate::handlers::refused;
 use crate::handlers::step::{self, Step};
@@ -89,6 +90,8 @@ pub(crate) struct Hosted {
     pub(crate) ends: Ends,
     /// Timer messages that are on their way out of their queue.
     pub(crate) timer_claims: delay::Claims,
+    /// Clients that are giving queues away.
+    pub(crate) leaving: Leaving,
     /// Consumer groups whose creation is under way.
     creating_groups: Mutex<HashSet<String>>,
     pub(crate) cold_reads: Arc<Semaphore>,
@@ -172,6 +175,7 @@ impl Hosted {
             flow: Flow::new(&limits, &node.config.rates),
             ends: Ends::default(),
             timer_claims: delay::Claims::default(),
+            leaving: Leaving::default(),
             creating_groups: Mutex::default(),
             cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
             admin_scans: Arc::new(Semaphore::new(ADMIN_SCANS)),

@@ -196,7 +196,7 @@ async fn decided(hosted: &Hosted, proposed: Proposed) -> Result<Reply, Error> {
 }
 
 /// What the tables said to a command that was proposed.
-async fn reply_of(answer: oneshot::Receiver<Result<Bytes, ProposeError>>) -> Result<Reply, Error> {
+pub(crate) async fn reply_of(answer: oneshot::Receiver<Result<Bytes, ProposeError>>) -> Result<Reply, Error> {
     let stopped = ProposeError::Unknown("the group stopped while the command was under way");
     let answer = answer.await.unwrap_or(Err(stopped))?;
     prost::Message::decode(answer).map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))
