@@ -424,6 +424,7 @@ impl Hosted {
             return call.not_here(leader);
         }
         call.tried = true;
+        call.confirmed = false;
         if Instant::now() >= call.deadline || self.node.stopping.is_cancelled() {
             return call.give_up();
         }

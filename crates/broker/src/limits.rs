@@ -216,7 +216,10 @@ pub(crate) const PULL_UNITS: usize = 800;
 /// stopped. One message is read whatever its size.
 pub(crate) const SELECT_BYTES: usize = 4 << 20;
 pub(crate) const SELECT_TIME: Duration = Duration::from_millis(50);
-/// Messages that it reads at a time.
+/// How long expressions are asked, when messages come, whether anybody who waits wants one of them: beyond it who has an
+/// expression is woken and looks for itself.
+pub(crate) const WAKE_TIME: Duration = Duration::from_millis(50);
+/// Messages that a pull with an expression reads at a time.
 pub(crate) const SELECT_UNITS: usize = 64;
 /// Compiled expressions that are remembered, and bytes of their texts.
 pub(crate) const FILTERS_MAX: usize = 1024;

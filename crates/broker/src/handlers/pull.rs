@@ -49,7 +49,7 @@ use crate::handlers::offset;
 use crate::hold::{Held, NotHeld};
 use crate::hosted::{Hosted, Serving, Toward, lock};
 use crate::limits::{
-    HOLD_MAX, HOLD_TICK, PARK, PULL_UNITS, RESET_TICK, SELECT_BYTES, SELECT_TIME, SELECT_UNITS,
+    HOLD_MAX, HOLD_TICK, PULL_UNITS, RESET_TICK, SELECT_BYTES, SELECT_TIME, SELECT_UNITS, WAKE_TIME,
 };
 use crate::state::command::{Kind, TakeResets};
 use crate::state::rules;
@@ -573,6 +573,10 @@ fn select(
         let share = &units[selected.looked_at..][..within.count().max(1)];
         let records = records_of(serving, share, limits.may_block)?;
         for record in each_record(&records, share) {
+            // One whatever it takes.
+            if selected.looked_at > 0 && Instant::now() >= until {
+                return Ok(Some(selected));
+            }
             if filters::accepts(filter, record) {
                 let is_full = selected.body.len() + record.len() > limits.bytes;
                 if is_full && selected.messages > 0 {
@@ -873,8 +877,7 @@ pub(crate) fn again(hosted: &Arc<Hosted>, held: Held<HeldPull>) {
         return pull.call.give_up();
     }
     pull.clear(pull_flag::SUSPEND | pull_flag::COMMIT_OFFSET);
-    let call = &mut pull.call;
-    (call.deadline, call.ticket, call.tried) = (Instant::now() + PARK, hosted.ticket(), false);
+    pull.call.renew(hosted.ticket());
     begin(hosted, pull);
 }
 
@@ -889,15 +892,16 @@ pub(crate) async fn wake(hosted: Arc<Hosted>) {
             queues = hosted.arrivals.take() => queues,
         };
         let queues: Vec<_> = queues.into_iter().collect();
+        let until = Instant::now() + WAKE_TIME;
         if let [(topic, queue)] = &queues[..] {
-            wake_queue(&hosted, topic, *queue);
+            wake_queue(&hosted, topic, *queue, until);
             continue;
         }
         let tasks = queues.chunks(queues.len().div_ceil(WAKERS)).map(|share| {
             let (hosted, share) = (hosted.clone(), share.to_vec());
             tokio::spawn(async move {
                 for (topic, queue) in &share {
-                    wake_queue(&hosted, topic, *queue);
+                    wake_queue(&hosted, topic, *queue, until);
                 }
             })
         });
@@ -915,7 +919,8 @@ struct News {
     records: Option<Records>,
 }
 
-fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
+/// Expressions are asked until `until`; after it, whoever has one is woken and finds out for itself.
+fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId, until: Instant) {
     let Some(QueueRange { next, .. }) = hosted.state.queue(topic, queue) else { return };
     // Most pulls of a queue wait at the same offset: what is there is read once.
     let mut news: Option<News> = None;
@@ -936,19 +941,25 @@ fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
         let Some(filter) = &wish.expression else {
             return units.iter().any(|unit| wish.may_match(unit.tags_code));
         };
-        // So much that its client may as well be told how far it was looked at.
-        if next.0.saturating_sub(from.0) > PULL_UNITS as u64 {
+        // So much that its client may as well be told how far it was looked at; or there is no time.
+        if next.0.saturating_sub(from.0) > PULL_UNITS as u64 || Instant::now() >= until {
             return true;
         }
         let records = records.get_or_insert_with(|| {
             let nothing = Records { count: 0, pieces: Vec::new() };
             records_of(serving, units, false).unwrap_or(nothing)
         });
-        records.count != count || each_record(records, units).any(|record| filters::accepts(filter, record))
+        records.count != count || filters::any_accepted(filter, each_record(records, units), until)
     };
     let wish = |held: &HeldPull| (QueueOffset(held.pull.header.queue_offset as u64), held.wish.clone());
     for held in hosted.holds.wake(topic, queue, next, wish, is_wanted) {
-        again(hosted, held);
+        if Instant::now() < until {
+            again(hosted, held);
+        } else {
+            // Its expression may take as long as all of this has: others are not to wait for it.
+            let hosted = hosted.clone();
+            tokio::spawn(async move { again(&hosted, held) });
+        }
     }
 }
 
