@@ -969,6 +969,10 @@ fn wake_reset(hosted: &Arc<Hosted>) {
         return;
     }
     for (topic, queue) in hosted.holds.queues() {
+        // A reset of a group that is gone for good is pending for good: others are not to be looked at for it.
+        if !hosted.state.has_resets_in(&topic, queue) {
+            continue;
+        }
         let group = |held: &HeldPull| held.pull.header.consumer_group.clone();
         let is_reset = |group: String| hosted.state.pending_reset(&topic, &group, queue).is_some();
         for held in hosted.holds.pick(&topic, queue, group, is_reset) {
