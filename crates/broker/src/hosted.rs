@@ -387,13 +387,17 @@ impl Hosted {
         call: &Call,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        if class != Class::Current {
-            return work.await;
+        if class == Class::Current {
+            self.barrier(call).await?;
         }
+        work.await
+    }
+
+    /// What the tables say after it is current: this node leads, and has applied what was answered before.
+    pub(crate) async fn barrier(&self, call: &Call) -> Result<(), Error> {
         let barrier = async { Ok(self.served_here()?.group.read_barrier().await?) };
         let passed = tokio::time::timeout_at(call.deadline.into(), barrier).await;
-        passed.unwrap_or(Err(Error::NotLeader { leader: None }))?;
-        work.await
+        passed.unwrap_or(Err(Error::NotLeader { leader: None }))
     }
 
     fn finish(self: &Arc<Self>, call: Call, result: Result<RemotingCommand, Error>) {

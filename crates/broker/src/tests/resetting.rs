@@ -152,10 +152,21 @@ async fn resets_by_time_and_what_is_refused() {
     assert_eq!(node.reset(to_offset(0, -1)).await, BTreeMap::from([(0, 0)]), "-1 is no offset: by time");
     assert_eq!(node.reset(to_offset(0, 11)).await, BTreeMap::from([(0, 11)]), "as in RocketMQ");
     assert_eq!(node.pull(pull_header("T", 0, 11)).await.header.next_begin_offset, 10);
+    // Two queues to read, and two more that are only written to.
+    let partly = wire::CreateTopicRequest {
+        topic: "W".into(),
+        read_queue_nums: 2,
+        write_queue_nums: 4,
+        perm: 6,
+        ..Default::default()
+    };
+    assert_eq!(node.ask(RequestCode::UPDATE_AND_CREATE_TOPIC, &partly).await.code, 0);
     for (header, code) in [
         (to_offset(0, 12), 1),
         (to_offset(0, -5), 1),
         (to_offset(2, 0), 29),
+        (ResetOffsetRequest { topic: "W".into(), ..to_offset(1, 0) }, 0),
+        (ResetOffsetRequest { topic: "W".into(), ..to_offset(2, 0) }, 29),
         (ResetOffsetRequest { topic: "U".into(), ..reset_header(0) }, 17),
         (ResetOffsetRequest { group: "nobody".into(), ..reset_header(0) }, 26),
     ] {
@@ -351,6 +362,51 @@ async fn without_server_side_reset_consumers_are_told() {
     let response = node.ask(RequestCode::INVOKE_BROKER_TO_RESET_OFFSET, &offline).await;
     let remark = "Consumer not online, so can not reset offset, Group: TOOLS_CONSUMER Topic: T Timestamp: 0";
     assert_eq!((response.code, response.remark.as_deref()), (206, Some(remark)));
+    node.stop().await;
+}
+
+/// With `server_side_reset` off nothing is proposed, which would show whether the node leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_are_told_by_nobody_but_a_leader() {
+    let mut three = Three::start(|config| config.groups[0].server_side_reset = false).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    let address = three.addresses[&leader].clone();
+    let calls = || {
+        let reset = RemotingCommand::request(RequestCode::INVOKE_BROKER_TO_RESET_OFFSET)
+            .with_header(&reset_header(0));
+        client.call(&address, reset, SOON)
+    };
+    assert_eq!(client.call(&address, send_request("T", 0, "", "m"), SOON).await.unwrap().code, 0);
+    assert_eq!(calls().await.unwrap().code, 1, "the group has no offsets");
+    three.brokers.retain(|node, _| *node == leader);
+    let answer = calls().await;
+    assert!(answer.is_err(), "without a majority: {answer:?}");
+    three.stop().await;
+}
+
+/// As the last thing that an administrator has said of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_are_cloned_over_a_reset_that_is_pending() {
+    let node = OneNode::with_messages(|_| {}).await;
+    node.call(request(&heartbeat("c2", "g2", "T"))).await;
+    commit_two_way(&node, "g", 0, 6).await;
+    commit_two_way(&node, "g", 1, 0).await;
+    let of_g2 = |header| ResetOffsetRequest { group: "g2".into(), ..header };
+    node.reset(of_g2(to_offset(0, 2))).await;
+    let clone = CloneGroupOffsetRequest {
+        src_group: "g".into(),
+        dest_group: "g2".into(),
+        topic: Some("T".into()),
+        offline: true,
+    };
+    assert_eq!(node.ask(RequestCode::CLONE_GROUP_OFFSET, &clone).await.code, 0);
+    assert_eq!(stored(&node, "g2", "T", 0).await, Some(6));
+    assert_eq!(stored(&node, "g2", "T", 1).await, Some(0));
+    let pull = |offset| PullMessageRequest { consumer_group: "g2".into(), ..pull_header("T", 0, offset) };
+    let pulled = node.pull(pull(9)).await;
+    assert_eq!((pulled.code, pulled.header.next_begin_offset), (21, 6), "its consumers hear of it");
+    assert_eq!(node.pull_code(pull(6)).await, 0);
     node.stop().await;
 }
 
