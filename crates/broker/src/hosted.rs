@@ -50,6 +50,7 @@ use crate::service::{Node, wall_clock_ms};
 use crate::settings::Settings;
 use crate::state::{Command, CommitMerger, Names, Reply, State};
 use crate::stats::Stats;
+use crate::told::Told;
 use crate::transactions::ends::Ends;
 
 /// One group on this node. See the module.
@@ -77,6 +78,7 @@ pub(crate) struct Hosted {
     /// Told when there is something to revive earlier than before.
     pub(crate) pops_sooner: Notify,
     pub(crate) served: Served,
+    pub(crate) told: Told,
     pub(crate) pop: Popping,
     pub(crate) routes: Routes,
     pub(crate) filters: Filters,
@@ -165,6 +167,7 @@ impl Hosted {
             sources: Arc::default(),
             pops_sooner: Notify::new(),
             served: Served::default(),
+            told: Told::default(),
             pop: Popping::new(),
             routes: Routes::default(),
             filters: Filters::default(),

@@ -228,6 +228,9 @@ pub(crate) const FILTER_CACHE_BYTES: usize = 1 << 20;
 pub(crate) const HOLD_MAX: Duration = Duration::from_mins(1);
 /// How often held pulls are looked through for those whose group was reset, while any reset is pending.
 pub(crate) const RESET_TICK: Duration = Duration::from_secs(1);
+/// Queues of which it is remembered who was told of a reset, and consumers of each.
+pub(crate) const TOLD_QUEUES_MAX: usize = 100_000;
+pub(crate) const TOLD_CONSUMERS_MAX: usize = 16;
 /// How long a client has a queue for itself (41), ms: RocketMQ's `rocketmq.broker.rebalance.lockMaxLiveTime`. Clients
 /// renew every 20 s.
 pub(crate) const LOCK_LEASE_MS: u64 = 60_000;

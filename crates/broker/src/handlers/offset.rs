@@ -293,6 +293,10 @@ pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
             settle_commits(hosted, key, queue).await;
         }
         if let Some(stored) = hosted.state.offset(&header.topic, &header.consumer_group, queue) {
+            if hosted.state.pending_reset(&header.topic, &header.consumer_group, queue) == Some(stored) {
+                let (topic, group) = (&header.topic, &header.consumer_group);
+                hosted.told.note(topic, group, queue, stored, call.from.address);
+            }
             return Ok(offset(&call.request, stored.to_wire()));
         }
         let is_young =

@@ -21,9 +21,9 @@
 //!
 //! The leader itself confirms that it still leads before it says that an offset moved (log.md 11).
 //!
-//! **Resets** (222, reset.rs). While one is pending, a pull of that group and queue at any other offset is answered with 21
-//! and the offset of the reset. A pull at that offset takes the reset, which is an entry of the log, and goes on: it shows
-//! that the consumer was told, as an answer that was sent does not.
+//! **Resets** (222, reset.rs). While one is pending, a pull of that group and queue is answered with 21 and the offset of the
+//! reset. A pull at that offset, of a consumer that was told (told.rs), takes the reset, which is an entry of the log, and
+//! goes on: it shows that the consumer heard of it, as an answer that was sent does not.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -182,7 +182,7 @@ fn begin(hosted: &Arc<Hosted>, mut pull: Pull) {
                 pull.clear(pull_flag::COMMIT_OFFSET);
             }
             match plan.reset {
-                Some(offset) if led && offset.to_wire() == plan.offset => {
+                Some(offset) if led && offset.to_wire() == plan.offset && was_told(hosted, &pull, &plan) => {
                     take_reset(hosted.clone(), pull, plan, offset);
                 }
                 Some(_) | None => execute(hosted, pull, plan),
@@ -190,6 +190,15 @@ fn begin(hosted: &Arc<Hosted>, mut pull: Pull) {
         }
         Err(error) => fail(hosted, pull, led, error),
     }
+}
+
+/// Whether the consumer that pulls knows of the reset that is pending, and is not at its offset by chance: it would go on
+/// consuming what it has from elsewhere in the queue, and commit that.
+fn was_told(hosted: &Hosted, pull: &Pull, plan: &Plan) -> bool {
+    let group = &pull.header.consumer_group;
+    plan.reset.is_some_and(|offset| {
+        hosted.told.knows(&plan.topic.name, group, plan.queue, offset, pull.call.from.address)
+    })
 }
 
 /// Below the leader nothing is refused: what is missing here may be there.
@@ -699,8 +708,8 @@ fn settle(hosted: &Arc<Hosted>, pull: Pull, plan: Plan, read: Read) {
     answer(hosted, pull, &plan, read);
 }
 
-/// A consumer goes on where its group was told to: from here on its commits count. It asks at this offset because it was
-/// told, by a pull or by the stored offset; one that was told and whose answer got lost does not, and is told again.
+/// A consumer goes on where its group was told to: from here on its commits count. It was told, by a pull or by the stored
+/// offset; one whose answer got lost is told again.
 fn take_reset(hosted: Arc<Hosted>, pull: Pull, mut plan: Plan, offset: QueueOffset) {
     tokio::spawn(async move {
         let Ok(key) = hosted.state.commit_key(&plan.topic.name, &pull.header.consumer_group) else {
@@ -721,6 +730,7 @@ fn take_reset(hosted: Arc<Hosted>, pull: Pull, mut plan: Plan, offset: QueueOffs
                 execute(&hosted, pull, plan);
             }
             Ok(_) => {
+                hosted.told.forget(&plan.topic.name, &pull.header.consumer_group, plan.queue);
                 plan.reset = None;
                 execute(&hosted, pull, plan);
             }
@@ -764,6 +774,9 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
         hosted.flow.pulled(group, messages, body.len());
     } else {
         hosted.stats.missed();
+    }
+    if let (Status::OffsetReset, Some(offset)) = (status, plan.reset) {
+        hosted.told.note(&plan.topic.name, group, plan.queue, offset, pull.call.from.address);
     }
     if let Some(next) = QueueOffset::from_wire(next) {
         hosted.served.note(group, &plan.topic.name, plan.queue, next, now);
@@ -981,7 +994,8 @@ fn wake_reset(hosted: &Arc<Hosted>) {
     }
 }
 
-/// Answers held pulls whose time is over, wakes those whose group was reset, and forgets how far groups were served that are gone. Ends with the node.
+/// Answers held pulls whose time is over, wakes those whose group was reset, and forgets how far groups were served that are
+/// gone, and who was told of resets that are over. Ends with the node.
 pub(crate) async fn expire(hosted: Arc<Hosted>) {
     let mut tick = tokio::time::interval(HOLD_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -1002,6 +1016,7 @@ pub(crate) async fn expire(hosted: Arc<Hosted>) {
         if now.saturating_duration_since(swept) >= SERVED_SWEEP {
             swept = now;
             hosted.served.sweep(now, |group| hosted.state.group(group).is_some());
+            hosted.told.sweep(|topic, group, queue| hosted.state.pending_reset(topic, group, queue));
         }
     }
 }

@@ -122,6 +122,7 @@ async fn what_was_committed_before_a_reset_does_not_come_after_it() {
         let reset = RemotingCommand::request(RequestCode::INVOKE_BROKER_TO_RESET_OFFSET)
             .with_header(&to_offset(0, round));
         assert_eq!(connection.request(reset, SOON).await.unwrap().code, 0);
+        assert_eq!(node.pull(pull_header("T", 0, round)).await.code, 21);
         assert_eq!(node.pull(pull_header("T", 0, round)).await.code, 0);
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         assert_eq!(stored(&node, "g", "T", 0).await, Some(round));
@@ -151,6 +152,7 @@ async fn resets_by_time_and_what_is_refused() {
     assert_eq!(node.reset(to_offset(0, 0)).await, BTreeMap::from([(0, 0)]));
     assert_eq!(node.reset(to_offset(0, -1)).await, BTreeMap::from([(0, 0)]), "-1 is no offset: by time");
     assert_eq!(node.reset(to_offset(0, 11)).await, BTreeMap::from([(0, 11)]), "as in RocketMQ");
+    assert_eq!(stored(&node, "g", "T", 0).await, Some(11));
     assert_eq!(node.pull(pull_header("T", 0, 11)).await.header.next_begin_offset, 10);
     // Two queues to read, and two more that are only written to.
     let partly = wire::CreateTopicRequest {
@@ -190,6 +192,40 @@ async fn a_held_pull_hears_of_a_reset() {
     let (pulled, _) = tokio::join!(node.pull(header), reset);
     assert_eq!((pulled.code, pulled.header.next_begin_offset), (21, 2));
     assert!(start.elapsed() < SOON);
+    node.stop().await;
+}
+
+/// A consumer that has pulled everything and consumed half of it stands where its group is reset to.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stands_at_the_offset_of_a_reset_is_told_too() {
+    let node = OneNode::with_messages(|_| {}).await;
+    commit_two_way(&node, "g", 0, 5).await;
+    let mut held = pull_header("T", 0, 10);
+    held.sys_flag |= pull_flag::SUSPEND;
+    held.suspend_timeout_millis = 60_000;
+    let start = Instant::now();
+    let reset = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        node.reset(to_offset(0, 10)).await
+    };
+    let (pulled, _) = tokio::join!(node.pull(held), reset);
+    assert_eq!((pulled.code, pulled.header.next_begin_offset), (21, 10));
+    assert!(start.elapsed() < SOON);
+    commit_two_way(&node, "g", 0, 6).await;
+    // Another one's question tells nobody but the one that asks.
+    let other = Client::new(ClientConfig::default());
+    let pull = RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(&pull_header("T", 0, 10));
+    assert_eq!(other.call(&node.address, pull, SOON).await.unwrap().code, 21);
+    commit_two_way(&node, "g", 0, 6).await;
+    assert_eq!(stored(&node, "g", "T", 0).await, Some(10), "of what it had before");
+    assert_eq!(node.pull_code(pull_header("T", 0, 10)).await, 19, "it was told, and goes on");
+    commit_two_way(&node, "g", 0, 9).await;
+    assert_eq!(stored(&node, "g", "T", 0).await, Some(9), "now its commits count");
+
+    // Who has asked where to begin knows.
+    node.reset(to_offset(0, 3)).await;
+    assert_eq!(stored(&node, "g", "T", 0).await, Some(3));
+    assert_eq!(node.pull_code(pull_header("T", 0, 3)).await, 0);
     node.stop().await;
 }
 
