@@ -4,10 +4,13 @@ mod bad_input;
 mod command_line;
 mod conf_files;
 mod failover;
+mod go_client;
 mod java_basic;
 mod java_failover;
+mod java_messaging;
 mod mqadmin;
 mod nameserver_mix;
+mod pop;
 mod replicas_equal;
 mod virtual_address;
 
@@ -16,6 +19,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let tests = [
         java_basic::tests(),
+        java_messaging::tests(),
+        go_client::tests(),
+        pop::tests(),
         mqadmin::tests(),
         command_line::tests(),
         bad_input::tests(),

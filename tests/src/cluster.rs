@@ -21,6 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// One question to one node.
 const QUESTION: Duration = Duration::from_secs(2);
 
+/// The delays of the levels in tests, in seconds: short, for tests of delays, retries and dead letters.
+pub const DELAY_LEVELS_S: [u64; 6] = [1, 2, 1, 2, 3, 1];
+
+/// Apache's names for the settings that tests of messaging need of it: `apache.py --extra`.
+pub const APACHE_SETTINGS: &str = "messageDelayLevel=1s 2s 1s 2s 3s 1s;recallMessageEnable=true;\
+    traceTopicEnable=true;transactionTimeOut=1000;transactionCheckInterval=1000";
+
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct Plan {

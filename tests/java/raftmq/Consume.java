@@ -5,6 +5,7 @@ import java.util.TreeSet;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.LockSupport;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyContext;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
@@ -21,7 +22,7 @@ import org.apache.rocketmq.common.message.MessageQueue;
  * deliveries, after --idle milliseconds without one, or when standard input closes, whichever comes first.
  * --reject N answers RECONSUME_LATER to the first N attempts at each message, with the delay level --reject-level if given;
  * --send-back L instead gives a first attempt back with delay level L by an explicit call. --properties prints those of
- * each message too.
+ * each message too. With --hang the listener never comes back, so that nothing is acknowledged.
  */
 final class Consume {
     private final boolean quiet;
@@ -31,6 +32,7 @@ final class Consume {
     private final boolean sendsBack;
     private final int sendBackLevel;
     private final boolean properties;
+    private final boolean hang;
     private final DefaultMQPushConsumer consumer;
     private final String group;
     private final AtomicLong count = new AtomicLong();
@@ -45,6 +47,7 @@ final class Consume {
         sendsBack = options.text("send-back", null) != null;
         sendBackLevel = (int) options.number("send-back", 0);
         properties = options.flag("properties");
+        hang = options.flag("hang");
         quiet = options.flag("quiet");
         until = options.number("until", Long.MAX_VALUE);
         reject = (int) options.number("reject", 0);
@@ -159,6 +162,9 @@ final class Consume {
         }
         if (count.get() >= until) {
             stop.countDown();
+        }
+        if (hang) {
+            LockSupport.park();
         }
         return accepted;
     }
