@@ -3,6 +3,7 @@
 mod bad_input;
 mod command_line;
 mod conf_files;
+mod drill;
 mod failover;
 mod go_client;
 mod java_basic;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         java_failover::tests(),
         nameserver_mix::tests(),
         conf_files::tests(),
+        drill::tests(),
     ];
     tests::runner::main(tests.into_iter().flatten().collect())
 }

@@ -177,6 +177,11 @@ impl Cluster {
         self.node(node).nameserver.as_deref()
     }
 
+    /// A node's configuration file.
+    pub fn config(&self, node: u64) -> &Path {
+        &self.node(node).config
+    }
+
     /// The directory of a node's replica of a group.
     pub fn group_dir(&self, node: u64, group: &str) -> PathBuf {
         self.node(node).data.join(group)

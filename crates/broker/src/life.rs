@@ -33,7 +33,7 @@ impl StateMachine for Applied {
         match outcome {
             // No index points to it (log.md 4).
             Outcome::Void => self.index.skip(frame),
-            Outcome::Messages | Outcome::Command(_) => self.index.add(frame),
+            Outcome::Messages | Outcome::Command(_) | Outcome::Coupled(_) => self.index.add(frame),
         }
         outcome
     }

@@ -5,6 +5,7 @@ mod bench;
 mod config;
 mod consume;
 mod dev;
+mod drill;
 mod node;
 mod produce;
 mod progress;
@@ -38,6 +39,8 @@ enum Command {
     Admin(admin::AdminArgs),
     /// Generate load against RaftMQ or Apache RocketMQ and print what it took
     Bench(bench::BenchArgs),
+    /// Do to a running cluster what may happen to it, and see what clients see meanwhile
+    Drill(drill::DrillArgs),
 }
 
 #[derive(Args)]
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::Consume(args) => consume::run(args),
         Command::Admin(args) => admin::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Drill(args) => drill::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,7 +25,9 @@ use crate::proposer::{Done, Intake, Proposer};
 use crate::server::GroupSlot;
 use crate::state_machine::{AppliedUpTo, Machine};
 use crate::types::{RaftVote, TypeConfig, store_log_id};
-use crate::{MessagesProposal, NodeId, Peers, ProposeError, Receipt, StateMachine};
+use crate::{
+    CoupledProposal, CoupledReceipt, MessagesProposal, NodeId, Peers, ProposeError, Receipt, StateMachine,
+};
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
 
@@ -227,6 +229,12 @@ impl Group {
     /// Proposes messages; `done` is called when they are applied, or with the reason why not.
     pub fn propose_messages(&self, proposal: MessagesProposal, done: Done<Receipt>) {
         self.inner.intake.messages(proposal, done);
+    }
+
+    /// Proposes a command and messages that take effect together or not at all; `done` is called when they are applied, or
+    /// with the reason why not: [`ProposeError::Void`] also where the tables refused the command.
+    pub fn propose_coupled(&self, proposal: CoupledProposal, done: Done<CoupledReceipt>) {
+        self.inner.intake.coupled(proposal, done);
     }
 
     /// Proposes a command of the broker and returns its answer. A `barrier` command changes queues: it is proposed when

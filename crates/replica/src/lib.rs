@@ -56,8 +56,8 @@ impl fmt::Display for NodeId {
 
 /// The tables that are a function of the log. Calls of `apply` come one at a time, in log order, from one task.
 pub trait StateMachine: Send + Sync + 'static {
-    /// Applies one committed frame: deterministic, memory only. A message entry whose first queue offsets are not the
-    /// tables' next ones is void (log.md 4).
+    /// Applies one committed frame: deterministic, memory only. An entry whose first queue offsets are not the tables' next
+    /// ones is void (log.md 4), and so is a coupled one whose command does not fit the tables.
     fn apply(&self, frame: &Frame) -> Outcome;
 
     /// Takes note of a frame that changes no table (a blank or a membership): whatever is derived from the log must see
@@ -84,12 +84,15 @@ pub trait StateMachine: Send + Sync + 'static {
 /// What an entry did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing: its queue offsets did not follow the tables. Its bytes stay in the log, no index points to them.
+    /// Nothing: its queue offsets, or the command that is coupled with its messages, did not fit the tables. Its bytes stay
+    /// in the log, no index points to them.
     Void,
     /// Its messages are in their queues.
     Messages,
     /// A command ran, with this answer.
     Command(Bytes),
+    /// Its command ran, with this answer, and its messages are in their queues.
+    Coupled(Bytes),
 }
 
 /// Messages for one queue that go into the log together or not at all.
@@ -101,6 +104,23 @@ pub struct MessagesProposal {
     /// are filled in by the proposer and by the leader's append.
     pub records: BytesMut,
     pub count: u32,
+}
+
+/// A command and messages that take effect together or not at all.
+#[derive(Debug)]
+pub struct CoupledProposal {
+    pub command: Bytes,
+    /// In the order of the log. The same queue may come more than once.
+    pub messages: Vec<MessagesProposal>,
+}
+
+/// What a coupled entry did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoupledReceipt {
+    /// The command's.
+    pub answer: Bytes,
+    /// One for each of the proposal's `messages`.
+    pub receipts: Vec<Receipt>,
 }
 
 /// Where proposed messages lie. They are committed and applied.
@@ -122,7 +142,7 @@ pub enum ProposeError {
     #[error("no queue {queue} of topic {topic}")]
     NoQueue { topic: String, queue: QueueId },
     /// Definitely not stored; may be sent again.
-    #[error("the entry is void: its queue offsets did not follow the tables")]
+    #[error("the entry is void: its queue offsets, or its command, did not fit the tables")]
     Void,
     /// It may or may not be stored.
     #[error("the outcome is unknown: {0}")]

@@ -1,5 +1,5 @@
 //! The group's single proposer (log.md 4): it assigns queue offsets and log time in proposal order, packs what has
-//! arrived into entries, and hands them to openraft.
+//! arrived into entries, and hands them to openraft. A command is an entry of its own, and so is a coupled proposal.
 //!
 //! A proposer works for one term. It starts when an entry of its term is applied (then everything of earlier terms is),
 //! reads the next queue offsets from the tables and counts on from there. The first proposal that is rejected, void or of
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use openraft::raft::ClientWriteResult;
 use store::limits::{FRAME_ALIGN, HEADER_LEN};
-use store::{FrameKind, Reservation};
+use store::{Draft, FrameKind, Reservation};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use wire::{LogPosition, QueueId, QueueOffset};
@@ -29,7 +29,9 @@ use crate::log_clock::{AHEAD_NOTICE, Ahead, LogClock, wall_clock_ms};
 use crate::server::GroupSlot;
 use crate::state_machine::AppliedUpTo;
 use crate::types::{Applied, Completion, Data, TypeConfig, command_data};
-use crate::{MessagesProposal, NodeId, Outcome, ProposeError, Receipt, StateMachine};
+use crate::{
+    CoupledProposal, CoupledReceipt, MessagesProposal, NodeId, Outcome, ProposeError, Receipt, StateMachine,
+};
 
 /// Called once with what became of a proposal.
 pub type Done<T> = Box<dyn FnOnce(Result<T, ProposeError>) + Send>;
@@ -37,6 +39,7 @@ pub type Done<T> = Box<dyn FnOnce(Result<T, ProposeError>) + Send>;
 enum Proposal {
     Messages(MessagesProposal, Done<Receipt>, Held),
     Command { body: Bytes, barrier: bool, done: Done<Bytes>, held: Held },
+    Coupled(CoupledProposal, Done<CoupledReceipt>, Held),
 }
 
 impl Proposal {
@@ -44,6 +47,7 @@ impl Proposal {
         match self {
             Proposal::Messages(_, done, _held) => done(Err(error)),
             Proposal::Command { done, .. } => done(Err(error)),
+            Proposal::Coupled(_, done, _held) => done(Err(error)),
         }
     }
 }
@@ -66,6 +70,14 @@ impl Intake {
     pub(crate) fn command(&self, body: Bytes, barrier: bool, done: Done<Bytes>) {
         match self.admit(body.len()) {
             Ok(held) => self.push(Proposal::Command { body, barrier, done, held }),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    pub(crate) fn coupled(&self, proposal: CoupledProposal, done: Done<CoupledReceipt>) {
+        let records: usize = proposal.messages.iter().map(|messages| messages.records.len()).sum();
+        match self.admit(proposal.command.len() + records) {
+            Ok(held) => self.push(Proposal::Coupled(proposal, done, held)),
             Err(error) => done(Err(error)),
         }
     }
@@ -114,16 +126,33 @@ impl Drop for Held {
     }
 }
 
-/// One message proposal inside an entry.
-struct Part {
+/// Where the messages of one proposal are in an entry and in their queue.
+struct Place {
     body_offset: usize,
     first_offset: QueueOffset,
+}
+
+impl Place {
+    /// `position`: of the entry.
+    fn receipt(&self, position: LogPosition, store_timestamp_ms: u64) -> Receipt {
+        Receipt {
+            first_offset: self.first_offset,
+            position: position.plus((HEADER_LEN + self.body_offset) as u64),
+            store_timestamp_ms,
+        }
+    }
+}
+
+/// One message proposal inside an entry.
+struct Part {
+    place: Place,
     done: Done<Receipt>,
 }
 
 enum Parts {
     Messages { parts: Vec<Part>, log_time_ms: u64 },
     Command(Done<Bytes>),
+    Coupled { places: Vec<Place>, log_time_ms: u64, done: Done<CoupledReceipt> },
 }
 
 impl Parts {
@@ -135,6 +164,7 @@ impl Parts {
                 }
             }
             Parts::Command(done) => done(Err(error.clone())),
+            Parts::Coupled { done, .. } => done(Err(error.clone())),
         }
     }
 }
@@ -196,17 +226,19 @@ impl Parts {
                 for part in parts {
                     (part.done)(match &result {
                         Ok(Applied { outcome: Outcome::Void, .. }) => Err(ProposeError::Void),
-                        Ok(applied) => Ok(Receipt {
-                            first_offset: part.first_offset,
-                            position: LogPosition(
-                                applied.position.0 + HEADER_LEN as u64 + part.body_offset as u64,
-                            ),
-                            store_timestamp_ms: log_time_ms,
-                        }),
+                        Ok(applied) => Ok(part.place.receipt(applied.position, log_time_ms)),
                         Err(e) => Err(e.clone()),
                     });
                 }
             }
+            Parts::Coupled { places, log_time_ms, done } => done(match result {
+                Ok(Applied { outcome: Outcome::Coupled(answer), position }) => {
+                    let receipts = places.iter().map(|place| place.receipt(position, log_time_ms)).collect();
+                    Ok(CoupledReceipt { answer, receipts })
+                }
+                Ok(_) => Err(ProposeError::Void),
+                Err(e) => Err(e),
+            }),
         }
     }
 }
@@ -263,6 +295,9 @@ impl Window {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// The next offset of each queue, as far as asked for in this term.
+type Counters = HashMap<Arc<str>, HashMap<QueueId, u64>>;
 
 /// The entry being filled.
 struct OpenEntry {
@@ -374,7 +409,7 @@ impl Proposer {
     async fn lead(&mut self, term: u64) -> ControlFlow<()> {
         let mut end = ControlFlow::Continue(());
         let window = Arc::new(Window::default());
-        let mut counters: HashMap<Arc<str>, HashMap<QueueId, u64>> = HashMap::new();
+        let mut counters = Counters::new();
         let mut clock = match *self.applied.borrow() {
             Some(applied) => LogClock::new(applied.log_time_ms, applied.at),
             None => LogClock::new(0, Instant::now()),
@@ -415,6 +450,16 @@ impl Proposer {
                         if barrier {
                             self.wait_decided(&window, term).await;
                             counters.clear();
+                        }
+                        continue;
+                    }
+                    Some(Proposal::Coupled(proposal, done, held)) => {
+                        match self.finish_coupled(proposal, &mut counters, &mut clock) {
+                            Ok((data, places)) => {
+                                let parts = Parts::Coupled { places, log_time_ms: data.log_time_ms, done };
+                                self.propose(term, &window, data, parts, held).await;
+                            }
+                            Err(error) => done(Err(error)),
                         }
                         continue;
                     }
@@ -470,12 +515,7 @@ impl Proposer {
     }
 
     /// Moves what has arrived into the open entry, as far as it fits.
-    fn fill(
-        &mut self,
-        open: &mut Option<OpenEntry>,
-        counters: &mut HashMap<Arc<str>, HashMap<QueueId, u64>>,
-        clock: &mut LogClock,
-    ) {
+    fn fill(&mut self, open: &mut Option<OpenEntry>, counters: &mut Counters, clock: &mut LogClock) {
         loop {
             let proposal = match self.carried.take() {
                 Some(proposal) => proposal,
@@ -486,8 +526,8 @@ impl Proposer {
             };
             let (proposal, done, held) = match proposal {
                 Proposal::Messages(proposal, done, held) => (proposal, done, held),
-                command @ Proposal::Command { .. } => {
-                    self.carried = Some(command);
+                alone @ (Proposal::Command { .. } | Proposal::Coupled(..)) => {
+                    self.carried = Some(alone);
                     return;
                 }
             };
@@ -525,9 +565,43 @@ impl Proposer {
             let first_offset = QueueOffset(*next);
             *next += u64::from(count);
             finish_records(&mut records, first_offset, entry.log_time_ms);
-            entry.parts.push(Part { body_offset: entry.buffer.len() - HEADER_LEN, first_offset, done });
+            let place = Place { body_offset: entry.buffer.len() - HEADER_LEN, first_offset };
+            entry.parts.push(Part { place, done });
             entry.buffer.extend_from_slice(&records);
         }
+    }
+
+    /// The entry of a coupled proposal. The counters stay as they are unless all of its queues exist.
+    fn finish_coupled(
+        &mut self,
+        proposal: CoupledProposal,
+        counters: &mut Counters,
+        clock: &mut LogClock,
+    ) -> Result<(Data, Vec<Place>), ProposeError> {
+        let CoupledProposal { command, messages } = proposal;
+        for MessagesProposal { topic, queue, .. } in &messages {
+            if counters.get(topic).is_some_and(|queues| queues.contains_key(queue)) {
+                continue;
+            }
+            let Some(next) = self.tables.next_offset(topic, *queue) else {
+                return Err(ProposeError::NoQueue { topic: topic.to_string(), queue: *queue });
+            };
+            counters.entry(topic.clone()).or_default().insert(*queue, next.0);
+        }
+        let log_time_ms = self.log_time_ms(clock);
+        let records_len = messages.iter().map(|messages| messages.records.len()).sum();
+        let mut buffer = Draft::coupled_room(&command, records_len);
+        let mut places = Vec::with_capacity(messages.len());
+        for MessagesProposal { topic, queue, mut records, count } in messages {
+            let next = counters.get_mut(&topic).and_then(|queues| queues.get_mut(&queue));
+            let next = next.expect("every queue was looked up");
+            let first_offset = QueueOffset(*next);
+            *next += u64::from(count);
+            finish_records(&mut records, first_offset, log_time_ms);
+            places.push(Place { body_offset: buffer.len() - HEADER_LEN, first_offset });
+            buffer.extend_from_slice(&records);
+        }
+        Ok((Data { kind: FrameKind::Coupled, log_time_ms, buffer }, places))
     }
 
     async fn propose_messages(&mut self, term: u64, window: &Arc<Window>, entry: OpenEntry) {
@@ -550,7 +624,8 @@ impl Proposer {
 
     async fn propose(&mut self, term: u64, window: &Arc<Window>, data: Data, parts: Parts, held: Held) {
         let len = data.buffer.len();
-        if data.kind == FrameKind::Messages && !self.slot.majority_has_room() {
+        let has_messages = matches!(data.kind, FrameKind::Messages | FrameKind::Coupled);
+        if has_messages && !self.slot.majority_has_room() {
             parts.refuse(&ProposeError::NoRoom { reason: "the disks of a majority are full".into() });
             window.fail();
             return;

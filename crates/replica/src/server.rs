@@ -266,7 +266,7 @@ fn append_entries(
     let mut is_clients = false;
     for frame in request.frames {
         let frame = Frame::parse(frame).map_err(|e| Status::data_loss(format!("a damaged frame: {e}")))?;
-        is_clients |= matches!(frame.kind(), FrameKind::Messages | FrameKind::Command);
+        is_clients |= !matches!(frame.kind(), FrameKind::Blank | FrameKind::Membership);
         entries.push(LogEntry::from_frame(frame));
     }
     // A full disk still takes what lets a leader lead.

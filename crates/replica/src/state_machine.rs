@@ -123,7 +123,7 @@ impl Machine {
                 self.tables.pass(frame);
                 Outcome::Command(Bytes::new())
             }
-            FrameKind::Messages | FrameKind::Command => self.tables.apply(frame),
+            FrameKind::Messages | FrameKind::Command | FrameKind::Coupled => self.tables.apply(frame),
         };
         self.applied = Some(TablesMeta {
             last: frame.id(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use replica::Outcome;
-use store::{Frame, FrameKind, LogState, Vote};
+use store::{Frame, LogState, Vote};
 
 use crate::clock;
 use crate::invariants::{self, Invariant, Verdict};
@@ -319,11 +319,8 @@ impl State {
 }
 
 fn messages_of(group: usize, frame: &Frame) -> Vec<Message> {
-    if frame.kind() != FrameKind::Messages {
-        return Vec::new();
-    }
-    let body = frame.body();
-    let parsed = wire::Messages::new(&body).map_while(Result::ok);
+    let stored = frame.records();
+    let parsed = wire::Messages::new(&stored).map_while(Result::ok);
     parsed
         .map(|message| Message {
             queue: (group, message.topic.to_owned(), message.queue_id.0),

@@ -137,7 +137,7 @@ impl StateMachine for Tables {
         let outcome = self.state.apply(frame);
         match outcome {
             Outcome::Void => self.index.skip(frame),
-            Outcome::Messages | Outcome::Command(_) => self.index.add(frame),
+            Outcome::Messages | Outcome::Command(_) | Outcome::Coupled(_) => self.index.add(frame),
         }
         self.oracle.applied(self.node, self.group, frame, &outcome);
         outcome

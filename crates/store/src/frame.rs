@@ -30,6 +30,8 @@ pub enum FrameKind {
     Blank = 3,
     /// The members of the group.
     Membership = 4,
+    /// A command to the broker's tables and stored messages, which take effect together or not at all.
+    Coupled = 5,
 }
 
 impl FrameKind {
@@ -39,6 +41,7 @@ impl FrameKind {
             2 => Some(Self::Command),
             3 => Some(Self::Blank),
             4 => Some(Self::Membership),
+            5 => Some(Self::Coupled),
             _ => None,
         }
     }
@@ -70,6 +73,14 @@ pub enum FrameError {
     /// A reserved field or the padding is not zero.
     #[error("reserved bytes are not zero")]
     Reserved,
+    /// A coupled body that ends before its command does.
+    #[error("a coupled body of {body} bytes whose command ends at {end}")]
+    Command {
+        /// Where in the body the command would end.
+        end: u64,
+        /// Bytes of the body.
+        body: u32,
+    },
     /// Longer than a frame may be.
     #[error("a body of {0} bytes")]
     TooLarge(u32),
@@ -156,16 +167,35 @@ fn checksum(frame: &[u8]) -> u32 {
     crc32c::crc32c_append(head, frame.get(16..).unwrap_or_default())
 }
 
+/// Bytes of a coupled body before its command: the length of it.
+const COMMAND_LEN_LEN: usize = 4;
+
+/// Where in a body its records begin, which end with it. A body without records has them begin at its end.
+fn records_at(kind: FrameKind, body: &[u8]) -> Result<usize, FrameError> {
+    match kind {
+        FrameKind::Messages => Ok(0),
+        FrameKind::Command | FrameKind::Blank | FrameKind::Membership => Ok(body.len()),
+        FrameKind::Coupled => {
+            let short = |end| FrameError::Command { end, body: body.len() as u32 };
+            let head = body.first_chunk::<COMMAND_LEN_LEN>().ok_or(short(COMMAND_LEN_LEN as u64))?;
+            let end = COMMAND_LEN_LEN as u64 + u64::from(u32::from_be_bytes(*head));
+            if end <= body.len() as u64 { Ok(end as usize) } else { Err(short(end)) }
+        }
+    }
+}
+
 /// A finished frame whose bytes were checked. A clone counts a reference.
 #[derive(Clone)]
 pub struct Frame {
     bytes: Bytes,
     head: Head,
     chain: u64,
+    /// Where in the bytes the records begin, at most where the body ends.
+    records_at: usize,
 }
 
 impl Frame {
-    /// Checks the bytes of exactly one frame: magic, kind, length, padding, checksum. That it continues a log (position,
+    /// Checks the bytes of exactly one frame: magic, kind, lengths, padding, checksum. That it continues a log (position,
     /// chain, index) is for that log to check.
     ///
     /// # Errors
@@ -193,12 +223,16 @@ impl Frame {
         if computed != head.crc {
             return Err(FrameError::Checksum { stored: head.crc, computed });
         }
-        let padding = bytes.get(HEADER_LEN + head.body_len as usize..).unwrap_or_default();
+        let (body, padding) = bytes
+            .get(HEADER_LEN..)
+            .and_then(|rest| rest.split_at_checked(head.body_len as usize))
+            .unwrap_or_default();
         if padding.iter().any(|byte| *byte != 0) {
             return Err(FrameError::Reserved);
         }
+        let records_at = HEADER_LEN + records_at(head.kind, body)?;
         let chain = xxh3_64(bytes.get(..HEADER_LEN).unwrap_or_default());
-        Ok(Self { bytes, head, chain })
+        Ok(Self { bytes, head, chain, records_at })
     }
 
     /// Term and index.
@@ -216,9 +250,14 @@ impl Frame {
         self.head.position
     }
 
-    /// Where its body is in the log: the position of the first record of a messages frame.
+    /// Where its body is in the log.
     pub fn body_position(&self) -> LogPosition {
         LogPosition(self.head.position.0.saturating_add(HEADER_LEN as u64))
+    }
+
+    /// Where the first of its [records](Frame::records) is in the log.
+    pub fn records_position(&self) -> LogPosition {
+        LogPosition(self.head.position.0.saturating_add(self.records_at as u64))
     }
 
     /// The position after its padding.
@@ -250,6 +289,20 @@ impl Frame {
     /// The body, without padding.
     pub fn body(&self) -> Bytes {
         self.bytes.slice(HEADER_LEN..HEADER_LEN + self.head.body_len as usize)
+    }
+
+    /// The command of a command entry or of a coupled one.
+    pub fn command(&self) -> Option<Bytes> {
+        match self.head.kind {
+            FrameKind::Command => Some(self.body()),
+            FrameKind::Coupled => Some(self.bytes.slice(HEADER_LEN + COMMAND_LEN_LEN..self.records_at)),
+            FrameKind::Messages | FrameKind::Blank | FrameKind::Membership => None,
+        }
+    }
+
+    /// The stored messages of a messages entry or of a coupled one, back to back; empty where it has none.
+    pub fn records(&self) -> Bytes {
+        self.bytes.slice(self.records_at..HEADER_LEN + self.head.body_len as usize)
     }
 
     /// The whole frame, as it is on disk and between peers.
@@ -287,6 +340,16 @@ impl Draft {
         buffer
     }
 
+    /// A buffer for a coupled draft: the command is in it, and there is capacity for `records_len` bytes of records, which
+    /// come behind.
+    pub fn coupled_room(command: &[u8], records_len: usize) -> BytesMut {
+        let mut buffer = Self::room(COMMAND_LEN_LEN + command.len() + records_len);
+        // What does not fit 32 bits does not fit a frame either, which `append` says.
+        buffer.extend_from_slice(&u32::try_from(command.len()).unwrap_or(u32::MAX).to_be_bytes());
+        buffer.extend_from_slice(command);
+        buffer
+    }
+
     /// A draft whose body is copied.
     pub fn new(id: LogId, kind: FrameKind, log_time_ms: u64, body: &[u8]) -> Self {
         let mut buffer = Self::room(body.len());
@@ -314,12 +377,15 @@ impl Draft {
         let body_len = bytes.len() - HEADER_LEN;
         bytes.resize(len, 0);
         let time = log_time_ms.max(after.log_time_ms);
-        if kind == FrameKind::Messages {
-            let first = position.0 + HEADER_LEN as u64;
-            let body = bytes.get_mut(HEADER_LEN..HEADER_LEN + body_len).unwrap_or_default();
-            patch_records(body, first, time.try_into().unwrap_or(i64::MAX))
-                .map_err(|reason| StoreError::Mismatch { index: id.index, reason })?;
+        let mismatch = |reason| StoreError::Mismatch { index: id.index, reason };
+        let body = bytes.get(HEADER_LEN..HEADER_LEN + body_len).unwrap_or_default();
+        let records_at = HEADER_LEN + records_at(kind, body).map_err(|error| mismatch(error.to_string()))?;
+        let records = bytes.get_mut(records_at..HEADER_LEN + body_len).unwrap_or_default();
+        if kind == FrameKind::Messages && records.is_empty() {
+            return Err(mismatch("a messages frame without a record".into()));
         }
+        let first = position.0 + records_at as u64;
+        patch_records(records, first, time.try_into().unwrap_or(i64::MAX)).map_err(mismatch)?;
         let mut head = Head {
             kind,
             body_len: body_len as u32,
@@ -338,16 +404,13 @@ impl Draft {
         } else {
             bytes.freeze()
         };
-        Ok(Frame { bytes, head, chain })
+        Ok(Frame { bytes, head, chain, records_at })
     }
 }
 
 /// Writes into each record where it lies and its store time, which is the frame's log time.
-fn patch_records(body: &mut [u8], mut position: u64, time_ms: i64) -> Result<(), String> {
-    let mut rest = body;
-    if rest.is_empty() {
-        return Err("a messages frame without a record".into());
-    }
+fn patch_records(records: &mut [u8], mut position: u64, time_ms: i64) -> Result<(), String> {
+    let mut rest = records;
     while !rest.is_empty() {
         let size = u32_at(rest, 0) as usize;
         let magic = u32_at(rest, 4);
@@ -466,6 +529,111 @@ mod tests {
         ");
     }
 
+    /// A message as it is proposed.
+    fn record(body: &[u8]) -> BytesMut {
+        let host = "10.0.0.1:10911".parse().unwrap();
+        let message = wire::NewMessage {
+            topic: "T",
+            queue_id: wire::QueueId(1),
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 7,
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body,
+            properties: "",
+        };
+        let mut record = BytesMut::new();
+        wire::encode_message(&message, &mut record).unwrap();
+        record
+    }
+
+    fn coupled(command: &[u8], records: &[u8]) -> Draft {
+        let mut buffer = Draft::coupled_room(command, records.len());
+        let capacity = buffer.capacity();
+        buffer.extend_from_slice(records);
+        assert_eq!(buffer.capacity(), capacity, "the room is known before");
+        Draft { id: LogId::new(3, 7), kind: FrameKind::Coupled, log_time_ms: 1_700_000_000_000, buffer }
+    }
+
+    /// The bytes of a frame with any body, and with a checksum that fits.
+    fn framed(kind: u8, body: &[u8]) -> Bytes {
+        let mut bytes = frame(body).bytes().to_vec();
+        bytes[4] = kind;
+        let crc = checksum(&bytes);
+        put(&mut bytes, 12, &crc.to_be_bytes());
+        Bytes::from(bytes)
+    }
+
+    #[test]
+    fn the_bytes_of_a_coupled_frame_are_those_of_the_format() {
+        let frame = coupled(b"do it", &[]).finish(LogPosition(4096), &tail(7, 0, 5)).unwrap();
+        let rows: Vec<String> =
+            frame.bytes().chunks(8).map(|row| format!("{:016x}", u64_at(row, 0))).collect();
+        insta::assert_snapshot!(rows.join("\n"), @r"
+        524d510105000000
+        0000000954eaf93f
+        0000000000000003
+        0000000000000007
+        0000000000001000
+        0000018bcfe56800
+        0000000000000000
+        0000000000000000
+        00000005646f2069
+        7400000000000000
+        ");
+        let record = record(b"hello");
+        let frame = coupled(b"do it", &record).finish(LogPosition(4096), &tail(7, 0, 5)).unwrap();
+        assert_eq!(frame.body()[..9], *b"\0\0\0\x05do it");
+        assert_eq!(frame.records_position(), LogPosition(4096 + 64 + 9));
+        let records = frame.records();
+        let stored = wire::StoredMessage::parse(&records).unwrap();
+        assert_eq!((stored.position, stored.store_timestamp), (LogPosition(4169), 1_700_000_000_000));
+        assert_eq!((stored.body, stored.size()), (&b"hello"[..], record.len()));
+    }
+
+    #[test]
+    fn the_halves_of_each_kind() {
+        let halves = |kind: u8, body: &[u8]| {
+            let frame = Frame::parse(framed(kind, body)).unwrap();
+            let (body, command, records) = (frame.body(), frame.command(), frame.records());
+            // Halves are parts of the body, which they do not copy.
+            let at = (frame.records_position().0 - frame.body_position().0) as usize;
+            assert_eq!(body.slice(at..), records);
+            (command, records)
+        };
+        let bytes = Bytes::from_static;
+        assert_eq!(halves(1, b"records"), (None, bytes(b"records")));
+        assert_eq!(halves(2, b"command"), (Some(bytes(b"command")), Bytes::new()));
+        assert_eq!(halves(3, b""), (None, Bytes::new()));
+        assert_eq!(halves(4, b"members"), (None, Bytes::new()));
+        assert_eq!(halves(5, b"\0\0\0\x02dorecords"), (Some(bytes(b"do")), bytes(b"records")));
+        assert_eq!(halves(5, b"\0\0\0\x02do"), (Some(bytes(b"do")), Bytes::new()));
+        assert_eq!(halves(5, b"\0\0\0\0records"), (Some(Bytes::new()), bytes(b"records")));
+        assert_eq!(halves(5, b"\0\0\0\0"), (Some(Bytes::new()), Bytes::new()));
+    }
+
+    #[test]
+    fn a_command_that_is_longer_than_its_body_is_an_error() {
+        for (body, end) in [
+            (&b""[..], 4),
+            (b"\0\0\0", 4),
+            (b"\0\0\0\x01", 5),
+            (b"\0\0\0\x06do it", 10),
+            (b"\xff\xff\xff\xffdo it", (1 << 32) + 3),
+        ] {
+            let error = Frame::parse(framed(5, body)).unwrap_err();
+            assert_eq!(error, FrameError::Command { end, body: body.len() as u32 });
+            let draft = Draft::new(LogId::new(3, 7), FrameKind::Coupled, 1, body);
+            let error = draft.finish(LogPosition(4096), &tail(7, 0, 5)).unwrap_err();
+            assert!(error.to_string().contains("whose command ends at"), "{error}");
+        }
+        let error = coupled(b"do it", b"no record").finish(LogPosition(4096), &tail(7, 0, 5)).unwrap_err();
+        assert!(error.to_string().contains("in 9 bytes"), "{error}");
+    }
+
     #[test]
     fn what_is_not_a_frame_is_an_error() {
         let good = frame(b"hello").bytes().to_vec();
@@ -480,7 +648,7 @@ mod tests {
         check(&|bytes| bytes.push(0), "1 bytes behind");
         check(&|bytes| bytes[3] = 2, "magic 0x524d5102");
         check(&|bytes| bytes[4] = 0, "kind 0");
-        check(&|bytes| bytes[4] = 5, "kind 5");
+        check(&|bytes| bytes[4] = 6, "kind 6");
         check(&|bytes| bytes[6] = 1, "reserved");
         check(&|bytes| bytes[60] = 1, "reserved");
         check(&|bytes| bytes[8] = 0xff, "a body of");
@@ -523,6 +691,45 @@ mod tests {
             let bit = flip as usize % (bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(Frame::parse(Bytes::from(bytes)).is_err());
+        }
+
+        #[test]
+        fn a_coupled_draft_becomes_a_frame_with_the_same_halves(
+            command: Vec<u8>, bodies: Vec<Vec<u8>>, position in 0..1_u64 << 62, time in 0..1_u64 << 60, flip: u32,
+        ) {
+            let records: Vec<u8> = bodies.iter().flat_map(|body| record(body)).collect();
+            let draft = Draft { log_time_ms: time, ..coupled(&command, &records) };
+            let frame = draft.finish(LogPosition(position), &tail(7, 0, 5)).unwrap();
+            let mut bytes = frame.bytes().to_vec();
+            let back = Frame::parse(Bytes::from(bytes.clone())).unwrap();
+            prop_assert_eq!((back.kind(), back.command()), (FrameKind::Coupled, Some(Bytes::from(command))));
+            prop_assert_eq!((back.records(), back.records_position()), (frame.records(), frame.records_position()));
+            prop_assert_eq!(back.records().len(), records.len());
+            let (mut at, mut count) = (back.records_position(), 0);
+            for (stored, body) in wire::Messages::new(&back.records()).zip(&bodies) {
+                let stored = stored.unwrap();
+                prop_assert_eq!((stored.position, stored.body), (at, &body[..]));
+                prop_assert_eq!(stored.store_timestamp as u64, time.max(5));
+                at = at.plus(stored.size() as u64);
+                count += 1;
+            }
+            prop_assert_eq!((count, at.0 - position), (bodies.len(), 64 + back.body().len() as u64));
+            let bit = flip as usize % (bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(Frame::parse(Bytes::from(bytes)).is_err());
+        }
+
+        #[test]
+        fn any_body_of_a_coupled_frame_is_no_panic(mut body: Vec<u8>, small: bool) {
+            if small && body.len() > 4 {
+                body[..3].fill(0);
+            }
+            if let Ok(frame) = Frame::parse(framed(5, &body)) {
+                let command = frame.command().unwrap();
+                prop_assert_eq!(4 + command.len() + frame.records().len(), body.len());
+            }
+            let draft = Draft::new(LogId::new(1, 0), FrameKind::Coupled, 1, &body);
+            let _ = draft.finish(LogPosition(4096), &tail(0, 0, 0));
         }
 
         #[test]

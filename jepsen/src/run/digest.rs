@@ -18,12 +18,11 @@ use anyhow::{Context as _, Result, ensure};
 use wire::Messages;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
-use super::files::{self, End, Run, Unit};
+use super::files::{self, End, Run, Unit, Voids};
 use crate::cluster::GROUP;
 use crate::history::{Bounds, Digest, DigestOf, Op, Queue, Read, Recorder, Way};
 use crate::workload::value_of;
 
-const MESSAGES: u8 = 1;
 /// Behind the header of the first segment.
 const FIRST_FRAME: u64 = 4096;
 /// Messages in one line of the history.
@@ -37,7 +36,7 @@ struct Scan {
     queues: BTreeMap<Queue, Scanned>,
     /// Hash and position of every key, in the order of the log.
     keys: Vec<(u32, u64)>,
-    /// Entries whose offsets do not follow: nothing points to them.
+    /// Entries that nothing points to: whose offsets do not follow, or whose command did not fit the tables.
     voids: u64,
 }
 
@@ -80,12 +79,10 @@ pub fn write(groups: &[(u64, PathBuf)], queues: &[Queue], recorder: &Recorder) -
 fn scan(node: u64, group: &Path) -> Result<Scan> {
     let mut queues: BTreeMap<Queue, Scanned> = BTreeMap::new();
     let (mut keys, mut voids) = (Vec::new(), 0);
+    let judged = Voids::read(group)?;
     let end = files::walk(group, |frame| {
-        if frame.kind != MESSAGES {
-            return Ok(());
-        }
         let mut records = Vec::new();
-        for stored in Messages::new(frame.body) {
+        for stored in Messages::new(frame.records()?) {
             let stored =
                 stored.with_context(|| format!("the entry {} at {}", frame.index, frame.position))?;
             let queue = Queue::new(GROUP, stored.topic, stored.queue_id.get());
@@ -100,7 +97,8 @@ fn scan(node: u64, group: &Path) -> Result<Scan> {
             *next += 1;
             is_next
         });
-        if !follows {
+        // What else it takes for a command that is coupled with messages is for the tables to say.
+        if !follows || (frame.kind == files::COUPLED && judged.contains(frame.index)?) {
             voids += 1;
             return Ok(());
         }

@@ -5,12 +5,14 @@
 //! log/<20 digits>     segment header 4096 | frame | frame | …        section 2
 //! queues/*.queue      pages of 4092 + 4 (CRC32C): header, units, directory   section 8
 //! queues/*.keys       pages: header, slots, units                             section 9
+//! tables/checkpoint-* header 64 | `Tables`, of which only the void entries    sections 7, 11
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use xxhash_rust::xxh3::xxh3_64;
 
 const SEGMENT_HEADER: usize = 4096;
@@ -59,7 +61,7 @@ pub fn files(directory: &Path) -> Result<Vec<PathBuf>> {
 /// A whole frame: one Raft entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// 1 messages, 2 command, 3 blank, 4 membership.
+    /// 1 messages, 2 command, 3 blank, 4 membership, 5 coupled.
     pub kind: u8,
     pub term: u64,
     pub index: u64,
@@ -71,6 +73,25 @@ pub struct Frame<'a> {
     pub chain: u64,
     /// Position behind its padding.
     pub end: u64,
+}
+
+const MESSAGES: u8 = 1;
+/// A command and messages.
+pub const COUPLED: u8 = 5;
+
+impl<'a> Frame<'a> {
+    /// Its stored messages, back to back; empty where its kind has none.
+    pub fn records(&self) -> Result<&'a [u8]> {
+        match self.kind {
+            MESSAGES => Ok(self.body),
+            COUPLED => {
+                let end = self.body.get(..4).map(|_| 4 + u32_at(self.body, 0) as usize);
+                let records = end.and_then(|end| self.body.get(end..));
+                records.with_context(|| format!("the command of the entry {} is longer than it", self.index))
+            }
+            _ => Ok(&[]),
+        }
+    }
 }
 
 /// Where a log ends: behind its last whole frame.
@@ -253,6 +274,94 @@ pub fn read_key_file(file: &Derived) -> Result<Vec<(u32, u64)>> {
     Ok((1..=units).map(unit).collect())
 }
 
+/// Which entries are void by a node's newest checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Voids {
+    /// Entries up to this one are judged; `None`: no checkpoint.
+    upto: Option<u64>,
+    indexes: BTreeSet<u64>,
+}
+
+impl Voids {
+    /// Reads the newest checkpoint of a group's directory.
+    pub fn read(group: &Path) -> Result<Voids> {
+        let index = |file: &PathBuf| {
+            let name = file.file_name()?.to_str()?;
+            name.strip_prefix("checkpoint-")?.parse::<u64>().ok()
+        };
+        let found = files(&group.join("tables"))?;
+        let Some((upto, file)) = found.into_iter().filter_map(|file| Some((index(&file)?, file))).max()
+        else {
+            return Ok(Voids::default());
+        };
+        let bytes = fs::read(&file)?;
+        let tables = (|| {
+            ensure!(bytes.starts_with(b"RMQTAB01") && u64_at(&bytes, 8) == upto, "another header");
+            let length = usize::try_from(u64_at(&bytes, 48))?;
+            let tables = bytes.get(64..).and_then(|rest| rest.get(..length)).context("too short")?;
+            ensure!(
+                crc32c::crc32c_append(crc32c::crc32c(&bytes[..56]), tables) == u32_at(&bytes, 56),
+                "it is damaged"
+            );
+            // `Tables`, field 3: the broker's, of which field 12.
+            let mut indexes = BTreeSet::new();
+            for state in bytes_fields(tables, 3)? {
+                for mut packed in bytes_fields(state, 12)? {
+                    while !packed.is_empty() {
+                        indexes.insert(varint(&mut packed)?);
+                    }
+                }
+            }
+            Ok(Voids { upto: Some(upto), indexes })
+        })();
+        tables.with_context(|| file.display().to_string())
+    }
+
+    /// An entry beyond the checkpoint is an error.
+    pub fn contains(&self, index: u64) -> Result<bool> {
+        ensure!(
+            self.upto.is_some_and(|upto| index <= upto),
+            "whether the entry {index} is void is not known: the newest checkpoint is at {:?}",
+            self.upto
+        );
+        Ok(self.indexes.contains(&index))
+    }
+}
+
+/// The fields of a protobuf message with a number, as far as they are bytes.
+fn bytes_fields(mut message: &[u8], number: u64) -> Result<Vec<&[u8]>> {
+    let mut found = Vec::new();
+    while !message.is_empty() {
+        let tag = varint(&mut message)?;
+        match tag & 7 {
+            0 => drop(varint(&mut message)?),
+            2 => {
+                let length = usize::try_from(varint(&mut message)?)?;
+                let (field, rest) = message.split_at_checked(length).context("a field is cut off")?;
+                message = rest;
+                if tag >> 3 == number {
+                    found.push(field);
+                }
+            }
+            other => bail!("wire type {other}, which docs/formats.md has not"),
+        }
+    }
+    Ok(found)
+}
+
+fn varint(bytes: &mut &[u8]) -> Result<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first().context("a number is cut off")?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    bail!("a number of more than 64 bits")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +380,21 @@ mod tests {
         let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..12]), &frame[16..]);
         frame[12..16].copy_from_slice(&crc.to_be_bytes());
         frame
+    }
+
+    #[test]
+    fn the_records_of_an_entry() {
+        let records = |kind, body: &'static [u8]| {
+            let frame = Frame { kind, term: 1, index: 1, position: 0, body, prev: 0, chain: 0, end: 0 };
+            frame.records().ok()
+        };
+        assert_eq!(records(1, b"records"), Some(&b"records"[..]));
+        assert_eq!(records(2, b"command"), Some(&b""[..]));
+        assert_eq!(records(5, b"\0\0\0\x02dorecords"), Some(&b"records"[..]));
+        assert_eq!(records(5, b"\0\0\0\x02do"), Some(&b""[..]));
+        for body in [&b""[..], b"\0\0\0", b"\0\0\0\x03do", b"\xff\xff\xff\xffdo"] {
+            assert_eq!(records(5, body), None);
+        }
     }
 
     #[test]
@@ -303,6 +427,41 @@ mod tests {
         log[SEGMENT_HEADER + FRAME_HEADER + 2] ^= 4;
         fs::write(&file, &log).unwrap();
         assert_eq!(walk(dir.path(), |_| Ok(())).unwrap().frames, 0);
+    }
+
+    #[test]
+    fn void_entries_are_those_of_the_newest_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            Voids::read(dir.path()).unwrap().contains(0).is_err(),
+            "without a checkpoint nothing is known"
+        );
+        fs::create_dir(dir.path().join("tables")).unwrap();
+        let save = |index: u64, voids: &[u8]| {
+            // level 2; a name; packed voids; a number behind them
+            let state = [&[8, 2, 18, 1, b'x', 98, voids.len() as u8], voids, &[104, 0xff, 1]].concat();
+            let tables = [&[10, 2, 8, 1, 26, state.len() as u8], &state[..]].concat();
+            let mut file = b"RMQTAB01".to_vec();
+            file.extend([index, 3, 9000, 7, 1].iter().flat_map(|n| n.to_be_bytes()));
+            file.extend((tables.len() as u64).to_be_bytes());
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&file), &tables);
+            file.extend(crc.to_be_bytes());
+            file.extend([0; 4]);
+            file.extend(tables);
+            let path = dir.path().join("tables").join(format!("checkpoint-{index}"));
+            fs::write(&path, &file).unwrap();
+            (path, file)
+        };
+        save(9, &[4]);
+        let (path, mut file) = save(500, &[4, 0xac, 0x02]);
+        fs::write(dir.path().join("tables").join("boundary-600"), b"no checkpoint").unwrap();
+        let voids = Voids::read(dir.path()).unwrap();
+        let found = [4, 5, 300, 500].map(|index| voids.contains(index).unwrap());
+        assert_eq!(found, [true, false, true, false]);
+        assert!(voids.contains(501).unwrap_err().to_string().contains("checkpoint is at Some(500)"));
+        *file.last_mut().unwrap() ^= 1;
+        fs::write(&path, &file).unwrap();
+        assert!(format!("{:#}", Voids::read(dir.path()).unwrap_err()).contains("damaged"));
     }
 
     fn paged(magic: &[u8], from: u64, to: u64, content: &[u8]) -> Vec<u8> {

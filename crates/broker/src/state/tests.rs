@@ -63,7 +63,7 @@ impl Bench {
                 match self.send(&messages) {
                     Outcome::Messages => "ok".into(),
                     Outcome::Void => "void".into(),
-                    Outcome::Command(_) => panic!("a command?"),
+                    Outcome::Command(_) | Outcome::Coupled(_) => panic!("a command?"),
                 }
             }
             "commit" => {

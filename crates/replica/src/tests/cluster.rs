@@ -1,6 +1,6 @@
 //! Three hosts of a cluster on loopback, with tables that count queue offsets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,11 +13,12 @@ use wire::{LogPosition, QueueId, QueueOffset};
 
 use super::disk::GatedDisk;
 use crate::{
-    Group, GroupConfig, Host, HostConfig, MessagesProposal, NodeId, OpenError, Outcome, PeerHandler,
-    ProposeError, Receipt, Service, StateMachine,
+    CoupledProposal, CoupledReceipt, Group, GroupConfig, Host, HostConfig, MessagesProposal, NodeId,
+    OpenError, Outcome, PeerHandler, ProposeError, Receipt, Service, StateMachine,
 };
 
-/// Tables: the next offset of each queue of each topic. The command `topic:queues` creates a topic.
+/// Tables: the next offset of each queue of each topic. The command `topic:queues` creates a topic. That of a coupled entry is
+/// any word: the entry is void if the word has come before.
 #[derive(Default)]
 pub(crate) struct Counters {
     tables: Mutex<Tables>,
@@ -26,6 +27,7 @@ pub(crate) struct Counters {
 #[derive(Default, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Tables {
     pub(crate) next: BTreeMap<String, BTreeMap<u32, u64>>,
+    pub(crate) words: BTreeSet<String>,
     pub(crate) applied: u64,
     pub(crate) voids: u64,
 }
@@ -49,8 +51,13 @@ impl StateMachine for Counters {
             }
             return Outcome::Command(Bytes::from_static(b"done"));
         }
+        let word = frame.command().map(|word| String::from_utf8(word.to_vec()).unwrap());
+        if word.as_ref().is_some_and(|word| tables.words.contains(word)) {
+            tables.voids += 1;
+            return Outcome::Void;
+        }
         let mut next = tables.next.clone();
-        for message in wire::Messages::new(&frame.body()) {
+        for message in wire::Messages::new(&frame.records()) {
             let message = message.unwrap();
             let Some(count) =
                 next.get_mut(message.topic).and_then(|queues| queues.get_mut(&message.queue_id.0))
@@ -65,7 +72,10 @@ impl StateMachine for Counters {
             *count += 1;
         }
         tables.next = next;
-        Outcome::Messages
+        let Some(word) = word else { return Outcome::Messages };
+        let answer = Bytes::from(format!("{word} is new"));
+        tables.words.insert(word);
+        Outcome::Coupled(answer)
     }
 
     fn pass(&self, frame: &Frame) {
@@ -84,6 +94,9 @@ impl StateMachine for Counters {
                 text.push_str(&format!("{topic} {queue} {next}\n"));
             }
         }
+        for word in &tables.words {
+            text.push_str(&format!("{word}\n"));
+        }
         text.into_bytes()
     }
 
@@ -94,6 +107,8 @@ impl StateMachine for Counters {
             if i == 0 {
                 tables.applied = words[0].parse().unwrap();
                 tables.voids = words[1].parse().unwrap();
+            } else if let [word] = words[..] {
+                tables.words.insert(word.to_owned());
             } else {
                 let queues = tables.next.entry(words[0].to_owned()).or_default();
                 queues.insert(words[1].parse().unwrap(), words[2].parse().unwrap());
@@ -328,6 +343,25 @@ pub(crate) async fn propose(group: &Group, proposal: MessagesProposal) -> Result
     rx.await.expect("every proposal is answered")
 }
 
+/// A word that must be new, and messages.
+pub(crate) fn coupled(word: &str, messages: Vec<MessagesProposal>) -> CoupledProposal {
+    CoupledProposal { command: Bytes::copy_from_slice(word.as_bytes()), messages }
+}
+
+pub(crate) async fn propose_coupled(
+    group: &Group,
+    proposal: CoupledProposal,
+) -> Result<CoupledReceipt, ProposeError> {
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    group.propose_coupled(
+        proposal,
+        Box::new(move |result| {
+            let _ = tx.send(result);
+        }),
+    );
+    rx.await.expect("every proposal is answered")
+}
+
 /// `None` where a proposal may be sent again. What may be stored must not be.
 pub(crate) fn unless_refused(result: Result<Receipt, ProposeError>) -> Option<Receipt> {
     match result {
@@ -335,6 +369,18 @@ pub(crate) fn unless_refused(result: Result<Receipt, ProposeError>) -> Option<Re
         Err(error) if error.is_definite() => None,
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Checks that a node holds a message where its receipt says, with the offset and the time that it says.
+pub(crate) fn check_stored(group: &Group, receipt: &Receipt, body: &str) {
+    let size = group.log().read_bytes(receipt.position, 4).unwrap();
+    let size = u32::from_be_bytes(size[..].try_into().unwrap()) as usize;
+    let record = group.log().read_bytes(receipt.position, size).unwrap();
+    let stored = wire::StoredMessage::parse(&record).unwrap();
+    stored.verify().unwrap();
+    assert_eq!(stored.body, body.as_bytes());
+    assert_eq!((stored.queue_offset, stored.position), (receipt.first_offset, receipt.position));
+    assert_eq!(stored.store_timestamp as u64, receipt.store_timestamp_ms);
 }
 
 /// The bytes of a group's segments up to `end`, by file name.

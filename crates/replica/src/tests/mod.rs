@@ -1,6 +1,7 @@
 //! Whole groups in one process, over real files and real sockets, and openraft's own suite over our log storage.
 
 mod cluster;
+mod coupled;
 mod disk;
 mod faults;
 mod formation;

@@ -3,7 +3,7 @@
 use wire::{LogPosition, Messages, prop};
 
 use super::codec::{UNIT_LEN, Unit};
-use crate::frame::{Frame, FrameKind};
+use crate::frame::Frame;
 
 /// One message, as the index sees it.
 pub(super) struct Record<'a> {
@@ -17,15 +17,12 @@ pub(super) struct Record<'a> {
     pub(super) keys: &'a str,
 }
 
-/// The messages of a frame, in order; none of any other kind of entry. What follows bytes that are no record is left
+/// The messages of a frame, whose records these are, in order. What follows bytes that are no record is left
 /// out, on every replica alike.
-pub(super) fn records<'a>(frame: &Frame, body: &'a [u8]) -> Vec<Record<'a>> {
-    if frame.kind() != FrameKind::Messages {
-        return Vec::new();
-    }
-    let mut position = frame.body_position();
+pub(super) fn records<'a>(frame: &Frame, stored: &'a [u8]) -> Vec<Record<'a>> {
+    let mut position = frame.records_position();
     let mut records = Vec::new();
-    for message in Messages::new(body) {
+    for message in Messages::new(stored) {
         let message = match message {
             Ok(message) => message,
             Err(error) => {

@@ -116,9 +116,9 @@ impl QueueIndex {
         if frame.end().0 <= self.built().0 {
             return;
         }
-        let body = frame.body();
+        let stored = frame.records();
         // Parsed before the lock is taken.
-        let records = records(frame, &body);
+        let records = records(frame, &stored);
         self.0.state_mut().pass(frame, &records, &self.0.sizes, self.0.segment_size);
     }
 
@@ -309,8 +309,8 @@ impl Inner {
                 part.extend_to(position - position % self.segment_size);
                 return Ok(Some(part));
             }
-            let body = frame.body();
-            let records = if is_void(frame.id().index) { Vec::new() } else { records(&frame, &body) };
+            let stored = frame.records();
+            let records = if is_void(frame.id().index) { Vec::new() } else { records(&frame, &stored) };
             part.add(&frame, &records);
             if part.is_full(&self.sizes) {
                 return Ok(Some(part));

@@ -10,8 +10,8 @@ use store::{
 };
 
 use super::harness::{
-    self, Ack, Dice, Machine, append, content, draft, drafts, entries, frame_at, identity, ids, messages,
-    try_open, vote,
+    self, Ack, Dice, Machine, append, content, coupled, draft, drafts, entries, frame_at, identity, ids,
+    messages, try_open, vote,
 };
 
 #[test]
@@ -19,6 +19,7 @@ fn rule_8_append_fills_in_positions_chain_and_checksum() {
     let machine = Machine::new();
     machine.append_lens(1, &[10, 3000]);
     machine.append(vec![messages(1, 2, 3, 5000), messages(1, 3, 1, 5001)]);
+    machine.append(vec![coupled(1, 4, 30, 3, 5002), coupled(1, 5, 700, 1, 5001), coupled(1, 6, 40, 0, 5002)]);
     let frames = entries(&machine.log);
     let mut chain = 0;
     for frame in &frames {
@@ -26,20 +27,27 @@ fn rule_8_append_fills_in_positions_chain_and_checksum() {
         chain = frame.chain();
     }
     for frame in &frames[2..] {
-        let body = frame.body();
-        let mut at = frame.body_position();
-        for record in wire::Messages::new(&body) {
+        let records = frame.records();
+        let first = frame.records_position();
+        let mut at = first;
+        for record in wire::Messages::new(&records) {
             let record = record.unwrap();
             assert_eq!(record.position, at);
             assert_eq!(record.store_timestamp as u64, frame.log_time_ms());
             // The same bytes by position: what a consumer is given.
             assert_eq!(
                 machine.log.read_bytes(at, record.size()).unwrap(),
-                body.slice((at.0 - frame.body_position().0) as usize..)[..record.size()]
+                records.slice((at.0 - first.0) as usize..)[..record.size()]
             );
             at = at.plus(record.size() as u64);
         }
-        assert_eq!(at, frame.body_position().plus(body.len() as u64));
+        assert_eq!(at, frame.body_position().plus(frame.body().len() as u64));
+    }
+    let counts = frames.iter().map(|frame| wire::Messages::new(&frame.records()).count());
+    assert_eq!(counts.collect::<Vec<_>>(), [0, 0, 3, 1, 3, 1, 0]);
+    for (frame, len) in frames[4..].iter().zip([30, 700, 40]) {
+        let id = frame.id();
+        assert_eq!(frame.command().unwrap(), harness::body(id.term.0, id.index.0, len));
     }
     assert_eq!(frames[0].position(), LogPosition(4096));
     assert_eq!(frames[1].position(), frames[0].end());
@@ -82,6 +90,10 @@ fn an_entry_that_does_not_continue_the_log_is_refused_and_changes_nothing() {
     check(NewEntry::Draft(cut), "without a record");
     let mut torn = Draft::new(LogId::new(3, 3), FrameKind::Messages, 1, &[0, 0, 0, 200, 1, 2, 3]);
     check(NewEntry::Draft(torn), "a record of 200 bytes in 7 bytes");
+    torn = Draft::new(LogId::new(3, 3), FrameKind::Coupled, 1, &[0, 0, 0, 1, 9, 0, 0, 0, 200, 1, 2, 3]);
+    check(NewEntry::Draft(torn), "a record of 200 bytes in 7 bytes");
+    torn = Draft::new(LogId::new(3, 3), FrameKind::Coupled, 1, &[0, 0, 0, 2, 9]);
+    check(NewEntry::Draft(torn), "a coupled body of 5 bytes whose command ends at 6");
     torn = Draft {
         id: LogId::new(3, 3),
         kind: FrameKind::Blank,

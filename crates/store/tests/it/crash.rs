@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use store::{CrashDisk, Flusher, Log, LogId, LogIndex, SealedInfo, TablesKind, Vote};
 
-use super::harness::{self, Dice, draft, entries, frame_at, meta, next_index, try_open};
+use super::harness::{self, Dice, coupled, draft, entries, frame_at, meta, next_index, try_open};
 
 /// What the log is to be after each operation, in the order of the calls.
 struct Model {
@@ -135,7 +135,10 @@ fn act(log: &Log, flusher: &Flusher, model: &mut Model, dice: &mut Dice, term: &
             let mut new = Vec::new();
             for index in next..next + 1 + dice.roll(4) {
                 let len = if dice.roll(6) == 0 { 3000 + dice.roll(6000) } else { dice.roll(900) };
-                new.push(draft(*term, index, len as usize));
+                new.push(match index % 3 {
+                    0 => coupled(*term, index, len as usize, index as usize % 2, 1000 + index),
+                    _ => draft(*term, index, len as usize),
+                });
             }
             let count = new.len();
             // The frames are known once they are appended.

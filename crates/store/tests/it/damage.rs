@@ -9,8 +9,9 @@ use store::{
 };
 
 use super::harness::{
-    DIR, Dice, Machine, SEGMENT, append, content, draft, drafts, entries, frame_at, frames_as_entries,
-    identity, ids, meta, next_index, options, place_of, segment_file, try_open, vote,
+    DIR, Dice, Machine, SEGMENT, append, content, coupled, draft, drafts, entries, frame_at,
+    frames_as_entries, identity, ids, messages, meta, next_index, options, place_of, segment_file, try_open,
+    vote,
 };
 
 fn refuses(disk: &CrashDisk) -> StoreError {
@@ -359,7 +360,8 @@ fn a_damaged_manifest_or_header_is_refused() {
 #[test]
 fn any_damaged_byte_is_an_error_or_harmless_and_never_a_panic() {
     let machine = Machine::new();
-    machine.append_lens(1, &[300, 3000, 2000, 10, 5000, 4000, 700, 9000, 20, 20, 900]);
+    machine.append_lens(1, &[300, 3000, 2000, 10, 5000, 4000, 700, 9000, 20]);
+    machine.append(vec![coupled(1, 9, 200, 2, 2000), messages(1, 10, 2, 2000), coupled(1, 11, 20, 0, 2001)]);
     machine.log.save_committed(Some(LogId::new(1, 9)));
     vote(&machine.log, 4, 2);
     for index in [2, 4, 9] {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use bytes::BytesMut;
 use store::{
     CrashDisk, Disk, DiskFile, Draft, Flusher, Frame, FrameKind, Identity, Log, LogId, LogIndex, LogPosition,
     NewEntry, Options, StoreError, TablesMeta, Vote,
@@ -215,8 +216,19 @@ pub(crate) fn draft(term: u64, index: u64, len: usize) -> NewEntry {
 
 /// A draft that holds `n` records whose position and store time are yet to be known.
 pub(crate) fn messages(term: u64, index: u64, n: usize, store_timestamp: u64) -> NewEntry {
+    let (id, kind) = (LogId::new(term, index), FrameKind::Messages);
+    NewEntry::Draft(Draft { id, kind, log_time_ms: store_timestamp, buffer: with_records(Draft::room(0), n) })
+}
+
+/// The same with a command of so many bytes.
+pub(crate) fn coupled(term: u64, index: u64, len: usize, n: usize, store_timestamp: u64) -> NewEntry {
+    let (id, kind) = (LogId::new(term, index), FrameKind::Coupled);
+    let buffer = with_records(Draft::coupled_room(&body(term, index, len), 0), n);
+    NewEntry::Draft(Draft { id, kind, log_time_ms: store_timestamp, buffer })
+}
+
+fn with_records(mut buffer: BytesMut, n: usize) -> BytesMut {
     let host: SocketAddr = "10.0.0.1:10911".parse().unwrap();
-    let mut buffer = Draft::room(0);
     for at in 0..n {
         let record = wire::NewMessage {
             topic: "Orders",
@@ -233,12 +245,7 @@ pub(crate) fn messages(term: u64, index: u64, n: usize, store_timestamp: u64) ->
         };
         wire::encode_message(&record, &mut buffer).unwrap();
     }
-    NewEntry::Draft(Draft {
-        id: LogId::new(term, index),
-        kind: FrameKind::Messages,
-        log_time_ms: store_timestamp,
-        buffer,
-    })
+    buffer
 }
 
 /// Drafts at the end of a log.

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use store::{Frame, LogId, NewEntry, StoreError};
 
 use super::harness::{
-    Machine, SEGMENT, append, content, drafts, entries, frames_as_entries, ids, next_index, segment_file,
+    Machine, SEGMENT, append, content, coupled, drafts, entries, frames_as_entries, ids, next_index,
+    segment_file,
 };
 
 /// Gives a follower what it lacks, as replication does.
@@ -40,6 +41,8 @@ fn rule_8_a_replica_that_gets_frames_has_equal_segments() {
     let (leader, follower) = (Machine::new(), Machine::new());
     for round in 0..30 {
         leader.append_lens(1 + round / 10, &[10, 900 + 100 * round as usize, 33]);
+        let index = next_index(&leader.log);
+        leader.append(vec![coupled(1 + round / 10, index, 50, 2, 3000 + index)]);
         if round % 3 == 0 {
             follow(&leader, &follower);
         }

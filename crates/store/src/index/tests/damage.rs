@@ -15,7 +15,7 @@ use crate::index::{IndexError, QueueIndex};
 
 pub(super) const SEGMENT: u64 = 32 << 10;
 
-/// Entries that fill a few segments: busy queues, rare ones, keys, void entries, commands.
+/// Entries that fill a few segments: busy queues, rare ones, keys, void entries, commands, both coupled.
 pub(super) fn fill(world: &mut World, entries: usize) {
     for n in 0..entries {
         let now = 1_700_000_000_000 + n as u64 * 300;
@@ -29,7 +29,12 @@ pub(super) fn fill(world: &mut World, entries: usize) {
             })
             .chain((n % 10 == 0).then(|| Message::plain(&format!("rare-{}", n % 70), 0)))
             .collect();
-        world.messages(now, &messages, n % 13 == 5);
+        let is_void = n % 13 == 5;
+        if n % 4 == 1 {
+            world.coupled(now, n * 13 % 200, &messages, is_void);
+        } else {
+            world.messages(now, &messages, is_void);
+        }
         if n % 9 == 0 {
             world.command(now, n * 11 % 400);
         }

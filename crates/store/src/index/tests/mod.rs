@@ -1,6 +1,7 @@
 //! The index against a model, over a log that is only memory: through every upkeep, damage, restart and crash.
 
 mod concurrent;
+mod coupled;
 mod crash;
 mod damage;
 mod model;

@@ -13,6 +13,8 @@ enum Step {
         time: u64,
         messages: Vec<Message>,
         is_void: bool,
+        /// Coupled with a command of so many bytes.
+        command: Option<usize>,
     },
     Command {
         len: usize,
@@ -58,8 +60,9 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let entry = (0..1500_u64, prop::collection::vec(message(), 1..12), prop::bool::weighted(0.1))
-        .prop_map(|(time, messages, is_void)| Step::Messages { time, messages, is_void });
+    let command = proptest::option::weighted(0.3, 0..500_usize);
+    let entry = (0..1500_u64, prop::collection::vec(message(), 1..12), prop::bool::weighted(0.1), command)
+        .prop_map(|(time, messages, is_void, command)| Step::Messages { time, messages, is_void, command });
     prop_oneof![
         40 => entry,
         4 => (0..3000_usize).prop_map(|len| Step::Command { len }),
@@ -83,9 +86,12 @@ fn run(steps: Vec<Step>) {
     let mut is_damaged = false;
     for step in steps {
         match step {
-            Step::Messages { time, messages, is_void } => {
+            Step::Messages { time, messages, is_void, command } => {
                 now += time;
-                bench.world.borrow_mut().messages(now, &messages, is_void);
+                match command {
+                    None => bench.world.borrow_mut().messages(now, &messages, is_void),
+                    Some(len) => bench.world.borrow_mut().coupled(now, len, &messages, is_void),
+                }
                 bench.catch_up();
             }
             Step::Command { len } => {

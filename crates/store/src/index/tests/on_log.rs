@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use wire::{LogPosition, NewMessage, QueueId, QueueOffset, StoredMessage};
 
 use super::world::go_on;
@@ -25,9 +25,13 @@ fn open(disk: &CrashDisk, flusher: &Flusher) -> Log {
 
 fn append(log: &Log, index: u64, offset: u64) {
     let host = "127.0.0.1:10911".parse().unwrap();
-    let mut body = BytesMut::new();
+    // Every third entry has a command beside its messages.
+    let (kind, mut buffer) = match index % 3 {
+        0 => (FrameKind::Coupled, Draft::coupled_room(&vec![7; index as usize], 0)),
+        _ => (FrameKind::Messages, Draft::room(0)),
+    };
     for at in 0..4 {
-        let start = body.len();
+        let start = buffer.len();
         let (key, text) = (format!("UNIQ_KEY\u{1}u{index}-{at}\u{2}"), vec![b'x'; 300]);
         let message = NewMessage {
             topic: "orders",
@@ -42,10 +46,10 @@ fn append(log: &Log, index: u64, offset: u64) {
             body: &text,
             properties: &key,
         };
-        wire::encode_message(&message, &mut body).unwrap();
-        wire::patch_queue_offset(&mut body[start..], QueueOffset(offset + at)).unwrap();
+        wire::encode_message(&message, &mut buffer).unwrap();
+        wire::patch_queue_offset(&mut buffer[start..], QueueOffset(offset + at)).unwrap();
     }
-    let draft = Draft::new(LogId::new(1, index), FrameKind::Messages, 1_000_000 + index, &body);
+    let draft = Draft { id: LogId::new(1, index), kind, log_time_ms: 1_000_000 + index, buffer };
     log.append(vec![NewEntry::Draft(draft)], Box::new(|_| ())).unwrap();
 }
 

@@ -118,8 +118,18 @@ impl World {
 
     /// Appends an entry of messages; a void one leaves the model as it is.
     pub(super) fn messages(&mut self, time_ms: u64, messages: &[Message], is_void: bool) {
+        self.stored(FrameKind::Messages, &[], time_ms, messages, is_void);
+    }
+
+    /// The same together with a command of so many bytes.
+    pub(super) fn coupled(&mut self, time_ms: u64, len: usize, messages: &[Message], is_void: bool) {
+        let head = [&(len as u32).to_be_bytes()[..], &vec![7; len]].concat();
+        self.stored(FrameKind::Coupled, &head, time_ms, messages, is_void);
+    }
+
+    fn stored(&mut self, kind: FrameKind, head: &[u8], time_ms: u64, messages: &[Message], is_void: bool) {
         let host: SocketAddr = "127.0.0.1:10911".parse().unwrap();
-        let mut body = BytesMut::new();
+        let mut body = BytesMut::from(head);
         let mut records = Vec::new();
         let mut offsets = self.next_offsets.clone();
         for message in messages {
@@ -156,7 +166,7 @@ impl World {
             records.push((message, *offset, start, size));
             *offset += 1;
         }
-        let frame = self.push(FrameKind::Messages, time_ms, &body).clone();
+        let frame = self.push(kind, time_ms, &body).clone();
         if is_void {
             self.voids.insert(frame.id().index.0);
             return;
@@ -441,8 +451,10 @@ impl Bench {
 
     /// Rebuilds what is missing and checks that all is as it ought to be.
     pub(super) fn settle(&self) {
-        // Damage is noticed by readers; what they notice is built again, until they have seen all.
+        // Damage is noticed by readers; what they notice is built again, until they have seen all. A file that was removed is
+        // read as long as it is open: the second check begins with those open that the next one would begin with too.
         while {
+            self.check(true);
             self.check(true);
             self.index().stats().gaps > 0
         } {
