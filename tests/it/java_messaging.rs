@@ -113,6 +113,7 @@ impl Seen<'_> {
             && self.has("back", 2 * RETRIED)
             && self.has("dead", (RETRIES as usize + 1) * RETRIED)
             && self.has("never", RETRIED)
+            && self.has("lite", RETRIED)
             && committed(&self.sends("tx")).is_subset(&values(&self.deliveries("tx")))
             && self.has("orphan", ORPHANS + 1)
             && self.has("trace", 1)
@@ -178,6 +179,7 @@ fn start(scratch: &Scratch, cluster: &Running, version: &str) -> Result<(Names, 
         consume("dead", "retry", &format!("--reject 99 --max-reconsume {RETRIES} --properties")),
         // a negative level asks for no retry at all
         consume("never", "retry", "--reject 99 --reject-level -1 --properties"),
+        format!("lite-pull --topic {} --group {} --from first", names.topic("retry"), names.group("lite")),
         format!(
             "transactions --topic {} --group {} --count {TRANSACTIONS} --decisions {DECISIONS}",
             names.topic("tx"),
@@ -330,7 +332,7 @@ fn recalls(seen: Seen, c: &mut Complaints) {
 
 fn retries(seen: Seen, c: &mut Complaints) {
     let sends = seen.sends("retry");
-    c.none("failed sends", &history::failed(&sends));
+    exactly_once("messages of a lite pull consumer", &sends, &seen.deliveries("lite"), c);
     let levels = cluster::DELAY_LEVELS_S;
     // by attempt: what it waits for, in seconds. Without a level the n-th retry has level 2 + n.
     let groups: [(&str, Vec<u64>); 5] = [
