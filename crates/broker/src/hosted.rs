@@ -19,16 +19,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use replica::{Group, NodeId};
+use replica::{CoupledProposal, CoupledReceipt, Group, MessagesProposal, NodeId, ProposeError, Receipt};
 use store::Log;
 use store::index::QueueIndex;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::{QueueId, RemotingCommand, ResponseCode};
 
 use crate::call::Call;
 use crate::config::GroupConfig;
 use crate::creation::Creations;
+use crate::duties::{SourceArrivals, Sources};
 use crate::errors::Error;
 use crate::forward;
 use crate::handlers::pull::{HeldPull, Served};
@@ -59,6 +60,10 @@ pub(crate) struct Hosted {
     park: Park<Call>,
     pub(crate) holds: HoldList<HeldPull>,
     pub(crate) arrivals: Arrivals,
+    /// Source queues whose new messages a duty wants to hear of.
+    pub(crate) sources: Arc<Sources>,
+    /// Told when there is something to revive earlier than before.
+    pub(crate) pops_sooner: Notify,
     pub(crate) served: Served,
     pub(crate) commits: Mutex<CommitMerger>,
     pub(crate) commit_added: Notify,
@@ -134,6 +139,8 @@ impl Hosted {
             park: Park::new(limits.parked_requests, limits.parked_bytes),
             holds: HoldList::new(limits.held_pulls),
             arrivals: Arrivals::default(),
+            sources: Arc::default(),
+            pops_sooner: Notify::new(),
             served: Served::default(),
             commits: Mutex::new(CommitMerger::new()),
             commit_added: Notify::new(),
@@ -186,6 +193,12 @@ impl Hosted {
             // The sender lives as long as `self`.
             let _ = standing.changed().await;
         }
+    }
+
+    #[allow(dead_code, reason = "the first duty comes with what it serves")]
+    /// Hears of new messages in a topic's queues, from now on until it is dropped.
+    pub(crate) fn source_arrivals(&self, topic: &str) -> SourceArrivals {
+        self.sources.watch(topic)
     }
 
     pub(crate) fn term(&self) -> u64 {
@@ -461,6 +474,26 @@ impl Hosted {
         let barrier = command.is_barrier();
         let answer = self.served_here()?.group.propose_command(command.to_bytes(), barrier).await?;
         prost::Message::decode(answer).map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))
+    }
+
+    #[allow(dead_code, reason = "the first duty comes with what it serves")]
+    /// Proposes at this node a command and messages that take effect together or not at all. [`Error::Void`]: the tables say
+    /// otherwise by now; read them again.
+    pub(crate) async fn propose_coupled_here(
+        &self,
+        command: Command,
+        messages: Vec<MessagesProposal>,
+    ) -> Result<(Reply, Vec<Receipt>), Error> {
+        let (told, outcome) = oneshot::channel();
+        let proposal = CoupledProposal { command: command.to_bytes(), messages };
+        // Who asked may be gone by then.
+        let done = Box::new(|outcome| drop(told.send(outcome)));
+        self.served_here()?.group.propose_coupled(proposal, done);
+        let stopped = ProposeError::Unknown("the group stopped while the entry was under way");
+        let CoupledReceipt { answer, receipts } = outcome.await.unwrap_or(Err(stopped))?;
+        let reply = prost::Message::decode(answer)
+            .map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))?;
+        Ok((reply, receipts))
     }
 
     /// Proposes wherever the leader is. For what this node wants itself: commands that may be proposed twice.

@@ -18,6 +18,7 @@ mod call;
 mod clients;
 mod config;
 mod creation;
+mod duties;
 mod errors;
 mod forward;
 mod handlers;

@@ -10,7 +10,6 @@ use store::index::{Frames, IndexedLog, QueueIndex};
 use store::{Frame, Log, LogItem, StoreError, TablesMeta};
 use wire::{LogPosition, QueueId, QueueOffset};
 
-use crate::forward;
 use crate::handlers::{offset, pull};
 use crate::hosted::{Hosted, Serving, Toward};
 use crate::limits::{
@@ -19,6 +18,7 @@ use crate::limits::{
 };
 use crate::service::wall_clock_ms;
 use crate::state::{Advance, BootstrapOptions, Hooks, State};
+use crate::{duties, forward};
 
 /// What the log is applied to: the tables, and the index that is derived from the same entries.
 struct Applied {
@@ -130,6 +130,7 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
     node.spawn(offset::keep_commits(hosted.clone()));
     node.spawn(keep_index(hosted.clone()));
     node.spawn(keep_stats(hosted.clone()));
+    node.spawn(duties::keep(hosted.clone(), duties::all()));
     if hosted.config.preferred_leader == Some(node.id.0) {
         node.spawn(prefer(hosted.clone()));
     }
@@ -162,6 +163,10 @@ fn hooks(hosted: &Arc<Hosted>) -> Hooks {
                 if hosted.holds.awaits(&queue.topic, queue.queue) {
                     hosted.arrivals.note(&queue.topic, queue.queue);
                 }
+            }
+            hosted.sources.note(advance);
+            if advance.pops_sooner || advance.restored {
+                hosted.pops_sooner.notify_one();
             }
             if advance.restored {
                 for (topic, queue) in hosted.holds.queues() {

@@ -145,6 +145,9 @@ pub(crate) const SEGMENT_BYTES_STEP: u64 = 4096;
 pub(crate) const PARK: Duration = Duration::from_millis(2200);
 /// How often parked requests are tried again when the role says that there is a leader and the leader said no.
 pub(crate) const PARK_RETRY: Duration = Duration::from_millis(20);
+/// How long a duty that ended with an error waits before it starts again. What refuses it (a full disk, too much under way)
+/// does not say when that is over.
+pub(crate) const DUTY_RETRY: Duration = Duration::from_secs(1);
 /// Scans for administrators of one group at a time.
 pub(crate) const ADMIN_SCANS: usize = 2;
 /// Requests that one forwarding call carries.

@@ -284,6 +284,11 @@ impl Broker {
         self.servers.iter().map(|(hosted, _)| raft::report(hosted)).collect()
     }
 
+    #[cfg(test)]
+    pub(crate) fn hosted(&self, group: &str) -> Arc<Hosted> {
+        self.node.group(group).expect("a group of this node")
+    }
+
     /// A planned stop.
     pub async fn shutdown(mut self, drain: Drain) {
         let node = self.node.clone();

@@ -272,7 +272,7 @@ fn append_entries(
     // A full disk still takes what lets a leader lead.
     let room = match bytes as u64 {
         0 => Ok(None),
-        bytes if is_clients => log.reserve(bytes).map(Some),
+        bytes if is_clients => log.reserve_behind(bytes).map(Some),
         bytes => log.reserve_small(bytes).map(Some),
     };
     let room = room.map_err(|e| Status::resource_exhausted(e.to_string()))?;

@@ -1,9 +1,9 @@
 //! Space before it is needed: segments are allocated ahead, and callers reserve in what is allocated (log.md 10).
 //!
 //! A full disk so shows as a refused reservation, never as a failed append. One allocated segment is the spare:
-//! reservations for messages do not touch it, so the entries by which a group gets on without messages (a blank, a
-//! membership, a retention entry) find room, also on a follower. Once one of them has opened the spare and there is no
-//! other, messages may follow it, up to [`SPARE_REST`] bytes before its end.
+//! reservations for new messages do not touch it, so the entries by which a group gets on without messages (a blank, a
+//! membership, a retention entry) find room, also on a follower, and so does what a follower lacks of its leader's log. Once
+//! one of them has opened the spare and there is no other, messages may follow it, up to [`SPARE_REST`] bytes before its end.
 //!
 //! ```text
 //!            open              spare                        disk full, the spare is open:
@@ -43,6 +43,8 @@ pub(crate) struct Prepared {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Messages,
+    /// What a leader has in its log already.
+    Behind,
     /// What a group needs to get on.
     Group,
 }
@@ -63,12 +65,22 @@ impl Drop for Reservation {
 
 impl Log {
     /// Reserves room for frames of `bytes` in all (headers and padding included) in allocated segments, the spare excepted.
-    /// A follower does so before an append RPC is given to Raft, a leader before it proposes.
+    /// A leader does so before it proposes.
     ///
     /// # Errors
     /// `NoRoom`: try again later; the log allocates by itself as soon as the disk has room. `Poisoned`.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, StoreError> {
         self.reserve_for(Purpose::Messages, bytes)
+    }
+
+    /// [`Log::reserve`] for what a leader has in its log: also in the spare segment, up to [`SPARE_REST`] bytes before its end.
+    /// A follower does so before an append RPC is given to Raft. What others have committed a follower must be able to store,
+    /// or no leader gets on that needs it for a majority: a blank comes behind the messages before it.
+    ///
+    /// # Errors
+    /// As [`Log::reserve`].
+    pub fn reserve_behind(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        self.reserve_for(Purpose::Behind, bytes)
     }
 
     /// [`Log::reserve`] for entries without which a group does not get on (blank, membership, retention; never messages): also
@@ -126,13 +138,15 @@ impl Inner {
             0 => 0,
             used => size - used,
         };
-        let (free, rest) = match purpose {
-            Purpose::Group => (ready, rest),
+        let kept = SPARE_REST.min(size / 16);
+        let whole = |n: u64| (n * body).saturating_sub(n.saturating_sub(1) * body.min(FRAME_LEN_MAX));
+        match purpose {
+            Purpose::Group => rest.max(whole(ready)),
             // Without a spare the end of this segment is kept in its place.
-            Purpose::Messages if ready == 0 => (0, rest.saturating_sub(SPARE_REST.min(size / 16))),
-            Purpose::Messages => (ready - 1, rest),
-        };
-        rest.max((free * body).saturating_sub(free.saturating_sub(1) * body.min(FRAME_LEN_MAX)))
+            Purpose::Messages | Purpose::Behind if ready == 0 => rest.saturating_sub(kept),
+            Purpose::Messages => rest.max(whole(ready - 1)),
+            Purpose::Behind => rest.max(whole(ready).saturating_sub(kept)),
+        }
     }
 
     /// Refuses frames that open more segments than there are when the disk is full. (When it is not, the flusher

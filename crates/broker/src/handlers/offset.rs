@@ -100,6 +100,7 @@ fn commit_now(
 ) -> Result<Proposed, Error> {
     let serving = hosted.served_here()?;
     let (key, queue) = key(hosted, &header.consumer_group, &header.topic, header.queue_id)?;
+    // While a reset waits for its consumer (222), `apply` passes a commit over and replies with success: so does the answer.
     let mut commits = lock(&hosted.commits);
     let batch = commits.overtake(key, queue, offset);
     Ok(propose(serving, batch))
@@ -115,6 +116,10 @@ pub(crate) fn merge_commit(
 ) -> Result<(), Error> {
     let (key, queue) = key(hosted, group, topic, queue)?;
     {
+        if hosted.state.ignores_commits(key, queue) {
+            // A reset waits for the consumer, who does not know of it yet.
+            return Ok(());
+        }
         let mut commits = lock(&hosted.commits);
         // Looked up under the lock: what a batch brought is in the tables before it is settled.
         let stored = hosted.state.offset_of(key, queue);

@@ -13,14 +13,26 @@
 //! | 7 | UpdateGroup | no |
 //! | 8 | DeleteGroup | no |
 //! | 9 | CommitOffsets | no |
-//! | 10–15 | for frequent kinds to come: delay progress, pop acks, order locks, transactions, offset resets | |
-//! | 16–31 | for rare kinds to come: retention, feature level, ACL | |
+//! | 10 | Release *(may be coupled)* | no |
+//! | 11 | Attempt | no |
+//! | 12 | PopTake | no |
+//! | 13 | PopAck | no |
+//! | 14 | PopChange | no |
+//! | 15 | Lock | no |
+//! | 16 | ResetOffsets | no |
+//! | 17 | TakeResets | no |
+//! | 18 | RequestMode | no |
+//! | 19 | PopRevive *(may be coupled)* | no |
+//! | 20–31 | for rare kinds to come: retention, feature level, ACL | |
+//!
+//! 10 to 19 are of level 2. One that may be coupled stands in an entry with the messages that come instead, and both
+//! take effect or neither does.
 
 use bytes::Bytes;
 use prost::Message;
 
 /// The feature level that this build applies (log.md 15).
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
 
 /// The body of a command entry.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -28,7 +40,7 @@ pub struct Command {
     /// The feature level that the entry needs.
     #[prost(uint32, tag = "1")]
     pub level: u32,
-    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub kind: Option<Kind>,
 }
 
@@ -50,6 +62,52 @@ pub enum Kind {
     DeleteGroup(DeleteGroup),
     #[prost(message, tag = "9")]
     CommitOffsets(CommitOffsets),
+    #[prost(message, tag = "10")]
+    Release(Release),
+    #[prost(message, tag = "11")]
+    Attempt(Attempt),
+    #[prost(message, tag = "12")]
+    PopTake(PopTake),
+    #[prost(message, tag = "13")]
+    PopAck(PopAck),
+    #[prost(message, tag = "14")]
+    PopChange(PopChange),
+    #[prost(message, tag = "15")]
+    Lock(Lock),
+    #[prost(message, tag = "16")]
+    ResetOffsets(ResetOffsets),
+    #[prost(message, tag = "17")]
+    TakeResets(TakeResets),
+    #[prost(message, tag = "18")]
+    RequestMode(SetRequestMode),
+    #[prost(message, tag = "19")]
+    PopRevive(PopRevive),
+}
+
+impl Kind {
+    /// The feature level that it came with: a replica of a lower one stops at it.
+    fn level(&self) -> u32 {
+        match self {
+            Kind::Bootstrap(_)
+            | Kind::CreateTopic(_)
+            | Kind::UpdateTopic(_)
+            | Kind::DeleteTopic(_)
+            | Kind::CreateGroup(_)
+            | Kind::UpdateGroup(_)
+            | Kind::DeleteGroup(_)
+            | Kind::CommitOffsets(_) => 1,
+            Kind::Release(_)
+            | Kind::Attempt(_)
+            | Kind::PopTake(_)
+            | Kind::PopAck(_)
+            | Kind::PopChange(_)
+            | Kind::Lock(_)
+            | Kind::ResetOffsets(_)
+            | Kind::TakeResets(_)
+            | Kind::RequestMode(_)
+            | Kind::PopRevive(_) => 2,
+        }
+    }
 }
 
 impl Command {
@@ -73,7 +131,22 @@ impl Command {
                 | Kind::DeleteTopic(_)
                 | Kind::CreateGroup(_),
             ) => true,
-            Some(Kind::UpdateGroup(_) | Kind::DeleteGroup(_) | Kind::CommitOffsets(_)) | None => false,
+            Some(
+                Kind::UpdateGroup(_)
+                | Kind::DeleteGroup(_)
+                | Kind::CommitOffsets(_)
+                | Kind::Release(_)
+                | Kind::Attempt(_)
+                | Kind::PopTake(_)
+                | Kind::PopAck(_)
+                | Kind::PopChange(_)
+                | Kind::Lock(_)
+                | Kind::ResetOffsets(_)
+                | Kind::TakeResets(_)
+                | Kind::RequestMode(_)
+                | Kind::PopRevive(_),
+            )
+            | None => false,
         }
     }
 
@@ -85,7 +158,7 @@ impl Command {
 
 impl From<Kind> for Command {
     fn from(kind: Kind) -> Command {
-        Command { level: FEATURE_LEVEL, kind: Some(kind) }
+        Command { level: kind.level(), kind: Some(kind) }
     }
 }
 
@@ -101,6 +174,12 @@ pub struct Reply {
     /// Whether a table changed. A topic or group that changed is to be registered before the answer.
     #[prost(bool, tag = "3")]
     pub changed: bool,
+    /// Which parts of the command were granted: places in its list, ascending, from 0.
+    #[prost(uint32, repeated, tag = "4")]
+    pub granted: Vec<u32>,
+    /// Log time of the entry, ms; of kinds 10 to 19 only.
+    #[prost(uint64, tag = "5")]
+    pub time_ms: u64,
 }
 
 /// What a broker creates at its first start (protocol.md 4.8), each unless it exists.
@@ -255,6 +334,199 @@ pub struct CommitOffsets {
     pub groups: Vec<u32>,
     #[prost(uint32, repeated, tag = "3")]
     pub queues: Vec<u32>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub offsets: Vec<u64>,
+}
+
+/// Messages of source queues are done: they have been delivered, or will never be (decisions/0011).
+///
+/// In a coupled entry all of them must be pending, each named once and ascending within its source, or the entry is
+/// void. In an entry of its own those that are not pending are passed over; `granted` counts through the offsets of all
+/// sources.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Release {
+    #[prost(message, repeated, tag = "1")]
+    pub sources: Vec<Source>,
+    /// Why, for the story of a message: one of [`released`]. `apply` does not look at it.
+    #[prost(uint32, tag = "2")]
+    pub how: u32,
+}
+
+/// Why a message of a source queue is done.
+pub mod released {
+    /// It is in its own queue now.
+    pub const DELIVERED: u32 = 0;
+    /// It was called back.
+    pub const CANCELLED: u32 = 1;
+    /// Its transaction was rolled back.
+    pub const ROLLED_BACK: u32 = 2;
+    /// It goes on in another topic.
+    pub const MOVED: u32 = 3;
+    /// It cannot be delivered.
+    pub const DROPPED: u32 = 4;
+}
+
+/// Messages of one queue.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Source {
+    #[prost(uint32, tag = "1")]
+    pub topic: u32,
+    #[prost(uint32, tag = "2")]
+    pub queue: u32,
+    /// Ascending.
+    #[prost(uint64, repeated, tag = "3")]
+    pub offsets: Vec<u64>,
+}
+
+/// One more attempt to learn what is to become of messages that are pending. Those that are not are not granted.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Attempt {
+    #[prost(message, required, tag = "1")]
+    pub source: Source,
+}
+
+/// Messages of one queue go to one pop consumer. Granted as a whole, or refused with a code of [`super::pop`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PopTake {
+    #[prost(uint32, tag = "1")]
+    pub topic: u32,
+    #[prost(uint32, tag = "2")]
+    pub group: u32,
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// The consumer offset by which it was worked out; none: none is stored.
+    #[prost(uint64, optional, tag = "4")]
+    pub cursor: Option<u64>,
+    /// The consumer offset afterwards; with `order`, once all is acknowledged.
+    #[prost(uint64, tag = "5")]
+    pub next: u64,
+    /// What is handed out, ascending, below `next`; what the filter left out is not among them.
+    #[prost(uint64, repeated, tag = "6")]
+    pub offsets: Vec<u64>,
+    #[prost(uint64, tag = "7")]
+    pub invisible_ms: u64,
+    /// One batch of the queue at a time, and the offset follows the acknowledgements.
+    #[prost(bool, tag = "8")]
+    pub order: bool,
+    /// With `order`: the same attempt may take its batch again.
+    #[prost(string, tag = "9")]
+    pub attempt_id: String,
+}
+
+/// Acknowledgements, as columns of equal length. A row whose message is not in flight with this pop time is not
+/// granted: somebody else has it, or nobody.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PopAck {
+    #[prost(uint32, repeated, tag = "1")]
+    pub topics: Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub groups: Vec<u32>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub queues: Vec<u32>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub offsets: Vec<u64>,
+    #[prost(uint64, repeated, tag = "5")]
+    pub pop_times_ms: Vec<u64>,
+}
+
+/// Other invisible times, counted from the entry's log time, as columns of equal length. The pop time becomes the
+/// entry's log time, but not that of an orderly batch.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PopChange {
+    #[prost(uint32, repeated, tag = "1")]
+    pub topics: Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub groups: Vec<u32>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub queues: Vec<u32>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub offsets: Vec<u64>,
+    #[prost(uint64, repeated, tag = "5")]
+    pub pop_times_ms: Vec<u64>,
+    #[prost(uint64, repeated, tag = "6")]
+    pub invisible_ms: Vec<u64>,
+}
+
+/// Locks or unlocks queues for one client of one group; topics and queues are columns of equal length. A lock ends
+/// `lease_ms` after the entry's log time unless it is renewed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Lock {
+    #[prost(uint32, tag = "1")]
+    pub group: u32,
+    #[prost(string, tag = "2")]
+    pub client: String,
+    #[prost(bool, tag = "3")]
+    pub unlock: bool,
+    #[prost(uint64, tag = "4")]
+    pub lease_ms: u64,
+    #[prost(uint32, repeated, tag = "5")]
+    pub topics: Vec<u32>,
+    #[prost(uint32, repeated, tag = "6")]
+    pub queues: Vec<u32>,
+}
+
+/// Sets offsets of a group in a topic, and what it commits for these queues counts for nothing until a consumer has
+/// been told. Queues and offsets are columns of equal length.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ResetOffsets {
+    #[prost(uint32, tag = "1")]
+    pub topic: u32,
+    #[prost(uint32, tag = "2")]
+    pub group: u32,
+    #[prost(uint32, repeated, tag = "3")]
+    pub queues: Vec<u32>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub offsets: Vec<u64>,
+}
+
+/// Consumers were told of resets, as columns of equal length. A row whose reset is to another offset, or taken
+/// already, is not granted.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TakeResets {
+    #[prost(uint32, repeated, tag = "1")]
+    pub topics: Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub groups: Vec<u32>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub queues: Vec<u32>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub offsets: Vec<u64>,
+}
+
+/// How a group is to get a topic's messages (401). By name: RocketMQ asks neither for the topic nor for the group.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SetRequestMode {
+    #[prost(string, tag = "1")]
+    pub topic: String,
+    #[prost(string, tag = "2")]
+    pub group: String,
+    /// Pop; else pull.
+    #[prost(bool, tag = "3")]
+    pub pop: bool,
+    /// Queues that a pop client shares; 0: all.
+    #[prost(int32, tag = "4")]
+    pub pop_share_queues: i32,
+}
+
+/// Messages whose invisible time is over leave the hands of their consumers. In a coupled entry, with their copies for
+/// the retry or the dead-letter topic, all of them must be due at the entry's log time, each named once, or the entry
+/// is void. In an entry of its own those that are not due are passed over; `granted` counts through all batches.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PopRevive {
+    #[prost(message, repeated, tag = "1")]
+    pub batches: Vec<PopBatch>,
+}
+
+/// Messages of one queue in the hands of one group.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PopBatch {
+    #[prost(uint32, tag = "1")]
+    pub topic: u32,
+    #[prost(uint32, tag = "2")]
+    pub group: u32,
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
+    /// Ascending.
     #[prost(uint64, repeated, tag = "4")]
     pub offsets: Vec<u64>,
 }

@@ -14,6 +14,25 @@ pub const CONSUMER_OFFSETS_MAX: usize = 10_000_000;
 /// Attributes of one topic or group. *(apply)*
 pub const ATTRIBUTES_MAX: usize = 32;
 
+/// Source queues of which messages are done: the delay levels, the timer wheel, half messages. *(apply)*
+pub const SOURCES_MAX: usize = 1_024;
+/// Pending messages whose attempts are counted. *(apply)*
+pub const ATTEMPTS_MAX: usize = 1_000_000;
+/// Locked queues of all groups together. *(apply)*
+pub const LOCKS_MAX: usize = 200_000;
+/// Bytes of the client id that holds a lock. *(apply)*
+pub const LOCK_CLIENT_BYTES_MAX: usize = 1_024;
+/// Resets that no consumer has been told of, one for each (topic, group, queue). *(apply)*
+pub const RESETS_MAX: usize = 1_000_000;
+/// Pairs of topic and group that have a message request mode. *(apply)*
+pub const REQUEST_MODES_MAX: usize = 100_000;
+/// Messages of one queue in the hands of one group's pop consumers. *(apply)*
+pub const IN_FLIGHT_PER_QUEUE_MAX: usize = 10_000;
+/// Messages in the hands of all pop consumers. *(apply)*
+pub const IN_FLIGHT_MAX: usize = 1_000_000;
+/// Bytes of the attempt id of an orderly pop. *(apply)*
+pub const ATTEMPT_ID_BYTES_MAX: usize = 255;
+
 /// Bytes of any name; clients may choose shorter ones only (wire::validate_topic). *(apply)*
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -38,4 +57,5 @@ const _: () = {
     assert!(QUEUES_PER_TOPIC_MAX as usize <= QUEUES_MAX);
     assert!(COMMIT_BATCH_CHANGES <= COMMIT_CHANGES_PER_ENTRY_MAX);
     assert!(COMMIT_CHANGES_PER_ENTRY_MAX * 16 < 1024 * 1024);
+    assert!(IN_FLIGHT_PER_QUEUE_MAX <= IN_FLIGHT_MAX);
 };

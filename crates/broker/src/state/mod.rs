@@ -1,7 +1,7 @@
 //! The replicated state of a group: what every replica's tables say after the same prefix of the log.
 //!
 //! ```text
-//!            frame ──► State::apply ──► Tables (topics, queues, groups, consumer offsets, voids)
+//!            frame ──► State::apply ──► Tables (topics, queues, groups, consumer offsets, voids, Progress)
 //!  handlers ◄── short read locks ────────┘        │ encode / restore: snapshots and checkpoints
 //! ```
 //!
@@ -10,11 +10,19 @@
 //! bytes. One writer (the group's apply task), many readers; a reader holds the lock for a lookup, never across
 //! a wait, and takes no other lock under it.
 
+mod attempts;
 mod bootstrap;
 pub mod command;
 mod convert;
+mod done;
 pub mod limits;
+mod locks;
 mod merger;
+mod modes;
+pub mod pop;
+mod progress;
+mod readers;
+mod resets;
 pub mod rules;
 mod slab;
 mod snapshot;
@@ -35,7 +43,10 @@ use wire::{LogPosition, QueueId, QueueOffset};
 
 pub use bootstrap::BootstrapOptions;
 pub use command::{Command, GroupConfig, Reply, TopicConfig};
+pub use locks::Lease;
 pub use merger::{Added, CommitBatch, CommitMerger};
+pub use modes::RequestMode;
+pub use pop::{InFlight, OrderedBatch, PopDue};
 pub use rules::{Names, Refusal};
 use tables::Tables;
 
@@ -128,6 +139,8 @@ pub struct Advance {
     pub topics_changed: bool,
     /// A group was created, changed or deleted.
     pub groups_changed: bool,
+    /// There is something to revive earlier than before ([`State::pop_next_due_ms`]).
+    pub pops_sooner: bool,
     /// The tables were replaced by a snapshot's: every queue may have moved.
     pub restored: bool,
 }
@@ -347,9 +360,10 @@ impl StateMachine for State {
             }
             FrameKind::Command => Outcome::Command(self.write().apply_command(frame).encode_to_vec().into()),
             FrameKind::Blank | FrameKind::Membership => Outcome::Command(Bytes::new()),
-            FrameKind::Coupled => {
-                panic!("the coupled entry at {} is of a kind that this build does not know", frame.id().index)
-            }
+            FrameKind::Coupled => match self.write().apply_coupled(frame) {
+                Some(reply) => Outcome::Coupled(reply.encode_to_vec().into()),
+                None => Outcome::Void,
+            },
         }
     }
 

@@ -9,7 +9,14 @@ use prost::Message;
 use store::LogIndex;
 use wire::QueueOffset;
 
+use super::attempts::{Attempts, AttemptsRecord};
 use super::command::{FEATURE_LEVEL, GroupConfig, TopicConfig};
+use super::done::{DoneRecord, DoneSet};
+use super::locks::{Locks, LocksRecord};
+use super::modes::{ModeRecord, Modes};
+use super::pop::{PopRecord, Pops};
+use super::progress::Progress;
+use super::resets::{Resets, ResetsRecord};
 use super::slab::Slab;
 use super::tables::{GroupSlot, Queue, Tables, TopicSlot};
 use super::{DataVersion, Group, GroupId, QueueRange, Topic, TopicId, Totals};
@@ -47,6 +54,18 @@ struct BrokerTables {
     message_bytes: u64,
     #[prost(uint64, tag = "15")]
     void_entries: u64,
+    #[prost(message, repeated, tag = "16")]
+    done: Vec<DoneRecord>,
+    #[prost(message, repeated, tag = "17")]
+    attempts: Vec<AttemptsRecord>,
+    #[prost(message, repeated, tag = "18")]
+    locks: Vec<LocksRecord>,
+    #[prost(message, repeated, tag = "19")]
+    resets: Vec<ResetsRecord>,
+    #[prost(message, repeated, tag = "20")]
+    modes: Vec<ModeRecord>,
+    #[prost(message, repeated, tag = "21")]
+    pops: Vec<PopRecord>,
 }
 
 /// A topic and its queues, as columns of equal length.
@@ -132,6 +151,12 @@ impl Tables {
             messages: self.totals.messages,
             message_bytes: self.totals.message_bytes,
             void_entries: self.totals.void_entries,
+            done: self.progress.encode_done(),
+            attempts: self.progress.attempts.encode(),
+            locks: self.progress.locks.encode(),
+            resets: self.progress.resets.encode(),
+            modes: self.progress.modes.encode(),
+            pops: self.progress.pops.encode(),
         }
         .encode_to_vec()
     }
@@ -199,6 +224,24 @@ impl Tables {
             },
             ..Tables::default()
         };
+        for record in &record.done {
+            let next = |topic, queue| Some(tables.range(topic, queue)?.next.0);
+            let (key, set) = DoneSet::decode(record, next)?;
+            if tables.progress.done.insert(key, set).is_some() {
+                return Err(format!("what is done of queue {} of topic {} is said twice", key.1, key.0.0));
+            }
+        }
+        let exists =
+            |topic: TopicId, group: GroupId| tables.topics.get(topic.0).is_some() && tables.is_group(group);
+        let attempts = Attempts::decode(record.attempts, |topic, queue, offset| {
+            tables.is_pending(topic, queue, offset)
+        })?;
+        let locks = Locks::decode(record.locks, |group, topic| exists(topic, group))?;
+        let resets = Resets::decode(record.resets, exists)?;
+        let pops = Pops::decode(record.pops, exists)?;
+        let modes = Modes::decode(record.modes)?;
+        let done = std::mem::take(&mut tables.progress.done);
+        tables.progress = Progress { done, attempts, locks, resets, modes, pops };
         tables.derive();
         Ok(tables)
     }

@@ -1,4 +1,4 @@
-//! The tables and what each entry does to them. Pure: no lock, no clock, no I/O.
+//! The tables and what each entry does to them; commands 10 to 19 are in progress.rs. Pure: no lock, no clock, no I/O.
 //!
 //! No hash map is used here but inside [`Slab`], for lookups by name: everything that leaves the tables in an order is
 //! ordered by number (given in log order) or by name.
@@ -14,6 +14,7 @@ use super::command::{
     Attribute, Bootstrap, Command, CommitOffsets, DeleteGroup, DeleteTopic, FEATURE_LEVEL, GroupConfig, Kind,
     Reply, TopicConfig, UpdateTopic,
 };
+use super::progress::Progress;
 use super::slab::{Place, Slab};
 use super::{
     Advance, CommitKey, DataVersion, Group, GroupId, NoCommitKey, QueueAdvance, QueueRange, Topic, TopicId,
@@ -38,6 +39,7 @@ pub(super) struct Tables {
     pub(super) offsets: BTreeMap<(TopicId, GroupId), Vec<u64>>,
     pub(super) voids: BTreeSet<LogIndex>,
     pub(super) totals: Totals,
+    pub(super) progress: Progress,
     /// Derived: queues of live and deleted topics.
     pub(super) queue_count: usize,
     /// Derived: length of all offset rows.
@@ -99,18 +101,40 @@ impl Tables {
     /// Messages: true when they count, false when the entry is void.
     pub(super) fn apply_messages(&mut self, frame: &Frame) -> bool {
         self.begin(frame);
-        let body = frame.body();
-        let body: &[u8] = body.as_ref();
+        let accepted = self.count(&frame.records());
+        if !accepted {
+            self.void(frame);
+        }
+        accepted
+    }
+
+    /// A command and messages: the command's reply when both took effect, none when neither did.
+    pub(super) fn apply_coupled(&mut self, frame: &Frame) -> Option<Reply> {
+        self.begin(frame);
+        let kind = command_of(frame);
+        // The command is looked at first and takes effect last: so nothing of it is ever taken back.
+        if !self.may_be_coupled(&kind) || !self.count(&frame.records()) {
+            self.void(frame);
+            return None;
+        }
+        Some(self.apply_progress(&kind))
+    }
+
+    /// Counts messages into their queues, all or none.
+    fn count(&mut self, records: &[u8]) -> bool {
         let fresh_before = self.fresh.queues.len();
-        if self.judge(body).is_none() {
+        if self.judge(records).is_none() {
             self.roll_back(fresh_before);
-            self.voids.insert(frame.id().index);
-            self.totals.void_entries += 1;
             return false;
         }
         self.totals.messages += self.undo.len() as u64;
-        self.totals.message_bytes += body.len() as u64;
+        self.totals.message_bytes += records.len() as u64;
         true
+    }
+
+    fn void(&mut self, frame: &Frame) {
+        self.voids.insert(frame.id().index);
+        self.totals.void_entries += 1;
     }
 
     /// Counts an entry's messages into their queues, noting each in `undo`. `None` as soon as one does not follow.
@@ -165,17 +189,7 @@ impl Tables {
     /// A command. Panics, and so stops the replica, on one that this build does not know.
     pub(super) fn apply_command(&mut self, frame: &Frame) -> Reply {
         self.begin(frame);
-        let index = frame.id().index;
-        let body = frame.body();
-        let body: &[u8] = body.as_ref();
-        let command = Command::decode(body)
-            .unwrap_or_else(|error| panic!("the command at {index} cannot be read: {error}"));
-        assert!(
-            command.level <= FEATURE_LEVEL,
-            "the command at {index} needs feature level {}, this build has {FEATURE_LEVEL}",
-            command.level
-        );
-        match command.kind.unwrap_or_else(|| panic!("the command at {index} is of an unknown kind")) {
+        match command_of(frame) {
             Kind::Bootstrap(command) => self.bootstrap(command),
             Kind::CreateTopic(config) => self.create_topic(config),
             Kind::UpdateTopic(command) => self.update_topic(command),
@@ -184,6 +198,7 @@ impl Tables {
             Kind::UpdateGroup(config) => self.update_group(config),
             Kind::DeleteGroup(command) => self.delete_group(&command),
             Kind::CommitOffsets(command) => self.commit_offsets(&command),
+            kind => self.apply_progress(&kind),
         }
     }
 
@@ -330,6 +345,7 @@ impl Tables {
         for group in groups {
             self.remove_offsets(id, group);
         }
+        self.progress.end_topic(id);
         self.topics_version.bump(self.log_time_ms);
         self.fresh.topics = true;
         Reply::changed()
@@ -405,6 +421,7 @@ impl Tables {
         if changed {
             self.groups_version.bump(self.log_time_ms);
             self.fresh.groups = true;
+            self.progress.end_group(GroupId(id), &command.name);
         }
         if command.clean_offsets {
             let topics = slot.topics.clone();
@@ -464,6 +481,22 @@ impl Tables {
 
     /// Whether the offset changed; `None` when there is no place for it.
     fn commit(&mut self, topic: TopicId, group: GroupId, queue: u32, offset: u64) -> Option<bool> {
+        let resets = &self.progress.resets;
+        if !resets.is_empty() && resets.get((topic, group), queue).is_some() {
+            // Who says it has not heard of the reset yet.
+            return Some(false);
+        }
+        self.set_offset(topic, group, queue, offset)
+    }
+
+    /// The same, whether it was reset or not.
+    pub(super) fn set_offset(
+        &mut self,
+        topic: TopicId,
+        group: GroupId,
+        queue: u32,
+        offset: u64,
+    ) -> Option<bool> {
         let queues = self.topics.get(topic.0)?.topic.queue_count();
         let slot = self.groups.get_mut(group.0)?;
         if queue >= queues || offset == NO_OFFSET || slot.group.is_none() {
@@ -485,6 +518,13 @@ impl Tables {
         let changed = *stored != offset;
         *stored = offset;
         Some(changed)
+    }
+
+    /// Whether there is a place for an offset, or room for one.
+    pub(super) fn has_room_for_offset(&self, topic: TopicId, group: GroupId, queue: u32) -> bool {
+        let has = self.offsets.get(&(topic, group)).map_or(0, Vec::len);
+        let more = (queue as usize + 1).saturating_sub(has);
+        self.offset_count + more <= limits::CONSUMER_OFFSETS_MAX
     }
 
     fn remove_offsets(&mut self, topic: TopicId, group: GroupId) {
@@ -524,7 +564,8 @@ impl Tables {
                 next: queue.range.next,
             });
         }
-        Advance { queues, topics_changed: topics, groups_changed: groups, restored }
+        let pops_sooner = self.progress.pops.take_sooner();
+        Advance { queues, topics_changed: topics, groups_changed: groups, pops_sooner, restored }
     }
 
     /// Computes what is derived, after the tables were read from a snapshot.
@@ -561,7 +602,7 @@ impl Reply {
     }
 
     fn refused(code: ResponseCode, remark: impl Into<String>) -> Reply {
-        Reply { code: code.get(), remark: remark.into(), changed: false }
+        Reply { code: code.get(), remark: remark.into(), ..Reply::default() }
     }
 
     /// The first refusal stands.
@@ -572,6 +613,20 @@ impl Reply {
             self.remark = other.remark;
         }
     }
+}
+
+/// What a frame commands. Panics, and so stops the replica, on what this build does not know.
+fn command_of(frame: &Frame) -> Kind {
+    let index = frame.id().index;
+    let body = frame.command().unwrap_or_default();
+    let command = Command::decode(&*body)
+        .unwrap_or_else(|error| panic!("the command at {index} cannot be read: {error}"));
+    assert!(
+        command.level <= FEATURE_LEVEL,
+        "the command at {index} needs feature level {}, this build has {FEATURE_LEVEL}",
+        command.level
+    );
+    command.kind.unwrap_or_else(|| panic!("the command at {index} is of an unknown kind"))
 }
 
 fn sorted(attributes: Vec<Attribute>) -> Vec<Attribute> {

@@ -26,11 +26,25 @@ impl Frames {
 
     /// One entry of one message for each (topic, queue, queue offset).
     pub(crate) fn messages(&mut self, messages: &[(&str, u32, u64)]) -> Frame {
-        let mut body = BytesMut::new();
+        let records = self.records(messages);
+        self.frame(FrameKind::Messages, &records)
+    }
+
+    /// One entry of a command and such messages.
+    pub(crate) fn coupled(&mut self, command: &Command, messages: &[(&str, u32, u64)]) -> Frame {
+        let command = command.to_bytes();
+        let mut body = BytesMut::from(&(command.len() as u32).to_be_bytes()[..]);
+        body.extend_from_slice(&command);
+        body.extend_from_slice(&self.records(messages));
+        self.frame(FrameKind::Coupled, &body)
+    }
+
+    fn records(&self, messages: &[(&str, u32, u64)]) -> BytesMut {
+        let mut records = BytesMut::new();
         for (topic, queue, offset) in messages {
-            body.extend_from_slice(&record(topic, *queue, *offset, self.log_time_ms + 1, b"hello"));
+            records.extend_from_slice(&record(topic, *queue, *offset, self.log_time_ms + 1, b"hello"));
         }
-        self.frame(FrameKind::Messages, &body)
+        records
     }
 
     pub(crate) fn command(&mut self, command: &Command) -> Frame {

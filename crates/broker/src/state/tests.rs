@@ -1,5 +1,7 @@
 //! What entries do to the tables.
 
+mod progress;
+
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
@@ -536,8 +538,8 @@ fn versions_carry_log_time() {
 #[should_panic(expected = "unknown kind")]
 fn an_unknown_command_stops_the_replica() {
     let mut bench = Bench::new();
-    // Field 15, a message.
-    let frame = bench.frames.frame(FrameKind::Command, &[0x08, 1, 0x7A, 0]);
+    // Field 31, a message.
+    let frame = bench.frames.frame(FrameKind::Command, &[0x08, 1, 0xFA, 1, 0]);
     bench.state.apply(&frame);
 }
 
@@ -603,6 +605,13 @@ fn apply_knows_no_clock_no_chance_no_float_and_no_map_order() {
         ("snapshot.rs", include_str!("snapshot.rs")),
         ("command.rs", include_str!("command.rs")),
         ("slab.rs", include_str!("slab.rs")),
+        ("progress.rs", include_str!("progress.rs")),
+        ("done.rs", include_str!("done.rs")),
+        ("attempts.rs", include_str!("attempts.rs")),
+        ("locks.rs", include_str!("locks.rs")),
+        ("resets.rs", include_str!("resets.rs")),
+        ("modes.rs", include_str!("modes.rs")),
+        ("pop.rs", include_str!("pop.rs")),
     ];
     let banned =
         ["HashMap", "HashSet", "Instant", "SystemTime", "rand::", "f32", "f64", "std::fs", "std::env"];
@@ -645,6 +654,7 @@ enum Op {
     /// (topic, queue, distance from the right offset)
     Send(Vec<(u8, u32, u64)>),
     Commit(Vec<(u8, u8, u32, u64)>),
+    Progress(progress::Op),
     EndOfBatch,
 }
 
@@ -661,6 +671,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (name.clone(), any::<bool>()).prop_map(|(name, clean)| Op::DeleteGroup { name, clean }),
         6 => prop::collection::vec((name.clone(), 0..5u32, miss), 0..6).prop_map(Op::Send),
         4 => prop::collection::vec((0..6u8, 0..5u8, 0..6u32, 0..100u64), 0..6).prop_map(Op::Commit),
+        14 => progress::op().prop_map(Op::Progress),
         2 => Just(Op::EndOfBatch),
     ]
 }
@@ -710,6 +721,7 @@ fn frame_of(op: &Op, state: &State, frames: &mut Frames) -> Option<Frame> {
             }
             Kind::CommitOffsets(batch).into()
         }
+        Op::Progress(op) => return Some(progress::frame_of(op, state, frames)),
         Op::EndOfBatch => return None,
     };
     Some(frames.command(&command))
@@ -720,7 +732,7 @@ proptest! {
 
     /// Replicas that apply the same log are equal to the byte, one that started from a snapshot in its middle too.
     #[test]
-    fn equal_logs_give_equal_tables(ops in prop::collection::vec(op(), 1..80), cut in 0..80usize) {
+    fn equal_logs_give_equal_tables(ops in prop::collection::vec(op(), 1..150), cut in 0..150usize) {
         let one = State::new();
         let two = State::new();
         let mut late: Option<State> = None;
@@ -741,6 +753,7 @@ proptest! {
                 late = Some(state);
             }
         }
+        one.read().progress.pops.check();
         let bytes = one.encode();
         prop_assert_eq!(&two.encode(), &bytes);
         if let Some(late) = late {

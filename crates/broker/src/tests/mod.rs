@@ -1,6 +1,7 @@
 //! A broker with one node and one group, asked with real frames over a real connection.
 
 mod clients;
+mod duties;
 mod failover;
 mod offsets;
 mod pulling;

@@ -9,6 +9,7 @@ use wire::{
 };
 
 use super::*;
+use crate::state::command::{Kind, ResetOffsets, TakeResets};
 
 fn offset(response: &RemotingCommand) -> i64 {
     assert_eq!(response.code, 0, "{:?}", response.remark);
@@ -204,6 +205,31 @@ async fn an_acknowledged_commit_is_not_overtaken_by_an_older_one() {
         tokio::time::sleep(Duration::from_millis(1_200)).await;
         assert_eq!(stored(&node, group, "T", 0).await, Some(round));
     }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_are_ignored_while_a_reset_waits_for_its_consumer() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 2).await;
+    let group = "TOOLS_CONSUMER";
+    commit_two_way(&node, group, 0, 7).await;
+    let hosted = node.broker.hosted("b1");
+    let key = hosted.state.commit_key("T", group).unwrap();
+    let (topic, of) = (key.topic.0, key.group.0);
+    let reset = ResetOffsets { topic, group: of, queues: vec![0], offsets: vec![3] };
+    assert_eq!(hosted.propose_here(Kind::ResetOffsets(reset).into()).await.unwrap().granted, [0]);
+    // Answered with success, one-way and two-way.
+    let connection = node.client.connection(&node.address, SOON).await.unwrap();
+    connection.send_oneway(commit_request(group, 0, 8)).unwrap();
+    commit_two_way(&node, group, 0, 9).await;
+    commit_two_way(&node, group, 1, 1).await;
+    assert_eq!(stored(&node, group, "T", 0).await, Some(3));
+    assert_eq!(stored(&node, group, "T", 1).await, Some(1), "of other queues they count");
+    let take = TakeResets { topics: vec![topic], groups: vec![of], queues: vec![0], offsets: vec![3] };
+    assert_eq!(hosted.propose_here(Kind::TakeResets(take).into()).await.unwrap().granted, [0]);
+    commit_two_way(&node, group, 0, 4).await;
+    assert_eq!(stored(&node, group, "T", 0).await, Some(4));
     node.stop().await;
 }
 

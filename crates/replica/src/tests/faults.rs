@@ -185,6 +185,33 @@ async fn leadership_leaves_a_full_disk_and_sends_go_on() {
     cluster.converged().await;
 }
 
+/// What the two others have committed, a follower with a full disk takes into its spare segment: it may be needed for a
+/// majority a moment later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_follower_stores_what_it_lacks_and_is_a_majority_with_another() {
+    let (mut cluster, leader) = three_with_topic().await;
+    let full = leader % 3 + 1;
+    cluster.disks[&full].fill(true);
+    let body = "x".repeat(1 << 20);
+    let is_exhausted = || {
+        let log = cluster.group(full).log();
+        log.is_disk_full() && log.free_room() < 1 << 20
+    };
+    let mut sent = 0;
+    while !is_exhausted() {
+        assert!(sent < 100, "the disk took everything");
+        propose(cluster.group(leader), message("t", 0, &body)).await.unwrap();
+        sent += 1;
+    }
+    for _ in 0..4 {
+        propose(cluster.group(leader), message("t", 0, &body)).await.unwrap();
+    }
+    cluster.stop(leader).await;
+    let next = cluster.leader().await;
+    eventually(|| async { cluster.group(next).read_barrier().await.ok() }).await;
+    assert_eq!(cluster.converged().await.next["t"][&0], sent + 4);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_with_full_disks_still_elects_answers_reads_and_recovers() {
     let (mut cluster, leader) = three_with_topic().await;

@@ -144,6 +144,34 @@ fn rule_10_a_blank_finds_room_where_messages_do_not() {
     assert_eq!(next_index(&machine.crash(0).log), expect);
 }
 
+/// Found by a test in which one of three disks had a segment fewer ahead when all became full: the other two committed what it
+/// could not store, and when one of them went nobody could lead.
+#[test]
+fn rule_10_a_follower_stores_what_its_leader_has_where_new_messages_find_no_room() {
+    let machine = Machine::on(small_disk(3));
+    while let Ok(reservation) = machine.log.reserve(2064) {
+        machine.append_lens(1, &[2000]);
+        drop(reservation);
+    }
+    assert!(machine.log.is_disk_full());
+    let segments = machine.log.segments().len();
+    let mut bytes = 0;
+    while let Ok(reservation) = machine.log.reserve_behind(2064) {
+        machine.append_lens(1, &[2000]);
+        drop(reservation);
+        bytes += 2064;
+    }
+    assert_eq!(machine.log.segments().len(), segments + 1, "the spare is in use, and no other");
+    assert!(bytes + 2064 > SEGMENT - 4096 - SEGMENT / 16, "{bytes}");
+    // What is kept is for the group.
+    assert!(machine.log.reserve(72).is_err() || machine.log.free_room() < 2064);
+    let blanks: Vec<_> = std::iter::from_fn(|| machine.log.reserve_small(64).ok()).collect();
+    assert!(blanks.len() as u64 >= SEGMENT / 16 / 64, "{}", blanks.len());
+    drop(blanks);
+    let expect = next_index(&machine.log);
+    assert_eq!(next_index(&machine.crash(0).log), expect);
+}
+
 #[test]
 fn rule_10_what_is_too_large_for_the_spare_is_reserved_as_messages_are() {
     let disk = CrashDisk::new(1);

@@ -1,0 +1,623 @@
+//! Messages in the hands of pop consumers.
+//!
+//! ```text
+//!                    cursor (the group's consumer offset)
+//! ────────────────────┼──────────────▶ offsets
+//!  acknowledged, or   │ not handed out yet
+//!  in flight          │
+//! ```
+//! A message that is handed out is in flight until it is acknowledged, or until its invisible time is over and it is
+//! *revived*: it leaves this table in one entry with its copy for the retry topic. Of an orderly consumer one batch of a
+//! queue is out at a time; its messages are never revived but handed out again in their place, and the cursor follows
+//! the acknowledgements.
+//!
+//! All time is log time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use wire::{QueueId, QueueOffset, ResponseCode};
+
+use super::{GroupId, TopicId, limits};
+
+/// Refusal of a take that was worked out by a consumer offset which is not the stored one any more.
+pub const CURSOR_MOVED: ResponseCode = ResponseCode::PULL_RETRY_IMMEDIATELY;
+/// Refusal of a take while an orderly batch is out.
+pub const BLOCKED: ResponseCode = ResponseCode::PULL_NOT_FOUND;
+/// Refusal of a take that would put too many messages in flight.
+pub const FULL: ResponseCode = ResponseCode::FLOW_CONTROL;
+
+/// A group's messages of a queue.
+pub(super) type PopKey = (TopicId, GroupId, u32);
+
+/// A message in a consumer's hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// When it was handed out, or its invisible time was changed, ms: a handle with another one is stale.
+    pub pop_time_ms: u64,
+    /// From when on it is not the consumer's any more, ms.
+    pub visible_at_ms: u64,
+    /// How often an orderly consumer had it before; 0 of others.
+    pub attempts: u32,
+}
+
+/// The batch of a queue that an orderly consumer has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OrderedBatch {
+    /// Who may take it again before its time: may be empty, then nobody.
+    pub attempt_id: Arc<str>,
+    /// The consumer offset once all is acknowledged.
+    pub end: QueueOffset,
+    /// What is not acknowledged.
+    pub messages: BTreeMap<QueueOffset, InFlight>,
+}
+
+impl OrderedBatch {
+    /// From when on somebody else may take the queue, ms.
+    pub fn blocked_until_ms(&self) -> u64 {
+        self.messages.values().map(|message| message.visible_at_ms).max().unwrap_or(0)
+    }
+}
+
+/// A message whose invisible time is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PopDue {
+    pub topic: Arc<str>,
+    pub group: Arc<str>,
+    pub topic_id: TopicId,
+    pub group_id: GroupId,
+    pub queue: QueueId,
+    pub offset: QueueOffset,
+    pub message: InFlight,
+}
+
+/// What a take hands out; names, bounds and the stored offset have been looked at.
+#[derive(Debug)]
+pub(super) struct Take<'a> {
+    pub(super) offsets: &'a [u64],
+    pub(super) next: u64,
+    pub(super) invisible_ms: u64,
+    pub(super) now_ms: u64,
+    /// Orderly: the id of the attempt.
+    pub(super) order: Option<&'a str>,
+}
+
+/// What an acknowledgement did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Acked {
+    /// Somebody else has the message, or nobody.
+    Stale,
+    Done,
+    /// The consumer offset is this now, unless it is beyond.
+    Cursor(u64),
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Queue {
+    /// Without those of the orderly batch.
+    messages: BTreeMap<u64, InFlight>,
+    ordered: Option<OrderedBatch>,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.messages.len() + self.ordered.as_ref().map_or(0, |batch| batch.messages.len())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.ordered.is_none()
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Pops {
+    queues: BTreeMap<PopKey, Queue>,
+    /// Derived: what will be revived, by time.
+    due: BTreeSet<(u64, PopKey, u64)>,
+    /// Derived: messages in flight.
+    count: usize,
+    /// The first of `due` has come to be earlier since this was last asked; no part of the value.
+    sooner: bool,
+}
+
+/// A queue's messages in flight; the first four lists are columns of equal length.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct PopRecord {
+    #[prost(uint32, tag = "1")]
+    topic: u32,
+    #[prost(uint32, tag = "2")]
+    group: u32,
+    #[prost(uint32, tag = "3")]
+    queue: u32,
+    #[prost(uint64, repeated, tag = "4")]
+    offsets: Vec<u64>,
+    #[prost(uint64, repeated, tag = "5")]
+    pop_times_ms: Vec<u64>,
+    #[prost(uint64, repeated, tag = "6")]
+    visible_at_ms: Vec<u64>,
+    #[prost(message, optional, tag = "7")]
+    ordered: Option<OrderedRecord>,
+}
+
+/// The lists are columns of equal length.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OrderedRecord {
+    #[prost(string, tag = "1")]
+    attempt_id: String,
+    #[prost(uint64, tag = "2")]
+    end: u64,
+    #[prost(uint64, repeated, tag = "3")]
+    offsets: Vec<u64>,
+    #[prost(uint64, repeated, tag = "4")]
+    pop_times_ms: Vec<u64>,
+    #[prost(uint64, repeated, tag = "5")]
+    visible_at_ms: Vec<u64>,
+    #[prost(uint32, repeated, tag = "6")]
+    attempts: Vec<u32>,
+}
+
+impl Pops {
+    // ---- readers ----
+
+    pub(super) fn get(&self, key: PopKey, offset: u64) -> Option<InFlight> {
+        let queue = self.queues.get(&key)?;
+        let ordered = || queue.ordered.as_ref()?.messages.get(&QueueOffset(offset)).copied();
+        queue.messages.get(&offset).copied().or_else(ordered)
+    }
+
+    pub(super) fn ordered(&self, key: PopKey) -> Option<&OrderedBatch> {
+        self.queues.get(&key)?.ordered.as_ref()
+    }
+
+    pub(super) fn count_of(&self, key: PopKey) -> usize {
+        self.queues.get(&key).map_or(0, Queue::len)
+    }
+
+    /// Of all queues of a group in a topic.
+    pub(super) fn count_in(&self, topic: TopicId, group: GroupId) -> usize {
+        self.queues.range((topic, group, 0)..=(topic, group, u32::MAX)).map(|(_, queue)| queue.len()).sum()
+    }
+
+    /// What is to be revived at a time, the oldest first.
+    pub(super) fn due(&self, now_ms: u64) -> impl Iterator<Item = (PopKey, u64)> {
+        self.due.iter().take_while(move |(at, ..)| *at <= now_ms).map(|(_, key, offset)| (*key, *offset))
+    }
+
+    /// When there will be something to revive, ms.
+    pub(super) fn next_due_ms(&self) -> Option<u64> {
+        self.due.first().map(|(at, ..)| *at)
+    }
+
+    /// Whether that has come to be earlier since the last call.
+    pub(super) fn take_sooner(&mut self) -> bool {
+        std::mem::take(&mut self.sooner)
+    }
+
+    pub(super) fn is_due(&self, key: PopKey, offset: u64, now_ms: u64) -> bool {
+        let message = self.queues.get(&key).and_then(|queue| queue.messages.get(&offset));
+        message.is_some_and(|message| message.visible_at_ms <= now_ms)
+    }
+
+    // ---- changes ----
+
+    /// Hands messages out. The consumer offset that this makes, or a refusal that changes nothing.
+    pub(super) fn take(&mut self, key: PopKey, take: &Take) -> Result<u64, ResponseCode> {
+        let Take { offsets, next, invisible_ms, now_ms, order } = *take;
+        let known = self.queues.get(&key);
+        if let Some(batch) = known.and_then(|queue| queue.ordered.as_ref())
+            && let Some(attempt_id) = order
+        {
+            let is_again = !attempt_id.is_empty() && *batch.attempt_id == *attempt_id;
+            if !is_again && batch.blocked_until_ms() > now_ms {
+                return Err(BLOCKED);
+            }
+        }
+        // Upper bounds: some may be in flight already, and then change hands.
+        let more = offsets.len();
+        if known.map_or(0, Queue::len) + more > limits::IN_FLIGHT_PER_QUEUE_MAX
+            || self.count + more > limits::IN_FLIGHT_MAX
+        {
+            return Err(FULL);
+        }
+        let message =
+            InFlight { pop_time_ms: now_ms, visible_at_ms: now_ms.saturating_add(invisible_ms), attempts: 0 };
+        let before = known.map_or(0, Queue::len);
+        let first_before = self.next_due_ms();
+        let queue = self.queues.entry(key).or_default();
+        let last = queue.ordered.take();
+        let cursor = if let Some(attempt_id) = order {
+            let again = last.as_ref().filter(|batch| *batch.attempt_id == *attempt_id);
+            let attempts = |offset: u64| match (&last, again) {
+                (Some(batch), again) => batch.messages.get(&QueueOffset(offset)).map_or(0, |message| {
+                    // Who takes its own batch again has not failed with it.
+                    message.attempts.saturating_add(u32::from(again.is_none()))
+                }),
+                (None, _) => 0,
+            };
+            let messages: BTreeMap<_, _> = offsets
+                .iter()
+                .map(|offset| (QueueOffset(*offset), InFlight { attempts: attempts(*offset), ..message }))
+                .collect();
+            let first = messages.first_key_value().map(|(offset, _)| offset.0);
+            queue.ordered = first.map(|_| OrderedBatch {
+                attempt_id: attempt_id.into(),
+                end: QueueOffset(next),
+                messages,
+            });
+            // What is before the first is passed over for good.
+            first.unwrap_or(next)
+        } else {
+            for offset in offsets {
+                if let Some(old) = queue.messages.insert(*offset, message) {
+                    self.due.remove(&(old.visible_at_ms, key, *offset));
+                }
+                self.due.insert((message.visible_at_ms, key, *offset));
+            }
+            next
+        };
+        let after = queue.len();
+        let is_empty = queue.is_empty();
+        self.count = self.count + after - before;
+        if is_empty {
+            self.queues.remove(&key);
+        }
+        self.note_sooner(first_before);
+        Ok(cursor)
+    }
+
+    pub(super) fn ack(&mut self, key: PopKey, offset: u64, pop_time_ms: u64) -> Acked {
+        let Some(queue) = self.queues.get_mut(&key) else { return Acked::Stale };
+        let mut acked = Acked::Stale;
+        if queue.messages.get(&offset).is_some_and(|message| message.pop_time_ms == pop_time_ms) {
+            let message = queue.messages.remove(&offset).expect("looked up");
+            self.due.remove(&(message.visible_at_ms, key, offset));
+            acked = Acked::Done;
+        } else if let Some(batch) = &mut queue.ordered
+            && batch.messages.get(&QueueOffset(offset)).is_some_and(|held| held.pop_time_ms == pop_time_ms)
+        {
+            batch.messages.remove(&QueueOffset(offset));
+            let first = batch.messages.keys().next().copied();
+            acked = Acked::Cursor(first.unwrap_or(batch.end).0);
+            if first.is_none() {
+                queue.ordered = None;
+            }
+        }
+        self.count -= usize::from(acked != Acked::Stale);
+        if queue.is_empty() {
+            self.queues.remove(&key);
+        }
+        acked
+    }
+
+    /// Sets when a message will be visible; false when the handle is stale.
+    pub(super) fn change(
+        &mut self,
+        key: PopKey,
+        offset: u64,
+        pop_time_ms: u64,
+        now_ms: u64,
+        visible_at_ms: u64,
+    ) -> bool {
+        let first_before = self.next_due_ms();
+        let Some(queue) = self.queues.get_mut(&key) else { return false };
+        if let Some(message) = queue.messages.get_mut(&offset) {
+            if message.pop_time_ms != pop_time_ms {
+                return false;
+            }
+            self.due.remove(&(message.visible_at_ms, key, offset));
+            *message = InFlight { pop_time_ms: now_ms, visible_at_ms, ..*message };
+            self.due.insert((visible_at_ms, key, offset));
+            self.note_sooner(first_before);
+            return true;
+        }
+        let ordered = queue.ordered.as_mut().and_then(|batch| batch.messages.get_mut(&QueueOffset(offset)));
+        match ordered {
+            // Its handle stays good.
+            Some(message) if message.pop_time_ms == pop_time_ms => {
+                message.visible_at_ms = visible_at_ms;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes a message that is due out of its consumer's hands; false when it is not.
+    pub(super) fn revive(&mut self, key: PopKey, offset: u64, now_ms: u64) -> bool {
+        if !self.is_due(key, offset, now_ms) {
+            return false;
+        }
+        let queue = self.queues.get_mut(&key).expect("it has a message that is due");
+        let message = queue.messages.remove(&offset).expect("it is due");
+        if queue.is_empty() {
+            self.queues.remove(&key);
+        }
+        self.due.remove(&(message.visible_at_ms, key, offset));
+        self.count -= 1;
+        true
+    }
+
+    /// The consumer offset was set: an orderly batch is not out any more.
+    pub(super) fn end_ordered(&mut self, key: PopKey) {
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        self.count -= queue.ordered.take().map_or(0, |batch| batch.messages.len());
+        if queue.is_empty() {
+            self.queues.remove(&key);
+        }
+    }
+
+    pub(super) fn end_topic(&mut self, topic: TopicId) {
+        let all = (topic, GroupId(0), 0)..=(topic, GroupId(u32::MAX), u32::MAX);
+        let keys: Vec<PopKey> = self.queues.range(all).map(|(key, _)| *key).collect();
+        self.end(&keys);
+    }
+
+    pub(super) fn end_group(&mut self, group: GroupId) {
+        let keys: Vec<PopKey> = self.queues.keys().filter(|(_, of, _)| *of == group).copied().collect();
+        self.end(&keys);
+    }
+
+    fn end(&mut self, keys: &[PopKey]) {
+        for key in keys {
+            let Some(queue) = self.queues.remove(key) else { continue };
+            self.count -= queue.len();
+            for (offset, message) in queue.messages {
+                self.due.remove(&(message.visible_at_ms, *key, offset));
+            }
+        }
+    }
+
+    fn note_sooner(&mut self, before: Option<u64>) {
+        self.sooner |= match (before, self.next_due_ms()) {
+            (Some(before), Some(now)) => now < before,
+            (None, now) => now.is_some(),
+            (Some(_), None) => false,
+        };
+    }
+
+    /// What is derived is what it would be if it were derived now.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let all = |(key, queue): (&PopKey, &Queue)| {
+            assert!(!queue.is_empty(), "{key:?} is kept for nothing");
+            let key = *key;
+            queue
+                .messages
+                .clone()
+                .into_iter()
+                .map(move |(offset, message)| (message.visible_at_ms, key, offset))
+        };
+        let due: BTreeSet<_> = self.queues.iter().flat_map(all).collect();
+        assert_eq!(due, self.due);
+        assert_eq!(self.count, self.queues.values().map(Queue::len).sum::<usize>());
+    }
+
+    // ---- snapshots ----
+
+    pub(super) fn encode(&self) -> Vec<PopRecord> {
+        let record = |((topic, group, id), queue): (&PopKey, &Queue)| PopRecord {
+            topic: topic.0,
+            group: group.0,
+            queue: *id,
+            offsets: queue.messages.keys().copied().collect(),
+            pop_times_ms: queue.messages.values().map(|message| message.pop_time_ms).collect(),
+            visible_at_ms: queue.messages.values().map(|message| message.visible_at_ms).collect(),
+            ordered: queue.ordered.as_ref().map(|batch| {
+                let column = |f: fn(&InFlight) -> u64| batch.messages.values().map(f).collect();
+                OrderedRecord {
+                    attempt_id: batch.attempt_id.to_string(),
+                    end: batch.end.0,
+                    offsets: batch.messages.keys().map(|offset| offset.0).collect(),
+                    pop_times_ms: column(|message| message.pop_time_ms),
+                    visible_at_ms: column(|message| message.visible_at_ms),
+                    attempts: batch.messages.values().map(|message| message.attempts).collect(),
+                }
+            }),
+        };
+        self.queues.iter().map(record).collect()
+    }
+
+    /// `exists` knows topics and groups.
+    pub(super) fn decode(
+        records: Vec<PopRecord>,
+        exists: impl Fn(TopicId, GroupId) -> bool,
+    ) -> Result<Pops, String> {
+        let mut pops = Pops::default();
+        for record in records {
+            let key = (TopicId(record.topic), GroupId(record.group), record.queue);
+            let impossible = || {
+                let PopRecord { topic, group, queue, .. } = record;
+                format!("what group {group} has in flight of queue {queue} of topic {topic} cannot be")
+            };
+            let messages = columns(&record.offsets, &record.pop_times_ms, &record.visible_at_ms, |_| Some(0))
+                .ok_or_else(impossible)?;
+            let ordered = match &record.ordered {
+                None => None,
+                Some(OrderedRecord { attempt_id, end, offsets, pop_times_ms, visible_at_ms, attempts }) => {
+                    let held = columns(offsets, pop_times_ms, visible_at_ms, |at| attempts.get(at).copied())
+                        .filter(|held| !held.is_empty() && held.len() == attempts.len())
+                        .ok_or_else(impossible)?;
+                    let messages =
+                        held.into_iter().map(|(offset, message)| (QueueOffset(offset), message)).collect();
+                    Some(OrderedBatch {
+                        attempt_id: attempt_id.as_str().into(),
+                        end: QueueOffset(*end),
+                        messages,
+                    })
+                }
+            };
+            pops.due.extend(messages.iter().map(|(offset, message)| (message.visible_at_ms, key, *offset)));
+            let queue = Queue { messages, ordered };
+            pops.count += queue.len();
+            if queue.is_empty() || !exists(key.0, key.1) || pops.queues.insert(key, queue).is_some() {
+                return Err(impossible());
+            }
+        }
+        Ok(pops)
+    }
+}
+
+/// Messages from columns; `None` when they are of different length or not ascending.
+fn columns(
+    offsets: &[u64],
+    pop_times_ms: &[u64],
+    visible_at_ms: &[u64],
+    attempts: impl Fn(usize) -> Option<u32>,
+) -> Option<BTreeMap<u64, InFlight>> {
+    let count = offsets.len();
+    if pop_times_ms.len() != count || visible_at_ms.len() != count || !offsets.is_sorted_by(|a, b| a < b) {
+        return None;
+    }
+    let rows = offsets.iter().zip(pop_times_ms).zip(visible_at_ms).enumerate();
+    rows.map(|(at, ((offset, pop_time_ms), visible_at_ms))| {
+        let message =
+            InFlight { pop_time_ms: *pop_time_ms, visible_at_ms: *visible_at_ms, attempts: attempts(at)? };
+        Some((*offset, message))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: PopKey = (TopicId(1), GroupId(2), 0);
+
+    fn take(offsets: &[u64], now_ms: u64) -> Take<'_> {
+        let next = offsets.last().map_or(0, |last| last + 1);
+        Take { offsets, next, invisible_ms: 60, now_ms, order: None }
+    }
+
+    fn orderly<'a>(offsets: &'a [u64], now_ms: u64, attempt_id: &'a str) -> Take<'a> {
+        Take { order: Some(attempt_id), ..take(offsets, now_ms) }
+    }
+
+    fn due(pops: &Pops, now_ms: u64) -> Vec<u64> {
+        pops.check();
+        pops.due(now_ms).map(|(_, offset)| offset).collect()
+    }
+
+    #[test]
+    fn taken_acknowledged_changed_and_revived() {
+        let mut pops = Pops::default();
+        assert_eq!(pops.take(KEY, &take(&[3, 4, 6], 100)), Ok(7));
+        assert_eq!((pops.next_due_ms(), pops.count_of(KEY)), (Some(160), 3));
+        assert!(pops.take_sooner() && !pops.take_sooner());
+        assert_eq!(pops.ack(KEY, 3, 99), Acked::Stale);
+        assert_eq!(pops.ack(KEY, 3, 100), Acked::Done);
+        assert_eq!(pops.ack(KEY, 3, 100), Acked::Stale);
+        assert!(!pops.change(KEY, 4, 99, 110, 500) && pops.change(KEY, 4, 100, 110, 500));
+        assert!(!pops.take_sooner(), "it is later");
+        assert_eq!(pops.ack(KEY, 4, 100), Acked::Stale, "the old handle");
+        assert_eq!(due(&pops, 160), [6]);
+        assert!(!pops.revive(KEY, 6, 159) && !pops.revive(KEY, 4, 160));
+        assert!(pops.revive(KEY, 6, 160) && !pops.revive(KEY, 6, 160));
+        assert!(pops.change(KEY, 4, 110, 200, 200) && pops.take_sooner());
+        assert_eq!(due(&pops, 199), [] as [u64; 0]);
+        assert_eq!(pops.ack(KEY, 4, 200), Acked::Done);
+        pops.check();
+        assert!(pops.queues.is_empty() && pops.next_due_ms().is_none());
+    }
+
+    #[test]
+    fn a_message_that_is_handed_out_again_changes_hands() {
+        let mut pops = Pops::default();
+        pops.take(KEY, &take(&[3, 4], 100)).unwrap();
+        pops.take(KEY, &take(&[2, 3], 110)).unwrap();
+        assert_eq!(pops.count_of(KEY), 3);
+        assert_eq!(pops.ack(KEY, 3, 100), Acked::Stale);
+        assert_eq!(due(&pops, 1000), [4, 2, 3]);
+    }
+
+    #[test]
+    fn one_orderly_batch_at_a_time() {
+        let mut pops = Pops::default();
+        assert_eq!(pops.take(KEY, &orderly(&[3, 4, 6], 100, "a")), Ok(3), "what is before 3 is passed over");
+        assert_eq!(pops.take(KEY, &orderly(&[3], 159, "b")), Err(BLOCKED));
+        assert_eq!(pops.take(KEY, &orderly(&[3], 159, "")), Err(BLOCKED));
+        assert_eq!(pops.take(KEY, &orderly(&[3, 4], 120, "a")), Ok(3), "its own again");
+        assert_eq!(pops.get(KEY, 3).unwrap().attempts, 0);
+        assert_eq!(pops.ack(KEY, 3, 100), Acked::Stale);
+        assert_eq!(pops.ack(KEY, 4, 120), Acked::Cursor(3));
+        assert_eq!(pops.take(KEY, &orderly(&[3, 4, 5], 180, "b")), Ok(3), "its time is over");
+        assert_eq!(pops.get(KEY, 3).unwrap().attempts, 1);
+        assert_eq!(pops.get(KEY, 4).unwrap().attempts, 0, "it was acknowledged");
+        assert!(due(&pops, 10_000).is_empty(), "none is revived");
+        assert!(pops.change(KEY, 3, 180, 200, 900));
+        assert_eq!(pops.get(KEY, 3).unwrap().pop_time_ms, 180, "its handle stays good");
+        assert_eq!(pops.ordered(KEY).unwrap().blocked_until_ms(), 900);
+        assert_eq!(pops.take(KEY, &orderly(&[3], 899, "c")), Err(BLOCKED));
+        assert_eq!(pops.ack(KEY, 3, 180), Acked::Cursor(4));
+        assert_eq!(pops.ack(KEY, 4, 180), Acked::Cursor(5));
+        assert_eq!(pops.ack(KEY, 5, 180), Acked::Cursor(6));
+        pops.check();
+        assert!(pops.queues.is_empty());
+    }
+
+    #[test]
+    fn an_orderly_take_of_nothing_passes_on() {
+        let mut pops = Pops::default();
+        assert_eq!(pops.take(KEY, &Take { next: 9, ..orderly(&[], 100, "a") }), Ok(9));
+        assert!(pops.queues.is_empty());
+    }
+
+    #[test]
+    fn bounded() {
+        let mut pops = Pops::default();
+        let offsets: Vec<u64> = (0..limits::IN_FLIGHT_PER_QUEUE_MAX as u64).collect();
+        assert_eq!(pops.take(KEY, &take(&offsets[1..], 1)), Ok(offsets.len() as u64));
+        assert_eq!(pops.take(KEY, &take(&[20_000, 20_001], 1)), Err(FULL));
+        assert_eq!(pops.take(KEY, &take(&[20_000], 1)), Ok(20_001));
+        pops.count = limits::IN_FLIGHT_MAX;
+        assert_eq!(pops.take((TopicId(7), GroupId(2), 0), &take(&[1], 1)), Err(FULL));
+        assert_eq!(pops.queues.len(), 1, "what is refused leaves no trace");
+    }
+
+    #[test]
+    fn ended_with_what_they_are_of() {
+        let mut pops = Pops::default();
+        for topic in 0..3 {
+            for group in 0..3 {
+                let key = (TopicId(topic), GroupId(group), 1);
+                pops.take(key, &take(&[5, 6], 100)).unwrap();
+                pops.take((key.0, key.1, 2), &orderly(&[7], 100, "a")).unwrap();
+            }
+        }
+        pops.end_topic(TopicId(1));
+        pops.end_group(GroupId(0));
+        pops.check();
+        assert_eq!((pops.queues.len(), pops.count), (8, 12));
+        assert_eq!(pops.count_in(TopicId(0), GroupId(1)), 3);
+        pops.end_ordered((TopicId(0), GroupId(1), 2));
+        pops.end_ordered((TopicId(0), GroupId(1), 1));
+        pops.check();
+        assert_eq!(pops.count_in(TopicId(0), GroupId(1)), 2);
+    }
+
+    #[test]
+    fn encoded() {
+        let mut pops = Pops::default();
+        pops.take(KEY, &take(&[3, 4], 100)).unwrap();
+        pops.take(KEY, &orderly(&[5, 9], 110, "a")).unwrap();
+        pops.take(KEY, &orderly(&[5, 9], 500, "b")).unwrap();
+        let records = pops.encode();
+        let decoded = Pops::decode(records.clone(), |_, _| true).unwrap();
+        decoded.check();
+        assert_eq!((&decoded.queues, &decoded.due), (&pops.queues, &pops.due));
+        assert_eq!(decoded.get(KEY, 9).unwrap().attempts, 1);
+        let refused = |change: fn(&mut PopRecord)| {
+            let mut records = records.clone();
+            change(&mut records[0]);
+            Pops::decode(records, |topic, _| topic == TopicId(1)).is_err()
+        };
+        assert!(!refused(|_| {}));
+        assert!(refused(|record| record.topic = 7));
+        assert!(refused(|record| record.offsets[0] = 4), "twice");
+        assert!(refused(|record| record.pop_times_ms.truncate(1)));
+        assert!(refused(|record| record.visible_at_ms.push(1)));
+        assert!(refused(|record| record.ordered.as_mut().unwrap().attempts.truncate(1)));
+        assert!(refused(|record| record.ordered.as_mut().unwrap().attempts.push(1)));
+        assert!(refused(|record| *record.ordered.as_mut().unwrap() = OrderedRecord::default()));
+        assert!(Pops::decode([records.clone(), records].concat(), |_, _| true).is_err());
+    }
+}
