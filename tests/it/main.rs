@@ -7,6 +7,7 @@ mod drill;
 mod failover;
 mod go_client;
 mod java_basic;
+mod java_consumption;
 mod java_failover;
 mod java_messaging;
 mod mqadmin;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         java_messaging::tests(),
         go_client::tests(),
         pop::tests(),
+        java_consumption::tests(),
         mqadmin::tests(),
         command_line::tests(),
         bad_input::tests(),

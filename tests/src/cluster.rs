@@ -38,7 +38,8 @@ pub struct Plan {
     /// `None`: every node is a nameserver too. Otherwise the addresses of nameservers that run already.
     pub nameservers: Option<Vec<String>>,
     pub auto_create_topic: bool,
-    /// More settings of every group, as lines of its configuration.
+    /// More settings of what all groups of a node share, and of every group, as lines of the configuration.
+    pub broker_settings: Vec<String>,
     pub group_settings: Vec<String>,
     /// What clients are told for the leader instead of its own address, by group.
     pub advertise_leader: BTreeMap<String, String>,
@@ -54,6 +55,7 @@ impl Plan {
             preferred_leaders: true,
             nameservers: None,
             auto_create_topic: true,
+            broker_settings: Vec::new(),
             group_settings: Vec::new(),
             advertise_leader: BTreeMap::new(),
         }
@@ -91,6 +93,9 @@ fn configuration(plan: &Plan, node: &Node, all: &[(u64, String)], nameservers: &
         let _ = write!(text, "\n[nameserver]\nlisten = {listen:?}\n");
     }
     let _ = write!(text, "\n[broker]\nauto_create_topic = {}\n", plan.auto_create_topic);
+    for setting in &plan.broker_settings {
+        let _ = writeln!(text, "{setting}");
+    }
     for (n, name) in (0..).zip(&plan.groups) {
         let _ = write!(text, "\n[[group]]\nname = {name:?}\nlisten = {:?}\n", node.groups[name]);
         if let Some(address) = plan.advertise_leader.get(name) {

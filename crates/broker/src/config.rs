@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::delay::{DelayLevels, TIMER_MAX_DELAY_MS};
 use crate::limits::{Limits, SEGMENT_BYTES, SEGMENT_BYTES_STEP};
 use crate::state::limits::QUEUES_PER_TOPIC_MAX;
 
@@ -81,8 +82,24 @@ pub struct GroupConfig {
     /// Whether a first send creates its topic, and a first heartbeat its consumer group.
     pub auto_create_topic: bool,
     pub auto_create_group: bool,
+    /// Whether consumers may filter by SQL92 expressions on properties (RocketMQ's enablePropertyFilter, which is off
+    /// there by default).
+    pub property_filter: bool,
+    /// How far behind the end of the log a queue's first message may lie, in percent of the machine's memory, so that a new
+    /// consumer group begins there whatever its ConsumeFromWhere says (RocketMQ's accessMessageInMemoryMaxRatio). 0: it
+    /// never does.
+    pub in_memory_percent: u32,
+    /// Whether the broker itself keeps what consumer offsets are reset to until consumers have been told (RocketMQ's
+    /// useServerSideResetOffset); else consumers that run are told once, and nobody else (220).
+    pub server_side_reset: bool,
     /// Queues of TBW102, the most that an auto-created topic gets.
     pub default_topic_queues: u32,
+    /// The delays of the levels (RocketMQ's messageDelayLevel). The leader's count: the same on every node of the group.
+    pub delay_levels: DelayLevels,
+    /// How far ahead a timer message may be sent, ms (timerMaxDelaySec); no longer than messages are kept.
+    pub timer_max_delay_ms: u64,
+    /// Whether timer messages can be taken back (recallMessageEnable, which is false unless set).
+    pub recall: bool,
     /// Raft timing, in milliseconds.
     pub heartbeat_ms: u64,
     pub election_ms: (u64, u64),
@@ -103,7 +120,13 @@ impl Default for GroupConfig {
             permission: 6,
             auto_create_topic: true,
             auto_create_group: true,
+            property_filter: true,
+            in_memory_percent: 40,
+            server_side_reset: true,
             default_topic_queues: 8,
+            delay_levels: DelayLevels::default(),
+            timer_max_delay_ms: 3 * 24 * 3600 * 1000,
+            recall: true,
             heartbeat_ms: 50,
             election_ms: (150, 300),
         }
@@ -274,6 +297,11 @@ impl GroupConfig {
             let rule = format!("must be 1 to {QUEUES_PER_TOPIC_MAX}, not {}", self.default_topic_queues);
             return broken("default_topic_queues", &rule);
         }
+        if !TIMER_MAX_DELAY_MS.contains(&self.timer_max_delay_ms) {
+            let (least, most) = (TIMER_MAX_DELAY_MS.start() / 1000, TIMER_MAX_DELAY_MS.end() / 1000);
+            let rule = format!("must be {least} to {most} s, not {} ms", self.timer_max_delay_ms);
+            return broken("timer_max_delay_ms", &rule);
+        }
         Ok(())
     }
 }
@@ -373,6 +401,7 @@ mod tests {
         assert_eq!(broken(|g| g.election_ms = (50, 60)), "election_ms");
         assert_eq!(broken(|g| g.permission = 7), "permission");
         assert_eq!(broken(|g| g.default_topic_queues = 0), "default_topic_queues");
+        assert_eq!(broken(|g| g.timer_max_delay_ms = 999), "timer_max_delay_ms");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Topics made by a first send: in the group that the send met, which the send waits for, and then in every other
-//! group of the cluster, so that the topic survives the loss of one leader (clients.md 4).
+//! group of the cluster, so that the topic survives the loss of one leader (clients.md 4). Topics of a consumer group, for
+//! retries and dead letters, are made where they are needed only.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,7 +97,9 @@ impl Creations {
             hosted.creations.release(&hosted, &name, &result);
             if created {
                 tracing::info!(group = hosted.name(), topic = name, "topic created by a first send");
-                everywhere(&hosted, config).await;
+                if !wire::is_retry_topic(&name) && !wire::is_dlq_topic(&name) {
+                    everywhere(&hosted, config).await;
+                }
             }
         });
     }

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::delay;
 use crate::errors::Error;
 use crate::hosted::{Hosted, Toward};
 use crate::limits::DUTY_RETRY;
@@ -33,7 +34,6 @@ pub(crate) struct Duty {
 }
 
 impl Duty {
-    #[allow(dead_code, reason = "the first duty comes with what it serves")]
     /// `run` gets the group and a token that is cancelled when the term is over; then it is dropped where it waits, but
     /// what it has running elsewhere (blocking reads) has to look at the token. One that returns without an error has
     /// nothing more to do in this term.
@@ -50,7 +50,7 @@ impl Duty {
 
 /// Every duty of a group.
 pub(crate) fn all() -> Vec<Duty> {
-    Vec::new()
+    vec![Duty::new("delay levels", delay::levels), Duty::new("timers", delay::timers)]
 }
 
 /// Runs duties whenever this node leads and is prepared. Those of one term have ended before the next ones start. Ends with
@@ -104,7 +104,6 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    #[allow(dead_code, reason = "the first duty comes with what it serves")]
     pub(crate) fn watch(self: &Arc<Self>, topic: &str) -> SourceArrivals {
         let arrived = Arc::new(Notify::new());
         let mut topics = self.write();
@@ -139,7 +138,6 @@ pub(crate) struct SourceArrivals {
 }
 
 impl SourceArrivals {
-    #[allow(dead_code, reason = "the first duty comes with what it serves")]
     /// Waits until messages were applied since this was made or last returned. They are in the tables by then.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;

@@ -96,6 +96,19 @@ impl<P> HoldList<P> {
         self.count.load(Ordering::Acquire)
     }
 
+    /// Takes out the pulls of a queue for which `is_wanted` says yes to what `wish` says of them; it is asked without the
+    /// lock.
+    pub(crate) fn pick<W>(
+        &self,
+        topic: &str,
+        queue: QueueId,
+        wish: impl Fn(&P) -> W,
+        mut is_wanted: impl FnMut(W) -> bool,
+    ) -> Vec<Held<P>> {
+        let judge = |_, wish| is_wanted(wish);
+        self.judge(topic, queue, None, wish, judge)
+    }
+
     /// Takes out the pulls of a queue for which there is something below `next`. Of each that has not seen that far
     /// `is_wanted` is asked, without the lock: it gets what the pull has seen and what `wish` says of it. Those for which
     /// it says no have then seen everything below `next`.
@@ -105,12 +118,24 @@ impl<P> HoldList<P> {
         queue: QueueId,
         next: QueueOffset,
         wish: impl Fn(&P) -> W,
+        is_wanted: impl FnMut(QueueOffset, W) -> bool,
+    ) -> Vec<Held<P>> {
+        self.judge(topic, queue, Some(next), wish, is_wanted)
+    }
+
+    fn judge<W>(
+        &self,
+        topic: &str,
+        queue: QueueId,
+        next: Option<QueueOffset>,
+        wish: impl Fn(&P) -> W,
         mut is_wanted: impl FnMut(QueueOffset, W) -> bool,
     ) -> Vec<Held<P>> {
         let candidates: Vec<(u64, QueueOffset, W)> = {
             let inner = self.lock();
             let waiting = inner.topics.get(topic).and_then(|queues| queues.get(&queue));
-            let behind = waiting.into_iter().flatten().filter(|waits| waits.held.seen < next);
+            let behind =
+                waiting.into_iter().flatten().filter(|waits| next.is_none_or(|next| waits.held.seen < next));
             behind.map(|waits| (waits.number, waits.held.seen, wish(&waits.held.pull))).collect()
         };
         let verdicts: Vec<(u64, bool)> =
@@ -123,7 +148,7 @@ impl<P> HoldList<P> {
             match verdicts.binary_search_by_key(&waits.number, |(number, _)| *number) {
                 Ok(at) if verdicts[at].1 => true,
                 Ok(_) => {
-                    waits.held.seen = waits.held.seen.max(next);
+                    waits.held.seen = waits.held.seen.max(next.unwrap_or(waits.held.seen));
                     false
                 }
                 // It came meanwhile, and whoever held it looks after it.
@@ -277,6 +302,19 @@ mod tests {
         };
         assert!(list.wake("T", QueueId(0), QueueOffset(1), |name| *name, judge).is_empty());
         assert_eq!(wake(&list, 1, &["a", "b"]), ["b"]);
+    }
+
+    #[test]
+    fn picks_who_is_wanted_whatever_it_has_seen() {
+        let now = Instant::now();
+        let list = HoldList::new(8);
+        let topic: Arc<str> = "T".into();
+        for (name, queue, seen) in [("a", 0, 5), ("b", 0, u64::MAX), ("b", 1, 5)] {
+            assert!(list.hold(&topic, QueueId(queue), held(name, seen, now)).is_ok());
+        }
+        let picked = list.pick("T", QueueId(0), |name| *name, |name| name == "b");
+        assert_eq!((names(&picked), list.count()), (vec!["b"], 2));
+        assert_eq!(wake(&list, 6, &["a"]), ["a"], "it has seen no more than before");
     }
 
     #[test]

@@ -29,8 +29,10 @@ use wire::{QueueId, RemotingCommand, ResponseCode};
 use crate::call::Call;
 use crate::config::GroupConfig;
 use crate::creation::Creations;
+use crate::delay;
 use crate::duties::{SourceArrivals, Sources};
 use crate::errors::Error;
+use crate::filters::Filters;
 use crate::forward;
 use crate::handlers::pull::{HeldPull, Served};
 use crate::handlers::step::{self, Step};
@@ -65,11 +67,14 @@ pub(crate) struct Hosted {
     /// Told when there is something to revive earlier than before.
     pub(crate) pops_sooner: Notify,
     pub(crate) served: Served,
+    pub(crate) filters: Filters,
     pub(crate) commits: Mutex<CommitMerger>,
     pub(crate) commit_added: Notify,
     /// Told whenever a batch of commits is decided.
     pub(crate) commit_decided: Notify,
     pub(crate) creations: Creations,
+    /// Timer messages that are on their way out of their queue.
+    pub(crate) timer_claims: delay::Claims,
     /// Consumer groups whose creation is under way.
     creating_groups: Mutex<HashSet<String>>,
     pub(crate) cold_reads: Arc<Semaphore>,
@@ -142,10 +147,12 @@ impl Hosted {
             sources: Arc::default(),
             pops_sooner: Notify::new(),
             served: Served::default(),
+            filters: Filters::default(),
             commits: Mutex::new(CommitMerger::new()),
             commit_added: Notify::new(),
             commit_decided: Notify::new(),
             creations: Creations::new(limits.waiting_for_topic),
+            timer_claims: delay::Claims::default(),
             creating_groups: Mutex::default(),
             cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
             admin_scans: Arc::new(Semaphore::new(ADMIN_SCANS)),
@@ -195,7 +202,6 @@ impl Hosted {
         }
     }
 
-    #[allow(dead_code, reason = "the first duty comes with what it serves")]
     /// Hears of new messages in a topic's queues, from now on until it is dropped.
     pub(crate) fn source_arrivals(&self, topic: &str) -> SourceArrivals {
         self.sources.watch(topic)

@@ -11,15 +11,19 @@
 //!
 //! A [`Broker`] is the broker role of one process; it hosts one or more groups, each with its own listeners, log and
 //! tables. Clients belong to the process (clients.rs, registry.rs), nameservers hear of each group (registration.rs).
-//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net), and everything that RocketMQ does
-//! with delay, retry, transactions and pop, which is refused with a reason.
+//! Messages that are delivered later wait in queues of their own (delay/).
+//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net), and what RocketMQ does with
+//! transactions and pop, which is refused with a reason.
 
 mod call;
 mod clients;
 mod config;
 mod creation;
+mod delay;
 mod duties;
 mod errors;
+mod filter;
+mod filters;
 mod forward;
 mod handlers;
 mod hold;
@@ -37,6 +41,8 @@ mod stats;
 mod tests;
 
 pub use config::{BrokerConfig, GroupConfig};
+pub use delay::{DelayLevels, duration_ms};
+pub use handlers::delayed::{PENDING_MESSAGES, PendingMessage, PendingPage, PendingQuery, PendingQueue};
 pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER};
 pub use limits::Limits;
 pub use requests::{Class, documentation};

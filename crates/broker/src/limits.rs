@@ -80,6 +80,8 @@ limits! {
     parked_bytes = 32 << 20, in 1..=BYTES_MAX;
     /// Requests that wait for the creation of their topic, per group.
     waiting_for_topic = 4_096, in 1..=COUNT_MAX;
+    /// Timer messages of one group that wait for their time; the leader has less than 20 bytes of each in memory.
+    pending_timers = 2_000_000, in 1..=COUNT_MAX;
     /// Clients in the registry of this node.
     clients = 50_000, in 1..=COUNT_MAX;
     /// Reads of cold pages at the same time, per group.
@@ -155,13 +157,45 @@ pub(crate) const FORWARD_BATCH: usize = 1024;
 /// Bytes that one forwarding call carries, unless one request alone has more.
 pub(crate) const FORWARD_BATCH_BYTES: usize = 1 << 20;
 
+/// Messages that wait for their time: so many, and so many bytes of them (or one), are delivered by one entry. A batch that
+/// is not full is taken after so long only, so that at ten thousand a second there are a hundred entries and not thousands.
+pub(crate) const DELIVERY_MESSAGES: usize = 1000;
+pub(crate) const DELIVERY_BYTES: usize = 1 << 20;
+pub(crate) const DELIVERY_TICK: Duration = Duration::from_millis(10);
+/// Batches that are read or under way, of levels and of timers each.
+pub(crate) const DELIVERIES_IN_FLIGHT: usize = 8;
+/// After so long what could not be delivered is tried again: a full disk does not say when it has room.
+pub(crate) const DELIVERY_RETRY: Duration = Duration::from_millis(250);
+/// The longest wait for a time, since clocks are set.
+pub(crate) const DELIVERY_LOOK: Duration = Duration::from_millis(500);
+/// Waiting messages that one look at them passes over, and reads, and gives; and the bytes of its answer.
+pub(crate) const PENDING_SCAN: usize = 65_536;
+pub(crate) const PENDING_READS: usize = 2_048;
+pub(crate) const PENDING_MESSAGES_MAX: usize = 1_000;
+
 /// Messages of one batch request: bounded so that the message ids fit one reply.
 pub(crate) const BATCH_MESSAGES_MAX: usize = 32_768;
 
 /// Queue units that one pull looks at: 16,000 bytes of 20 each, or 20 bytes per message asked for, if that is more.
 pub(crate) const PULL_UNITS: usize = 800;
+/// What one pull with an expression reads of messages, and for how long: beyond it the pull is answered with where it
+/// stopped. One message is read whatever its size.
+pub(crate) const SELECT_BYTES: usize = 4 << 20;
+pub(crate) const SELECT_TIME: Duration = Duration::from_millis(50);
+/// Messages that it reads at a time.
+pub(crate) const SELECT_UNITS: usize = 64;
+/// Compiled expressions that are remembered, and bytes of their texts.
+pub(crate) const FILTERS_MAX: usize = 1024;
+pub(crate) const FILTER_CACHE_BYTES: usize = 1 << 20;
 /// The longest time for which a pull is held, whatever the client asks for.
 pub(crate) const HOLD_MAX: Duration = Duration::from_mins(1);
+/// How often held pulls are looked through for those whose group was reset, while any reset is pending.
+pub(crate) const RESET_TICK: Duration = Duration::from_secs(1);
+/// How long a client has a queue for itself (41), ms: RocketMQ's `rocketmq.broker.rebalance.lockMaxLiveTime`. Clients
+/// renew every 20 s.
+pub(crate) const LOCK_LEASE_MS: u64 = 60_000;
+/// Queues of one request to lock or unlock.
+pub(crate) const LOCK_QUEUES_MAX: usize = 10_000;
 /// How late a held pull whose time is over may be answered.
 pub(crate) const HOLD_TICK: Duration = Duration::from_millis(250);
 

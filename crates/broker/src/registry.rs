@@ -184,6 +184,33 @@ impl Node {
                 return connection.request(request, timeout).await.map_err(timed_out);
             }
         }
+        let reply = self.relay(client_id, &request, timeout).await?;
+        match decode_frame(&mut BytesMut::from(reply), FRAME_BYTES_MAX) {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) | Err(_) => Err(Error::Unknown("the client's answer is unreadable".into())),
+        }
+    }
+
+    /// Tells a client something that it does not answer (220), wherever it is connected.
+    pub(crate) async fn tell_client(&self, client_id: &str, request: RemotingCommand) -> Result<(), Error> {
+        let request = request.oneway();
+        for connection in self.clients.connections_of(client_id) {
+            if let Some(connection) = self.connection(connection)
+                && !connection.is_over()
+            {
+                return connection.send_oneway(request).map_err(timed_out);
+            }
+        }
+        self.relay(client_id, &request, CLIENT_CALL).await.map(drop)
+    }
+
+    /// Has the node that has the client pass a request on; its answer.
+    async fn relay(
+        &self,
+        client_id: &str,
+        request: &RemotingCommand,
+        timeout: Duration,
+    ) -> Result<Bytes, Error> {
         let elsewhere = self.clients.node_of(client_id).and_then(|node| Some((node, self.peers()?)));
         let Some((node, peers)) = elsewhere else {
             let remark = format!("the client {client_id} is not connected to any node");
@@ -197,12 +224,7 @@ impl Node {
             timeout_ms: timeout.as_millis() as u32,
         };
         let deadline = Instant::now() + timeout + Duration::from_millis(200);
-        let reply =
-            peers.call(node, RELAY, relay.encode_to_vec().into(), deadline).await.map_err(timed_out)?;
-        match decode_frame(&mut BytesMut::from(reply), FRAME_BYTES_MAX) {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) | Err(_) => Err(Error::Unknown("the client's answer is unreadable".into())),
-        }
+        peers.call(node, RELAY, relay.encode_to_vec().into(), deadline).await.map_err(timed_out)
     }
 }
 
@@ -223,6 +245,10 @@ pub(crate) async fn relay_here(node: &Arc<Node>, payload: Bytes) -> Result<Bytes
         .into_iter()
         .find_map(|id| node.connection(id))
         .ok_or_else(|| format!("the client {} is not connected here", relay.client_id))?;
+    if request.is_oneway() {
+        connection.send_oneway(request).map_err(|error| error.to_string())?;
+        return Ok(Bytes::new());
+    }
     let timeout = Duration::from_millis(relay.timeout_ms.into()).min(CLIENT_CALL * 10);
     let answer = connection.request(request, timeout).await.map_err(|error| error.to_string())?;
     let mut frame = BytesMut::new();

@@ -11,7 +11,9 @@ use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::Step;
 use crate::handlers::{consumer_admin, group, topic};
-use crate::handlers::{heartbeat, node, offset, pull, query, raft, send};
+use crate::handlers::{
+    delayed, heartbeat, lock, node, offset, pull, query, raft, recall, reset, send, send_back,
+};
 use crate::hosted::Hosted;
 use crate::service::wall_clock_ms;
 
@@ -98,11 +100,19 @@ const TABLE: &[Row] = &[
     row(RequestCode::HEART_BEAT, Node, Take(heartbeat::heartbeat), "a client's heartbeat"),
     row(RequestCode::UNREGISTER_CLIENT, Node, Take(heartbeat::unregister), "a client leaves"),
     row(
+        RequestCode::CONSUMER_SEND_MSG_BACK,
+        Log,
+        Work(send_back::send_back),
+        "a consumer gives a message back",
+    ),
+    row(
         RequestCode::GET_CONSUMER_LIST_BY_GROUP,
         Clients,
         Work(heartbeat::members),
         "members of a consumer group",
     ),
+    row(RequestCode::LOCK_BATCH_MQ, Log, Work(lock::lock), "lock queues for one consumer"),
+    row(RequestCode::UNLOCK_BATCH_MQ, Log, Work(lock::unlock), "unlock queues"),
     row(RequestCode::CHECK_CLIENT_CONFIG, Node, Take(heartbeat::check), "check a subscription"),
     row(
         RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
@@ -143,6 +153,18 @@ const TABLE: &[Row] = &[
         "delete a topic",
     ),
     row(
+        RequestCode::INVOKE_BROKER_TO_RESET_OFFSET,
+        Log,
+        Work(reset::reset),
+        "set where a consumer group goes on",
+    ),
+    row(
+        RequestCode::INVOKE_BROKER_TO_GET_CONSUMER_STATUS,
+        Clients,
+        Work(reset::status),
+        "where consumers say that they stand",
+    ),
+    row(
         RequestCode::QUERY_TOPIC_CONSUME_BY_WHO,
         Clients,
         Tables(|h, r| consumer_admin::consumed_by(&h.state, &h.node.clients, r).map(Step::Answer)),
@@ -155,7 +177,19 @@ const TABLE: &[Row] = &[
         "system topics",
     ),
     row(RequestCode::GET_CONSUMER_RUNNING_INFO, Clients, Work(node::running_info), "relayed to a consumer"),
+    row(
+        RequestCode::QUERY_CORRECTION_OFFSET,
+        Current,
+        Work(reset::correction),
+        "the least offsets of all groups in a topic",
+    ),
     row(RequestCode::SEND_MESSAGE_V2, Log, Take(send::send), "send a message, short field names"),
+    row(
+        RequestCode::CLONE_GROUP_OFFSET,
+        Log,
+        Work(reset::clone),
+        "give a consumer group another one's offsets",
+    ),
     row(RequestCode::VIEW_BROKER_STATS_DATA, Node, Take(node::counter), "one of this node's counters"),
     row(
         RequestCode::GET_BROKER_CONSUME_STATS,
@@ -183,9 +217,16 @@ const TABLE: &[Row] = &[
         "a consumer group's configuration",
     ),
     row(RequestCode::LITE_PULL_MESSAGE, Read, Take(pull::pull), "pull, of lite pull consumers"),
+    row(RequestCode::RECALL_MESSAGE, Log, Work(recall::recall), "take a timer message back"),
     row(RequestCode::GET_BROKER_HA_STATUS, Node, Take(node::ha_status), "replication as this node sees it"),
     row(RequestCode(raft::GROUP_STATUS), Node, Take(raft::status), "RaftMQ: a group's status on this node"),
     row(RequestCode(raft::TRANSFER_LEADER), Log, Work(raft::transfer), "RaftMQ: hand leadership over"),
+    row(
+        RequestCode(delayed::PENDING_MESSAGES),
+        Current,
+        Work(delayed::pending),
+        "RaftMQ: messages that wait for their time",
+    ),
 ];
 
 /// The row of a code.

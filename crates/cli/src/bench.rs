@@ -3,6 +3,8 @@
 //! With `--rate` the loop is open: a message is due at a time of its own, and its latency counts from then, so a slow
 //! server cannot hide behind a waiting generator. Without, the loop is closed: as many as `--in-flight` are under way.
 
+mod delay;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -29,6 +31,8 @@ enum BenchCommand {
     Consume(Drain),
     /// Send at a rate and consume: time from the intended send to the listener
     EndToEnd(Load),
+    /// Send timer messages that fall due at a rate: how late they are received, and what waiting costs
+    Delay(delay::DelayArgs),
 }
 
 #[derive(Args, Clone)]
@@ -210,6 +214,7 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
             BenchCommand::Produce(load) => produce(load).await,
             BenchCommand::Consume(drain) => consume(drain).await,
             BenchCommand::EndToEnd(load) => end_to_end(load).await,
+            BenchCommand::Delay(args) => delay::run(args).await,
         }
     })
 }

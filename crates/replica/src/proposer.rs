@@ -303,7 +303,6 @@ type Counters = HashMap<Arc<str>, HashMap<QueueId, u64>>;
 struct OpenEntry {
     buffer: BytesMut,
     parts: Vec<Part>,
-    log_time_ms: u64,
     held: Held,
 }
 
@@ -424,13 +423,15 @@ impl Proposer {
                 break;
             }
             let paused = *self.paused.borrow_and_update();
-            self.fill(&mut open, &mut counters, &mut clock);
+            self.fill(&mut open, &mut counters);
             let full = self.carried.is_some() || open.as_ref().is_some_and(|o| o.buffer.len() >= ENTRY_BYTES);
             let may_send =
                 !paused && (entries < ENTRIES_IN_FLIGHT_EAGER || (full && bytes < BYTES_IN_FLIGHT_MAX));
             if may_send {
                 if let Some(entry) = open.take() {
-                    self.propose_messages(term, &window, entry).await;
+                    // Not when it was opened: no message is stored before it came.
+                    let log_time_ms = self.log_time_ms(&mut clock);
+                    self.propose_messages(term, &window, entry, log_time_ms).await;
                     continue;
                 }
                 match self.carried.take() {
@@ -515,7 +516,7 @@ impl Proposer {
     }
 
     /// Moves what has arrived into the open entry, as far as it fits.
-    fn fill(&mut self, open: &mut Option<OpenEntry>, counters: &mut Counters, clock: &mut LogClock) {
+    fn fill(&mut self, open: &mut Option<OpenEntry>, counters: &mut Counters) {
         loop {
             let proposal = match self.carried.take() {
                 Some(proposal) => proposal,
@@ -553,18 +554,17 @@ impl Proposer {
                     entry
                 }
                 None => {
-                    let log_time_ms = self.log_time_ms(clock);
                     // Room for what waits: growing by doubling copies every message about once more.
                     let waiting = (self.queue.len() + 1).saturating_mul(records.len());
                     let room = waiting.min(ENTRY_BYTES).max(records.len());
                     let mut buffer = BytesMut::with_capacity(HEADER_LEN + room + 8);
                     buffer.resize(HEADER_LEN, 0);
-                    open.insert(OpenEntry { buffer, parts: Vec::new(), log_time_ms, held })
+                    open.insert(OpenEntry { buffer, parts: Vec::new(), held })
                 }
             };
             let first_offset = QueueOffset(*next);
             *next += u64::from(count);
-            finish_records(&mut records, first_offset, entry.log_time_ms);
+            number_records(&mut records, first_offset);
             let place = Place { body_offset: entry.buffer.len() - HEADER_LEN, first_offset };
             entry.parts.push(Part { place, done });
             entry.buffer.extend_from_slice(&records);
@@ -597,15 +597,21 @@ impl Proposer {
             let next = next.expect("every queue was looked up");
             let first_offset = QueueOffset(*next);
             *next += u64::from(count);
-            finish_records(&mut records, first_offset, log_time_ms);
+            number_records(&mut records, first_offset);
             places.push(Place { body_offset: buffer.len() - HEADER_LEN, first_offset });
             buffer.extend_from_slice(&records);
         }
         Ok((Data { kind: FrameKind::Coupled, log_time_ms, buffer }, places))
     }
 
-    async fn propose_messages(&mut self, term: u64, window: &Arc<Window>, entry: OpenEntry) {
-        let OpenEntry { buffer, parts, log_time_ms, held } = entry;
+    async fn propose_messages(
+        &mut self,
+        term: u64,
+        window: &Arc<Window>,
+        entry: OpenEntry,
+        log_time_ms: u64,
+    ) {
+        let OpenEntry { buffer, parts, held } = entry;
         let data = Data { kind: FrameKind::Messages, log_time_ms, buffer };
         self.propose(term, window, data, Parts::Messages { parts, log_time_ms }, held).await;
     }
@@ -710,8 +716,8 @@ impl Proposer {
     }
 }
 
-/// Fills in queue offsets and store timestamps of records that lie back to back. The physical offset is the append's.
-fn finish_records(records: &mut [u8], first: QueueOffset, store_timestamp_ms: u64) {
+/// Fills in queue offsets of records that lie back to back. Physical offset and store timestamp are the append's.
+fn number_records(records: &mut [u8], first: QueueOffset) {
     let mut offset = first.0;
     let mut rest = records;
     while rest.len() >= 4 {
@@ -719,8 +725,6 @@ fn finish_records(records: &mut [u8], first: QueueOffset, store_timestamp_ms: u6
         assert!(len >= 4 && len <= rest.len(), "proposed records must be whole");
         let (record, tail) = rest.split_at_mut(len);
         wire::patch_queue_offset(record, QueueOffset(offset)).expect("proposed records must be whole");
-        wire::patch_store_timestamp(record, store_timestamp_ms as i64)
-            .expect("proposed records must be whole");
         offset += 1;
         rest = tail;
     }

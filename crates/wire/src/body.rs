@@ -301,6 +301,19 @@ mod tests {
             r#"{"offsetTable":{{"brokerName":"broker-a","queueId":3,"topic":"orders"}:77}}"#,
             &ResetOffsetBody { offset_table: [(queue(), 77)].into_iter().collect() },
         );
+        let reset = ResetOffsetBody { offset_table: [(queue(), 77)].into_iter().collect() };
+        assert_eq!(
+            reset.encode_list(),
+            r#"{"offsetTable":[{"brokerName":"broker-a","offset":77,"queueId":3,"topic":"orders"}]}"#
+        );
+        same(
+            r#"{"correctionOffsets":{"0":7,"1":9223372036854775807}}"#,
+            &QueryCorrectionOffsetBody { correction_offsets: [(0, 7), (1, i64::MAX)].into_iter().collect() },
+        );
+        assert!(
+            QueryCorrectionOffsetBody::decode(br#"{"correctionOffsets":{0:7}}"#).is_ok(),
+            "as Java writes it"
+        );
         let table: QueueTable<i64> =
             [(queue(), 77), (MessageQueue::new("é\"", "b", 0), -1)].into_iter().collect();
         let status = GetConsumerStatusBody {

@@ -32,6 +32,7 @@ mod names;
 #[cfg(test)]
 mod never_panics;
 mod properties;
+mod recall;
 pub mod sysflag;
 mod tags;
 
@@ -61,4 +62,5 @@ pub use properties::{
     PROPERTIES_RESERVED, PROPERTY_TRANSIENT_PREFIX, Properties, prop, properties_from, properties_get,
     properties_iter, properties_push, properties_remove, properties_set, properties_to_map,
 };
-pub use tags::{java_string_hash, tags_code};
+pub use recall::{RecallHandle, RecallHandleError};
+pub use tags::{java_string_hash, tags_code, unit_code};

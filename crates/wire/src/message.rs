@@ -25,7 +25,7 @@ use crate::ids::{LogPosition, QueueId, QueueOffset};
 use crate::message_id::OffsetMessageId;
 use crate::properties::{Properties, prop, properties_get, properties_to_map};
 use crate::sysflag;
-use crate::tags::tags_code;
+use crate::tags::{tags_code, unit_code};
 
 /// Magic of a record whose topic is at most 127 bytes.
 pub const MAGIC_V1: u32 = 0xDAA3_20A7;
@@ -214,9 +214,14 @@ impl<'a> StoredMessage<'a> {
         self.property(prop::UNIQ_KEY)
     }
 
-    /// What the ConsumeQueue stores for tag filtering (but for delayed messages, where it stores the time of delivery).
+    /// What filters by tag compare.
     pub fn tags_code(&self) -> i64 {
         self.tags().map_or(0, tags_code)
+    }
+
+    /// What its ConsumeQueue unit has as the tags code.
+    pub fn unit_code(&self) -> i64 {
+        unit_code(self.topic, self.tags(), self.store_timestamp, self.property(prop::TIMER_OUT_MS))
     }
 
     /// The id that names the message by store host and position.

@@ -60,6 +60,8 @@ const NO_SEND_TOPICS: &[&str] = &[
     topic::TRANS_CHECK_MAX_TIME,
     topic::SELF_TEST,
     topic::OFFSET_MOVED_EVENT,
+    // RocketMQ lets clients send there; what it holds is for the broker alone to write.
+    topic::WHEEL_TIMER,
 ];
 
 const SYSTEM_GROUPS: &[&str] = &[

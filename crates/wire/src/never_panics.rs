@@ -85,7 +85,7 @@ fn decode_headers(ext: &ExtFields) {
         SendMessageRequest SendMessageResponse ReplyMessageRequest ConsumerSendMsgBackRequest
         PullMessageRequest PullMessageResponse QueryConsumerOffsetRequest UpdateConsumerOffsetRequest
         EndTransactionRequest CheckTransactionStateRequest PopMessageRequest AckMessageRequest
-        ResetOffsetRequest CreateTopicRequest RegisterBrokerRequest BrokerHeartbeatRequest
+        ResetOffsetRequest QueryCorrectionOffsetRequest CloneGroupOffsetRequest CreateTopicRequest RegisterBrokerRequest BrokerHeartbeatRequest
     );
 }
 
@@ -101,7 +101,12 @@ fn decode_everything(bytes: &[u8]) {
     }
     for stored in Messages::new(bytes).flatten() {
         let _ = stored.verify();
-        let _ = (stored.tags_code(), stored.keys().count(), stored.offset_message_id().to_string());
+        let _ = (
+            stored.unit_code(),
+            stored.tags_code(),
+            stored.keys().count(),
+            stored.offset_message_id().to_string(),
+        );
     }
     let shared = Bytes::copy_from_slice(bytes);
     for message in Message::decode_all(&shared).unwrap_or_default() {
@@ -122,7 +127,7 @@ fn decode_everything(bytes: &[u8]) {
         HeartbeatData SubscriptionData TopicRouteData ClusterInfo TopicConfig TopicConfigSerializeWrapper
         RegisterBrokerBody DataVersion KvTable TopicList SubscriptionGroupConfig ConsumerConnection
         TopicStatsTable ConsumeStats ConsumeStatsList ResetOffsetBody GetConsumerStatusBody LockBatchRequestBody
-        LockBatchResponseBody BrokerStatsData QueryAssignmentResponseBody
+        LockBatchResponseBody QueryCorrectionOffsetBody BrokerStatsData QueryAssignmentResponseBody
     );
     for ack in BatchAckMessageRequestBody::decode(bytes).map(|body| body.acks).unwrap_or_default() {
         let _ = ack.offsets();
@@ -134,6 +139,7 @@ fn decode_everything(bytes: &[u8]) {
     properties_set(&mut properties, "TAGS", "x");
     let _ = (validate_topic(&text), validate_group(&text), TopicConfig::from_text(&text));
     let _ = text.parse::<OffsetMessageId>();
+    let _ = text.parse::<RecallHandle>();
     if let Ok(id) = text.parse::<UniqueId>() {
         let _ = (id.time_near(0), id.time_near(i64::MIN), id.time_near(i64::MAX));
     }

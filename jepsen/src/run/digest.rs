@@ -111,7 +111,7 @@ fn scan(node: u64, group: &Path) -> Result<Scan> {
             let scanned = queues.entry(queue).or_default();
             scanned.reads.push(Read { offset: stored.queue_offset.get(), value });
             let size = stored.size() as u32;
-            scanned.units.push(files::unit(stored.position.get(), size, stored.tags_code()));
+            scanned.units.push(files::unit(stored.position.get(), size, stored.unit_code()));
             scanned.chain = xxh3_64_with_seed(stored.record, scanned.chain);
         }
         Ok(())

@@ -3,7 +3,9 @@ package raftmq;
 import java.lang.reflect.Method;
 import org.apache.rocketmq.client.ClientConfig;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.common.UtilAll;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.remoting.RPCHook;
 
@@ -40,6 +42,10 @@ final class Clients {
         if (from != null) {
             consumer.setConsumeFromWhere(ConsumeFromWhere.valueOf("CONSUME_FROM_" + from.toUpperCase() + "_OFFSET"));
         }
+        if (options.text("from-ms", null) != null) {
+            consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_TIMESTAMP);
+            consumer.setConsumeTimestamp(UtilAll.timeMillisToHumanString3(options.number("from-ms", 0)));
+        }
         if (options.flag("broadcasting")) {
             broadcast(consumer);
         }
@@ -52,7 +58,12 @@ final class Clients {
         if (options.text("invisible-ms", null) != null) {
             Newer.get().popInvisible(consumer, options.number("invisible-ms", 0));
         }
-        consumer.subscribe(options.text("topic"), options.text("tags", "*"));
+        String sql = options.text("sql", null);
+        if (sql == null) {
+            consumer.subscribe(options.text("topic"), options.text("tags", "*"));
+        } else {
+            consumer.subscribe(options.text("topic"), MessageSelector.bySql(sql));
+        }
         return consumer;
     }
 

@@ -20,7 +20,7 @@ import java.util.concurrent.atomic.AtomicReference;
  * reply              --topic T --group G: until stdin closes
  * consume            --topic T [--group G] [--tags 'A || B'] [--broadcasting] [--orderly] [--until N] [--idle MS] [--quiet]
  *                    [--reject N] [--reject-level L] [--send-back L] [--max-reconsume N] [--properties]
- *                    [--pop] [--invisible-ms MS] [--hang]
+ *                    [--pop] [--invisible-ms MS] [--hang] [--sql EXPRESSION] [--from first|last] [--from-ms MS]
  * lite-pull          --topic T [--group G] [--assign] [--commit-each] [--until N] [--idle MS]
  * rebalance          --topic T [--group G]: prints the assigned queues each time they change, until stdin closes
  * failover-producer  --topic T --modes sync,async,batch,oneway,pinned [--rate R]: one producer per mode, until stdin closes

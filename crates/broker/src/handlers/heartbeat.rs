@@ -15,6 +15,7 @@ use wire::{
 use crate::call::Call;
 use crate::clients::{Client, Consumer, Excess, Role};
 use crate::errors::Error;
+use crate::handlers::pull;
 use crate::handlers::step::success;
 use crate::hosted::Hosted;
 use crate::limits::{PARK_RETRY, REGISTRY_FETCH};
@@ -180,14 +181,10 @@ pub(crate) fn members<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a>
 /// 46. Clients send it for subscriptions that are not by tag.
 pub(crate) fn check(hosted: &Arc<Hosted>, call: Call) {
     match CheckClientRequestBody::decode(&call.request.body) {
-        Ok(body) if body.subscription_data.is_tag_type() => call.succeed(),
-        Ok(body) => {
-            let kind = body.subscription_data.expression_type;
-            call.refuse(
-                ResponseCode::SYSTEM_ERROR,
-                format!("The broker does not support consumer to filter message by {kind}"),
-            );
-        }
+        Ok(body) => match pull::check_subscription(hosted, &body.subscription_data) {
+            Ok(()) => call.succeed(),
+            Err(error) => hosted.fail(call, error),
+        },
         Err(error) => hosted.fail(call, error.into()),
     }
 }

@@ -169,6 +169,7 @@ fn config_table(config: &BrokerConfig, group: &GroupConfig, broker_id: u64) -> V
     let advertised = group.advertised();
     let (ip, port) = advertised.rsplit_once(':').unwrap_or((&advertised, ""));
     vec![
+        ("accessMessageInMemoryMaxRatio", group.in_memory_percent.to_string()),
         ("aclEnable", "false".into()),
         ("autoCreateSubscriptionGroup", group.auto_create_group.to_string()),
         ("autoCreateTopicEnable", group.auto_create_topic.to_string()),
@@ -180,6 +181,7 @@ fn config_table(config: &BrokerConfig, group: &GroupConfig, broker_id: u64) -> V
         ("brokerPermission", group.permission.to_string()),
         ("brokerRole", if broker_id == 0 { "SYNC_MASTER" } else { "SLAVE" }.into()),
         ("defaultTopicQueueNums", group.default_topic_queues.to_string()),
+        ("enablePropertyFilter", group.property_filter.to_string()),
         ("filterServerNums", "0".into()),
         ("flushDiskType", "SYNC_FLUSH".into()),
         ("listenPort", port.into()),
@@ -195,6 +197,7 @@ fn config_table(config: &BrokerConfig, group: &GroupConfig, broker_id: u64) -> V
         ("storePathRootDir", config.data.join(&group.name).display().to_string()),
         ("traceOn", config.trace_on.to_string()),
         ("transferMsgByHeap", "true".into()),
+        ("useServerSideResetOffset", group.server_side_reset.to_string()),
     ]
 }
 

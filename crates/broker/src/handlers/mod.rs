@@ -2,16 +2,21 @@
 //! run it, and when, is the table's business (requests.rs).
 
 pub(crate) mod consumer_admin;
+pub(crate) mod delayed;
 pub(crate) mod group;
 pub(crate) mod heartbeat;
 pub(crate) mod info;
+pub(crate) mod lock;
 pub(crate) mod node;
 pub(crate) mod offset;
 mod page;
 pub(crate) mod pull;
 pub(crate) mod query;
 pub(crate) mod raft;
+pub(crate) mod recall;
+pub(crate) mod reset;
 pub(crate) mod send;
+pub(crate) mod send_back;
 pub(crate) mod stats;
 pub(crate) mod step;
 pub(crate) mod topic;

@@ -19,7 +19,7 @@ use crate::errors::Error;
 use crate::handlers::step::{self, success};
 use crate::hosted::{Hosted, Serving, lock};
 use crate::requests::Answer;
-use crate::state::{CommitBatch, CommitKey, CommitMerger, NoCommitKey, QueueRange, Reply};
+use crate::state::{Command, CommitBatch, CommitKey, CommitMerger, NoCommitKey, QueueRange, Reply};
 
 /// The key of a consumer's offset, or why there is none: 26, 17, 29.
 fn key(hosted: &Hosted, group: &str, topic: &str, queue: i32) -> Result<(CommitKey, QueueId), Error> {
@@ -40,7 +40,7 @@ fn no_topic(topic: &str) -> Error {
     Error::refused(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{topic}] not exist"))
 }
 
-fn no_queue(topic: &str, queue: i32, count: u32) -> Error {
+pub(crate) fn no_queue(topic: &str, queue: i32, count: u32) -> Error {
     let remark = format!("queueId[{queue}] is illegal, topic {topic} has {count} queues");
     Error::refused(ResponseCode::INVALID_PARAMETER, remark)
 }
@@ -102,8 +102,40 @@ fn commit_now(
     let (key, queue) = key(hosted, &header.consumer_group, &header.topic, header.queue_id)?;
     // While a reset waits for its consumer (222), `apply` passes a commit over and replies with success: so does the answer.
     let mut commits = lock(&hosted.commits);
-    let batch = commits.overtake(key, queue, offset);
+    let batch = commits.overtake(key, [(queue, offset)]);
     Ok(propose(serving, batch))
+}
+
+/// Commits offsets of one group in one topic, and waits until they are stored.
+pub(crate) async fn commit_all(
+    hosted: &Hosted,
+    key: CommitKey,
+    offsets: impl IntoIterator<Item = (QueueId, QueueOffset)>,
+) -> Result<(), Error> {
+    let proposed = {
+        let serving = hosted.served_here()?;
+        let mut commits = lock(&hosted.commits);
+        let batch = commits.overtake(key, offsets);
+        propose(serving, batch)
+    };
+    decided(hosted, proposed).await.map(drop)
+}
+
+/// Proposes a command that decides about offsets. Commits that wait for these queues are older than it, and dropped.
+pub(crate) async fn propose_over_commits(
+    hosted: &Hosted,
+    command: Command,
+    key: CommitKey,
+    queues: impl IntoIterator<Item = QueueId>,
+) -> Result<Reply, Error> {
+    let answer = {
+        let serving = hosted.served_here()?;
+        let mut commits = lock(&hosted.commits);
+        commits.forget(key, queues);
+        // In the proposer's queue before the next commit is added.
+        serving.group.propose_command_now(command.to_bytes(), command.is_barrier())
+    };
+    reply_of(answer).await
 }
 
 /// A commit that nobody waits for joins the next batch (log.md 13).
@@ -115,11 +147,11 @@ pub(crate) fn merge_commit(
     offset: QueueOffset,
 ) -> Result<(), Error> {
     let (key, queue) = key(hosted, group, topic, queue)?;
+    // A reset waits for its consumer, who does not know of it yet.
+    if hosted.state.ignores_commits(key, queue) {
+        return Ok(());
+    }
     {
-        if hosted.state.ignores_commits(key, queue) {
-            // A reset waits for the consumer, who does not know of it yet.
-            return Ok(());
-        }
         let mut commits = lock(&hosted.commits);
         // Looked up under the lock: what a batch brought is in the tables before it is settled.
         let stored = hosted.state.offset_of(key, queue);
@@ -160,6 +192,11 @@ fn propose_merged(hosted: &Hosted, take: fn(&mut CommitMerger, u64) -> Option<Co
 async fn decided(hosted: &Hosted, proposed: Proposed) -> Result<Reply, Error> {
     let Proposed { batch, answer } = proposed;
     let _settles = Settles { hosted, batch };
+    reply_of(answer).await
+}
+
+/// What the tables said to a command that was proposed.
+async fn reply_of(answer: oneshot::Receiver<Result<Bytes, ProposeError>>) -> Result<Reply, Error> {
     let stopped = ProposeError::Unknown("the group stopped while the command was under way");
     let answer = answer.await.unwrap_or(Err(stopped))?;
     prost::Message::decode(answer).map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))
@@ -263,17 +300,18 @@ pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
         if is_young {
             return Ok(offset(&call.request, 0));
         }
-        Err(Error::refused(
-            ResponseCode::QUERY_NOT_FOUND,
-            "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first",
-        ))
+        let remark = match header.set_zero_if_not_found {
+            Some(false) => "Not found, do not set to zero, maybe this group boot first",
+            None | Some(true) => "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first",
+        };
+        Err(Error::refused(ResponseCode::QUERY_NOT_FOUND, remark))
     }
     .boxed()
 }
 
 /// Whether a queue has its first message still, and that among the newest part of the log: a new group then begins at 0
 /// whatever its ConsumeFromWhere says. RocketMQ asks whether the message is "in memory": within 40 % of the machine's
-/// RAM of the log's end (`accessMessageInMemoryMaxRatio`).
+/// RAM of the log's end (`accessMessageInMemoryMaxRatio`, here `in_memory_percent`).
 async fn is_young(hosted: &Arc<Hosted>, topic: &str, queue: QueueId) -> Result<bool, Error> {
     let Some(range) = hosted.state.queue(topic, queue) else { return Ok(false) };
     if range.min != QueueOffset(0) || range.next == QueueOffset(0) {
@@ -285,13 +323,13 @@ async fn is_young(hosted: &Arc<Hosted>, topic: &str, queue: QueueId) -> Result<b
     })
     .await?;
     let end = hosted.served_here()?.log.state().end;
-    Ok(first.is_some_and(|first| end.0.saturating_sub(first.0) <= young_bytes()))
+    let young_bytes = ram_bytes() / 100 * u64::from(hosted.config.in_memory_percent);
+    Ok(first.is_some_and(|first| end.0.saturating_sub(first.0) <= young_bytes))
 }
 
-fn young_bytes() -> u64 {
+fn ram_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    let ram = info.totalram.saturating_mul(u64::from(info.mem_unit));
-    ram / 5 * 2
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
 /// Runs what may wait for the disk on a thread that may, in its turn.
@@ -400,7 +438,7 @@ pub(crate) fn store_time(
 /// Finds an offset by store time, which never falls within a queue. LOWER: the first message stored at or after
 /// `timestamp`, the next offset when all are older. UPPER: the last one stored at or before it, the minimum when all
 /// are newer.
-fn search_time(
+pub(crate) fn search_time(
     range: QueueRange,
     timestamp: i64,
     upper: bool,

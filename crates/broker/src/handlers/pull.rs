@@ -20,14 +20,19 @@
 //! - It holds only where the leader has found nothing.
 //!
 //! The leader itself confirms that it still leads before it says that an offset moved (log.md 11).
+//!
+//! **Resets** (222, reset.rs). While one is pending, a pull of that group and queue at any other offset is answered with 21
+//! and the offset of the reset. A pull at that offset takes the reset, which is an entry of the log, and goes on: it shows
+//! that the consumer was told, as an answer that was sent does not.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::join_all;
 use replica::NodeId;
+use store::Records;
 use store::index::{IndexError, Unit};
 use wire::{Header as _, RequestCode};
 use wire::{
@@ -37,11 +42,16 @@ use wire::{
 
 use crate::call::Call;
 use crate::errors::Error;
+use crate::filter::Filter;
+use crate::filters::{self, Wish};
 use crate::forward;
 use crate::handlers::offset;
 use crate::hold::{Held, NotHeld};
 use crate::hosted::{Hosted, Serving, Toward, lock};
-use crate::limits::{HOLD_MAX, HOLD_TICK, PARK, PULL_UNITS};
+use crate::limits::{
+    HOLD_MAX, HOLD_TICK, PARK, PULL_UNITS, RESET_TICK, SELECT_BYTES, SELECT_TIME, SELECT_UNITS,
+};
+use crate::state::command::{Kind, TakeResets};
 use crate::state::rules;
 use crate::state::{QueueRange, Topic};
 
@@ -51,7 +61,7 @@ struct Pull {
     header: PullMessageRequest,
     arrived: Instant,
     /// The subscription in the request, once it was read.
-    subscription: Option<Arc<SubscriptionData>>,
+    wish: Option<Wish>,
 }
 
 impl Pull {
@@ -76,7 +86,7 @@ impl Pull {
 pub(crate) struct HeldPull {
     pull: Pull,
     /// `None`: any message is wanted.
-    filter: Option<Arc<SubscriptionData>>,
+    wish: Option<Wish>,
 }
 
 /// What the checks let through: all that may be otherwise when a pull is executed once more.
@@ -86,12 +96,15 @@ struct Plan {
     topic: Arc<Topic>,
     queue: QueueId,
     offset: i64,
-    filter: Arc<SubscriptionData>,
+    wish: Wish,
+    /// Where the group was told to go on, and no consumer has done so.
+    reset: Option<QueueOffset>,
     /// What the client wants at most.
     messages: usize,
     bytes: Option<usize>,
     /// Answers that group and topic determine.
     slow_broker: i64,
+    usual_broker: i64,
     group_sys_flag: i32,
     since: Instant,
 }
@@ -150,7 +163,7 @@ impl Served {
 pub(crate) fn pull(hosted: &Arc<Hosted>, call: Call) {
     match PullMessageRequest::decode(&call.request.ext) {
         Ok(header) => {
-            begin(hosted, Pull { call, header, arrived: Instant::now(), subscription: None });
+            begin(hosted, Pull { call, header, arrived: Instant::now(), wish: None });
         }
         Err(error) => hosted.fail(call, error.into()),
     }
@@ -168,7 +181,12 @@ fn begin(hosted: &Arc<Hosted>, mut pull: Pull) {
                 commit(hosted, &pull);
                 pull.clear(pull_flag::COMMIT_OFFSET);
             }
-            execute(hosted, pull, plan);
+            match plan.reset {
+                Some(offset) if led && offset.to_wire() == plan.offset => {
+                    take_reset(hosted.clone(), pull, plan, offset);
+                }
+                Some(_) | None => execute(hosted, pull, plan),
+            }
         }
         Err(error) => fail(hosted, pull, led, error),
     }
@@ -230,50 +248,44 @@ fn check(hosted: &Hosted, pull: &mut Pull, led: bool) -> Result<Plan, Error> {
             return refuse(ResponseCode::INVALID_PARAMETER, remark);
         }
     };
-    let filter = match &pull.subscription {
+    let wish = match &pull.wish {
         Some(own) => own.clone(),
-        None => subscription(hosted, header, group.consume_broadcast_enable)?,
+        None => wish(hosted, header, group.consume_broadcast_enable)?,
     };
-    if !filter.is_tag_type() {
-        let remark =
-            format!("The broker does not support consumer to filter message by {}", filter.expression_type);
-        return refuse(ResponseCode::SYSTEM_ERROR, remark);
-    }
-    if filter.class_filter_mode {
+    if wish.subscription.class_filter_mode {
         return refuse(ResponseCode::SYSTEM_ERROR, "class filters are not supported".into());
     }
     if header.sys_flag & pull_flag::SUBSCRIPTION != 0 {
-        pull.subscription = Some(filter.clone());
+        pull.wish = Some(wish.clone());
     }
+    let reset = hosted.state.pending_reset(&topic.name, &header.consumer_group, queue);
     Ok(Plan {
         led,
+        reset,
         topic,
         queue,
         offset: header.queue_offset,
-        filter,
+        wish,
         messages: usize::try_from(header.max_msg_nums).unwrap_or(0),
         bytes: header.max_msg_bytes.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0),
         slow_broker: group.which_broker_when_consume_slowly,
+        usual_broker: group.broker_id,
         group_sys_flag: group.group_sys_flag,
         since: Instant::now(),
     })
 }
 
-/// The subscription in the request, or else the one that the group's heartbeats told.
-fn subscription(
-    hosted: &Hosted,
-    header: &PullMessageRequest,
-    broadcast_enabled: bool,
-) -> Result<Arc<SubscriptionData>, Error> {
+/// What is wanted: the subscription in the request, or else the one that the group's heartbeats told.
+fn wish(hosted: &Hosted, header: &PullMessageRequest, broadcast_enabled: bool) -> Result<Wish, Error> {
     if header.sys_flag & pull_flag::SUBSCRIPTION != 0 {
         let expression = header.subscription.as_deref().unwrap_or_default();
         let kind = header.expression_type.as_deref().unwrap_or_default();
         if !kind.is_empty() && kind != wire::EXPRESSION_TYPE_TAG {
             let data = SubscriptionData::from_expression(&header.topic, kind, expression, header.sub_version);
-            return Ok(Arc::new(data));
+            return by_expression(hosted, Arc::new(data), ResponseCode::SUBSCRIPTION_PARSE_FAILED);
         }
         return match SubscriptionData::from_tags(&header.topic, expression, header.sub_version) {
-            Ok(data) => Ok(Arc::new(data)),
+            Ok(data) => Ok(Wish::by_tags(Arc::new(data))),
             Err(_) => refuse(
                 ResponseCode::SUBSCRIPTION_PARSE_FAILED,
                 "parse the consumer's subscription failed".into(),
@@ -293,8 +305,50 @@ fn subscription(
         Some(known) if known.sub_version < header.sub_version => {
             refuse(ResponseCode::SUBSCRIPTION_NOT_LATEST, "the consumer's subscription not latest".into())
         }
-        Some(known) => Ok(known.clone()),
+        Some(known) if known.is_tag_type() => Ok(Wish::by_tags(known.clone())),
+        // The expression comes with the subscription, so that no version of it can be older (28).
+        Some(known) => by_expression(hosted, known.clone(), ResponseCode::FILTER_DATA_NOT_EXIST),
     }
+}
+
+/// A subscription by expression; `wrong` says that it is none.
+fn by_expression(
+    hosted: &Hosted,
+    subscription: Arc<SubscriptionData>,
+    wrong: ResponseCode,
+) -> Result<Wish, Error> {
+    let filter = compile(hosted, &subscription, wrong)?;
+    Ok(Wish { subscription, expression: Some(filter) })
+}
+
+/// The filter of a subscription by expression; `wrong` says that it is none.
+fn compile(
+    hosted: &Hosted,
+    subscription: &SubscriptionData,
+    wrong: ResponseCode,
+) -> Result<Arc<Filter>, Error> {
+    if subscription.expression_type != wire::EXPRESSION_TYPE_SQL92 {
+        return not_supported(&subscription.expression_type);
+    }
+    let filter = hosted.filters.get(&subscription.sub_string);
+    let filter = filter.or_else(|error| refuse(wrong, format!("Invalid MessageSelector: {error}")))?;
+    if hosted.config.property_filter { Ok(filter) } else { not_supported(&subscription.expression_type) }
+}
+
+fn not_supported<T>(kind: &str) -> Result<T, Error> {
+    let remark = format!("The broker does not support consumer to filter message by {kind}");
+    refuse(ResponseCode::SYSTEM_ERROR, remark)
+}
+
+/// Whether a subscription can be served (46).
+pub(crate) fn check_subscription(hosted: &Hosted, subscription: &SubscriptionData) -> Result<(), Error> {
+    if subscription.is_tag_type() {
+        return Ok(());
+    }
+    if !hosted.config.property_filter {
+        return not_supported(&subscription.expression_type);
+    }
+    compile(hosted, subscription, ResponseCode::SUBSCRIPTION_PARSE_FAILED).map(drop)
 }
 
 /// A commit that came with a pull: merged here, or passed on where another node leads (clients.md 12).
@@ -327,6 +381,8 @@ enum Status {
     OffsetOverflowOne,
     OffsetOverflowBadly,
     OffsetTooSmall,
+    /// An administrator has set another one.
+    OffsetReset,
 }
 
 impl Status {
@@ -339,6 +395,7 @@ impl Status {
             Status::OffsetOverflowOne => "OFFSET_OVERFLOW_ONE",
             Status::OffsetOverflowBadly => "OFFSET_OVERFLOW_BADLY",
             Status::OffsetTooSmall => "OFFSET_TOO_SMALL",
+            Status::OffsetReset => "OFFSET_RESET",
         }
     }
 
@@ -351,7 +408,9 @@ impl Status {
             Status::NoMessageInQueue | Status::OffsetFoundNull | Status::OffsetOverflowOne => {
                 ResponseCode::PULL_NOT_FOUND
             }
-            Status::OffsetOverflowBadly | Status::OffsetTooSmall => ResponseCode::PULL_OFFSET_MOVED,
+            Status::OffsetOverflowBadly | Status::OffsetTooSmall | Status::OffsetReset => {
+                ResponseCode::PULL_OFFSET_MOVED
+            }
         }
     }
 }
@@ -405,14 +464,10 @@ fn place(range: QueueRange, offset: i64) -> Option<(Status, i64)> {
 
 /// How many messages a pull brings at most, and how many units of its queue it looks at for them: of what a client asks
 /// neither may be believed. `there`: so many follow.
-fn extent(asked: usize, batch: Batch, filter: &SubscriptionData, there: u64) -> (usize, usize) {
+fn extent(asked: usize, batch: Batch, wish: &Wish, there: u64) -> (usize, usize) {
     let count = asked.clamp(1, batch.messages.max(1));
-    let scan = if takes_everything(filter) { count } else { PULL_UNITS.max(count) };
+    let scan = if wish.takes_everything() { count } else { PULL_UNITS.max(count) };
     (count, scan.min(usize::try_from(there).unwrap_or(usize::MAX)))
-}
-
-fn takes_everything(filter: &SubscriptionData) -> bool {
-    filter.sub_string == wire::SUB_ALL
 }
 
 /// Reads; `None` where that would wait for the disk and may not.
@@ -421,11 +476,14 @@ fn read(hosted: &Hosted, serving: &Serving, plan: &Plan, batch: Batch) -> Result
     let Some(range) = hosted.state.queue(name, plan.queue) else {
         return refuse(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{name}] not exist"));
     };
+    if let Some(reset) = plan.reset {
+        return Ok(Some(Read::nothing(Status::OffsetReset, range, reset.to_wire())));
+    }
     if let Some((status, next)) = place(range, offset) {
         return Ok(Some(Read::nothing(status, range, next)));
     }
     let from = QueueOffset(offset as u64);
-    let (count, scan) = extent(plan.messages, batch, &plan.filter, range.next.0 - from.0);
+    let (count, scan) = extent(plan.messages, batch, &plan.wish, range.next.0 - from.0);
     let units = if batch.may_block {
         serving.index.units(name, plan.queue, from, scan)?
     } else {
@@ -438,11 +496,16 @@ fn read(hosted: &Hosted, serving: &Serving, plan: &Plan, batch: Batch) -> Result
         return Ok(Some(Read::nothing(Status::OffsetFoundNull, range, offset)));
     }
     let bytes_max = batch.bytes.min(plan.bytes.unwrap_or(usize::MAX));
+    if let Some(filter) = &plan.wish.expression {
+        let limits = Batch { messages: count, bytes: bytes_max, ..batch };
+        let Some(selected) = select(serving, filter, &units, limits)? else { return Ok(None) };
+        return Ok(Some(selected.into_read(from, range, batch.may_block)));
+    }
     let mut next = from;
     let mut chosen: Vec<Unit> = Vec::with_capacity(count.min(units.len()));
     let mut bytes = 0;
     for unit in &units {
-        if plan.filter.may_match(unit.tags_code) {
+        if plan.wish.may_match(unit.tags_code) {
             let full = chosen.len() >= count || bytes + unit.size as usize > bytes_max;
             // The first message goes out whatever its size.
             if full && !chosen.is_empty() {
@@ -462,25 +525,105 @@ fn read(hosted: &Hosted, serving: &Serving, plan: &Plan, batch: Batch) -> Result
     }
     if taken < chosen.len() {
         // The rest is not resident: it comes with the next pull.
-        next = offset_of(from, &units, &plan.filter, taken);
+        next = offset_of(from, &units, &plan.wish, taken);
     }
     let next = next.to_wire();
     Ok(Some(Read { status: Status::Found, range, next, body, messages: taken, cold: batch.may_block }))
 }
 
+/// What an expression says yes to.
+struct Selected {
+    body: BytesMut,
+    messages: usize,
+    /// Units that were looked at.
+    looked_at: usize,
+}
+
+impl Selected {
+    fn into_read(self, from: QueueOffset, range: QueueRange, cold: bool) -> Read {
+        let next = from.plus(self.looked_at as u64).to_wire();
+        if self.messages == 0 {
+            return Read::nothing(Status::NoMatchedMessage, range, next);
+        }
+        let body = self.body.freeze();
+        Read { status: Status::Found, range, next, body, messages: self.messages, cold }
+    }
+}
+
+/// Reads the messages of these units, and takes those to which the expression says yes, within limits that keep one pull
+/// from reading the whole log. `None` where the first one would have to be waited for, and may not be.
+fn select(
+    serving: &Serving,
+    filter: &Filter,
+    units: &[Unit],
+    limits: Batch,
+) -> Result<Option<Selected>, Error> {
+    let mut selected = Selected { body: BytesMut::new(), messages: 0, looked_at: 0 };
+    let (mut bytes, until) = (0, Instant::now() + SELECT_TIME);
+    while selected.looked_at < units.len() && bytes < SELECT_BYTES && Instant::now() < until {
+        let mut rest = SELECT_BYTES - bytes;
+        let within = units[selected.looked_at..].iter().take(SELECT_UNITS).take_while(|unit| {
+            let size = unit.size as usize;
+            let fits = size <= rest;
+            rest = rest.saturating_sub(size);
+            fits
+        });
+        // One whatever its size.
+        let share = &units[selected.looked_at..][..within.count().max(1)];
+        let records = records_of(serving, share, limits.may_block)?;
+        for record in each_record(&records, share) {
+            if filters::accepts(filter, record) {
+                let is_full = selected.body.len() + record.len() > limits.bytes;
+                if is_full && selected.messages > 0 {
+                    return Ok(Some(selected));
+                }
+                selected.body.extend_from_slice(record);
+                selected.messages += 1;
+            }
+            selected.looked_at += 1;
+            bytes += record.len();
+            if selected.messages >= limits.messages {
+                return Ok(Some(selected));
+            }
+        }
+        if records.count < share.len() {
+            break;
+        }
+    }
+    Ok((selected.looked_at > 0).then_some(selected))
+}
+
+fn records_of(serving: &Serving, units: &[Unit], may_block: bool) -> Result<Records, Error> {
+    let wanted: Vec<_> = units.iter().map(|unit| (unit.position, unit.size)).collect();
+    let log = &serving.log;
+    Ok(if may_block { log.read_records(&wanted)? } else { log.read_records_resident(&wanted)? })
+}
+
+/// The records that were read of these units, one by one.
+fn each_record<'a>(records: &'a Records, units: &'a [Unit]) -> impl Iterator<Item = &'a [u8]> {
+    let mut pieces = records.pieces.iter();
+    let mut rest: &[u8] = &[];
+    units.iter().take(records.count).map_while(move |unit| {
+        if rest.is_empty() {
+            rest = pieces.next()?;
+        }
+        let (record, others) = rest.split_at_checked(unit.size as usize)?;
+        rest = others;
+        Some(record)
+    })
+}
+
 /// The messages of these units, one after the other, and how many: all, or where it may not wait for the disk, as many of
 /// the first as are resident.
 fn records(serving: &Serving, units: &[Unit], may_block: bool) -> Result<(Bytes, usize), Error> {
-    let wanted: Vec<_> = units.iter().map(|unit| (unit.position, unit.size)).collect();
-    let log = &serving.log;
-    let records = if may_block { log.read_records(&wanted)? } else { log.read_records_resident(&wanted)? };
+    let records = records_of(serving, units, may_block)?;
     // A copy: what waits for a slow reader must not keep entries or pages of the log in memory.
     Ok((records.copy(), records.count))
 }
 
 /// The offset of the wanted message number `taken`.
-fn offset_of(from: QueueOffset, units: &[Unit], filter: &SubscriptionData, taken: usize) -> QueueOffset {
-    let wanted = units.iter().enumerate().filter(|(_, unit)| filter.may_match(unit.tags_code));
+fn offset_of(from: QueueOffset, units: &[Unit], wish: &Wish, taken: usize) -> QueueOffset {
+    let wanted = units.iter().enumerate().filter(|(_, unit)| wish.may_match(unit.tags_code));
     from.plus(wanted.map(|(at, _)| at as u64).nth(taken).unwrap_or(units.len() as u64))
 }
 
@@ -542,7 +685,7 @@ fn settle(hosted: &Arc<Hosted>, pull: Pull, plan: Plan, read: Read) {
         return ask_leader(hosted, pull);
     }
     if code == ResponseCode::PULL_NOT_FOUND && pull.may_hold() {
-        let held = HeldPull { pull, filter: Some(plan.filter) };
+        let held = HeldPull { pull, wish: Some(plan.wish) };
         return hold(hosted, &plan.topic.name, plan.queue, held);
     }
     if code == ResponseCode::PULL_OFFSET_MOVED && !pull.call.confirmed {
@@ -551,8 +694,40 @@ fn settle(hosted: &Arc<Hosted>, pull: Pull, plan: Plan, read: Read) {
     answer(hosted, pull, &plan, read);
 }
 
+/// A consumer goes on where its group was told to: from here on its commits count. It asks at this offset because it was
+/// told, by a pull or by the stored offset; one that was told and whose answer got lost does not, and is told again.
+fn take_reset(hosted: Arc<Hosted>, pull: Pull, mut plan: Plan, offset: QueueOffset) {
+    tokio::spawn(async move {
+        let Ok(key) = hosted.state.commit_key(&plan.topic.name, &pull.header.consumer_group) else {
+            // The group or the topic was deleted meanwhile, and the reset with it.
+            return begin(&hosted, pull);
+        };
+        let command = Kind::TakeResets(TakeResets {
+            topics: vec![key.topic.0],
+            groups: vec![key.group.0],
+            queues: vec![plan.queue.0],
+            offsets: vec![offset.0],
+        });
+        match offset::propose_over_commits(&hosted, command.into(), key, [plan.queue]).await {
+            Ok(reply) if reply.granted.is_empty() => {
+                // Another pull has taken it, or there is a newer one.
+                plan.reset =
+                    hosted.state.pending_reset(&plan.topic.name, &pull.header.consumer_group, plan.queue);
+                execute(&hosted, pull, plan);
+            }
+            Ok(_) => {
+                plan.reset = None;
+                execute(&hosted, pull, plan);
+            }
+            // A pull may be repeated.
+            Err(Error::Unknown(_)) => hosted.again(pull.call, None),
+            Err(error) => fail(&hosted, pull, plan.led, error),
+        }
+    });
+}
+
 /// Only a node that leads now may say that an offset moved: one that was deposed would pull a consumer back (log.md 11).
-fn confirm(hosted: Arc<Hosted>, mut pull: Pull, plan: Plan) {
+fn confirm(hosted: Arc<Hosted>, mut pull: Pull, mut plan: Plan) {
     tokio::spawn(async move {
         if !hosted.leads() {
             return ask_leader(&hosted, pull);
@@ -564,6 +739,9 @@ fn confirm(hosted: Arc<Hosted>, mut pull: Pull, plan: Plan) {
         match barrier {
             Ok(()) => {
                 pull.call.confirmed = true;
+                // It may have been taken meanwhile, or by another leader.
+                let (topic, group) = (&plan.topic.name, &pull.header.consumer_group);
+                plan.reset = hosted.state.pending_reset(topic, group, plan.queue);
                 execute(&hosted, pull, plan);
             }
             Err(error) => hosted.fail(pull.call, error),
@@ -585,7 +763,11 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
         hosted.served.note(group, &plan.topic.name, plan.queue, next, now);
     }
     // A reader that lags is sent to a follower where these may serve it, and back when it has caught up.
-    let suggested = if hosted.config.follower_reads && cold { plan.slow_broker } else { 0 };
+    let suggested = match (hosted.config.follower_reads, cold) {
+        (false, _) => 0,
+        (true, true) => plan.slow_broker,
+        (true, false) => plan.usual_broker,
+    };
     let mut response =
         pull.call.response(status.code(plan.offset)).with_remark(status.name()).with_body(body);
     PullMessageResponse {
@@ -625,12 +807,12 @@ fn ask_leader(hosted: &Arc<Hosted>, pull: Pull) {
         let Some(queue) = queue.filter(|_| is_empty && pull.may_hold()) else {
             return pull.call.answer(response);
         };
-        let filter = pull.subscription.clone().or_else(|| {
+        let wish = pull.wish.clone().or_else(|| {
             let group = hosted.state.group(&header.consumer_group)?;
-            subscription(&hosted, header, group.config.consume_broadcast_enable).ok()
+            wish(&hosted, header, group.config.consume_broadcast_enable).ok()
         });
         let topic: Arc<str> = Arc::from(header.topic.as_str());
-        hold(&hosted, &topic, queue, HeldPull { pull, filter });
+        hold(&hosted, &topic, queue, HeldPull { pull, wish });
     });
 }
 
@@ -722,32 +904,71 @@ pub(crate) async fn wake(hosted: Arc<Hosted>) {
     }
 }
 
+/// What came to a queue from an offset on.
+struct News {
+    from: QueueOffset,
+    /// Empty where they are not in memory.
+    units: Vec<Unit>,
+    /// Read when the first expression asks for them; fewer than the units where they are not in memory.
+    records: Option<Records>,
+}
+
 fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
     let Some(QueueRange { next, .. }) = hosted.state.queue(topic, queue) else { return };
     // Most pulls of a queue wait at the same offset: what is there is read once.
-    let mut news: Option<(QueueOffset, Option<Vec<Unit>>)> = None;
-    let is_wanted = |seen: QueueOffset, filter: Option<Arc<SubscriptionData>>| {
-        let (Some(filter), Some(serving)) = (filter, hosted.serving()) else { return true };
+    let mut news: Option<News> = None;
+    let is_wanted = |seen: QueueOffset, (from, wish): (QueueOffset, Option<Wish>)| {
+        let (Some(wish), Some(serving)) = (wish, hosted.serving()) else { return true };
         let count = (next.0 - seen.0) as usize;
-        if takes_everything(&filter) || count > PULL_UNITS {
+        if wish.takes_everything() || count > PULL_UNITS {
             return true;
         }
-        if news.as_ref().is_none_or(|(from, _)| *from != seen) {
-            news = Some((seen, serving.index.units_in_memory(topic, queue, seen, count)));
+        if news.as_ref().is_none_or(|news| news.from != seen) {
+            let units = serving.index.units_in_memory(topic, queue, seen, count).unwrap_or_default();
+            news = Some(News { from: seen, units, records: None });
         }
-        let Some((_, Some(units))) = &news else { return true };
-        units.len() != count || units.iter().any(|unit| filter.may_match(unit.tags_code))
+        let Some(News { units, records, .. }) = &mut news else { return true };
+        if units.len() != count {
+            return true;
+        }
+        let Some(filter) = &wish.expression else {
+            return units.iter().any(|unit| wish.may_match(unit.tags_code));
+        };
+        // So much that its client may as well be told how far it was looked at.
+        if next.0.saturating_sub(from.0) > PULL_UNITS as u64 {
+            return true;
+        }
+        let records = records.get_or_insert_with(|| {
+            let nothing = Records { count: 0, pieces: Vec::new() };
+            records_of(serving, units, false).unwrap_or(nothing)
+        });
+        records.count != count || each_record(records, units).any(|record| filters::accepts(filter, record))
     };
-    for held in hosted.holds.wake(topic, queue, next, |held| held.filter.clone(), is_wanted) {
+    let wish = |held: &HeldPull| (QueueOffset(held.pull.header.queue_offset as u64), held.wish.clone());
+    for held in hosted.holds.wake(topic, queue, next, wish, is_wanted) {
         again(hosted, held);
     }
 }
 
-/// Answers held pulls whose time is over, and forgets how far groups were served that are gone. Ends with the node.
+/// Wakes held pulls of groups that were reset: they need not wait for a message to hear of it.
+fn wake_reset(hosted: &Arc<Hosted>) {
+    if !hosted.state.has_resets() {
+        return;
+    }
+    for (topic, queue) in hosted.holds.queues() {
+        let group = |held: &HeldPull| held.pull.header.consumer_group.clone();
+        let is_reset = |group: String| hosted.state.pending_reset(&topic, &group, queue).is_some();
+        for held in hosted.holds.pick(&topic, queue, group, is_reset) {
+            again(hosted, held);
+        }
+    }
+}
+
+/// Answers held pulls whose time is over, wakes those whose group was reset, and forgets how far groups were served that are gone. Ends with the node.
 pub(crate) async fn expire(hosted: Arc<Hosted>) {
     let mut tick = tokio::time::interval(HOLD_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut swept = Instant::now();
+    let (mut swept, mut looked) = (Instant::now(), Instant::now());
     loop {
         tokio::select! {
             () = hosted.node.stopping.cancelled() => return,
@@ -756,6 +977,10 @@ pub(crate) async fn expire(hosted: Arc<Hosted>) {
         let now = Instant::now();
         for held in hosted.holds.expired(now) {
             again(&hosted, held);
+        }
+        if now.saturating_duration_since(looked) >= RESET_TICK {
+            looked = now;
+            wake_reset(&hosted);
         }
         if now.saturating_duration_since(swept) >= SERVED_SWEEP {
             swept = now;
@@ -794,8 +1019,8 @@ mod tests {
 
     #[test]
     fn a_pull_is_as_large_as_the_limits_whatever_is_asked() {
-        let everything = SubscriptionData::from_tags("T", "*", 1).unwrap();
-        let tags = SubscriptionData::from_tags("T", "a || b", 1).unwrap();
+        let by_tags = |text| Wish::by_tags(Arc::new(SubscriptionData::from_tags("T", text, 1).unwrap()));
+        let (everything, tags) = (by_tags("*"), by_tags("a || b"));
         // (asked, messages of a batch, filter, messages there) -> (messages, units)
         for (asked, messages, filter, there, want) in [
             (32, 32, &everything, 5000, (32, 32)),

@@ -43,14 +43,15 @@ pub(crate) fn view<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     .boxed()
 }
 
-/// The applied message at a position. Only what its queue's index names counts: a void entry's bytes, or a position in
-/// the middle of a body, are no message.
-fn record_at(
+/// The applied message at a position. Only what its queue's index names counts: a void entry's bytes, those of one that is
+/// not applied, or a position in the middle of a body, are no message. So it is not asked how far this node has applied: a
+/// consumer may have a message a moment before that is told.
+pub(crate) fn record_at(
     hosted: &Hosted,
     serving: &Serving,
     position: LogPosition,
 ) -> Result<Option<bytes::Bytes>, Error> {
-    let end = serving.group.applied_end();
+    let end = serving.log.state().end;
     if position.0 + RECORD_BYTES_MIN as u64 > end.0 {
         return Ok(None);
     }

@@ -2,6 +2,10 @@
 //!
 //! The record is encoded here, once; queue offset, store time and position are filled in on its way into the log. No
 //! task is made for a message: the proposal carries what answers it.
+//!
+//! What a send is, its topic and its properties say, which are read once: a plain one goes to its queue; one that is to be
+//! delivered later waits in the queue of its level or of the timers (delay/); one to a retry topic whose attempts are
+//! used up goes to the group's dead letters.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,12 +15,14 @@ use replica::{MessagesProposal, ProposeError, Receipt};
 use wire::Header as _;
 use wire::{
     BatchItems, NewMessage, OffsetMessageId, PROPERTIES_BYTES_MAX, PROPERTY_TRANSIENT_PREFIX, QueueId,
-    RequestCode, ResponseCode, SendMessageRequest, SendMessageResponse, encode_message, ext_key,
-    is_dlq_topic, is_retry_topic, message_size, prop, properties_iter, properties_push, sysflag,
+    RETRY_TOPIC_PREFIX, RecallHandle, RequestCode, ResponseCode, SendMessageRequest, SendMessageResponse,
+    dlq_topic, encode_message, ext_key, is_retry_topic, message_size, perm, prop, properties_iter,
+    properties_push, sysflag,
 };
 
 use crate::call::Call;
 use crate::creation::Join;
+use crate::delay::{self, Later, When, Wish};
 use crate::errors::Error;
 use crate::hosted::Hosted;
 use crate::limits::BATCH_MESSAGES_MAX;
@@ -26,10 +32,13 @@ use crate::state::{Topic, TopicConfig};
 
 /// What the answer says beside the receipt.
 struct Sent {
+    /// Where it is stored.
     topic: Arc<str>,
+    /// The queue that the client asked for, which is another one for a message that waits (as RocketMQ answers).
     queue: QueueId,
     /// UNIQ_KEY; a batch has none of its own.
     unique: Option<String>,
+    recall_handle: Option<String>,
     /// Bytes of each record.
     sizes: Sizes,
     since: Instant,
@@ -96,13 +105,11 @@ pub(crate) fn topic_of(call: &Call) -> Option<&str> {
 fn check(hosted: &Hosted, call: &Call) -> Result<Checked, Error> {
     let header = SendMessageRequest::decode_for(call.code(), &call.request.ext)?;
     rules::topic_name(header.topic)?;
-    if is_retry_topic(header.topic) || is_dlq_topic(header.topic) {
-        return Err(illegal(format!(
-            "sends to retry and dead-letter topics are not supported yet: {} is refused",
-            header.topic
-        )));
-    }
     rules::sendable(header.topic)?;
+    let is_batch = header.batch.unwrap_or(call.code() == RequestCode::SEND_BATCH_MESSAGE);
+    if is_retry_topic(header.topic) {
+        return retry(hosted, call, &header, is_batch);
+    }
     let topic = match hosted.state.topic(header.topic) {
         Some(topic) => topic,
         None => {
@@ -124,15 +131,84 @@ fn check(hosted: &Hosted, call: &Call) -> Result<Checked, Error> {
         return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
     }
     let queue = queue(&topic, header.queue_id)?;
-    if header.batch.unwrap_or(call.code() == RequestCode::SEND_BATCH_MESSAGE) {
+    if is_batch {
         batch(hosted, call, &header, &topic, queue)
     } else {
-        single(hosted, call, &header, &topic, queue)
+        single(hosted, call, &header, &Target { topic: &topic, queue, asked: queue, dead: false })
     }
 }
 
-/// A topic made by a client in unit mode (TopicSysFlag of RocketMQ).
+/// A topic made by a client in unit mode, and the retry topic of one (TopicSysFlag of RocketMQ).
 const UNIT_FLAG: i32 = 1;
+const UNIT_RETRY_FLAG: i32 = 2;
+
+/// A send to a retry topic: a consumer could not give a message back (36), or consumes in order and has given it up.
+fn retry(
+    hosted: &Hosted,
+    call: &Call,
+    header: &SendMessageRequest<'_>,
+    is_batch: bool,
+) -> Result<Checked, Error> {
+    if is_batch {
+        return Err(illegal(format!("batch request does not support retry group {}", header.topic)));
+    }
+    let name = &header.topic[RETRY_TOPIC_PREFIX.len()..];
+    let group = hosted.state.group(name).ok_or_else(|| no_group(name))?;
+    let Some(topic) = hosted.state.topic(header.topic) else {
+        let config = retry_topic(header.topic, group.config.retry_queue_nums, header.unit_mode == Some(true));
+        return Ok(Checked::Create(config));
+    };
+    let queue = queue(&topic, header.queue_id)?;
+    let asked = header.max_reconsume_times.filter(|_| call.request.version >= VERSION_MAX_RECONSUME);
+    let max = asked.unwrap_or(group.config.retry_max_times);
+    // Strictly more, where 36 takes as many for too many: as RocketMQ counts.
+    let is_spent = header.reconsume_times.unwrap_or(0) > max;
+    // A group that holds queue locks consumes in order: it has tried the message as often as it wants to.
+    if !is_spent && !hosted.state.holds_locks(name, hosted.state.log_time_ms().max(wall_clock_ms())) {
+        return single(hosted, call, header, &Target { topic: &topic, queue, asked: queue, dead: false });
+    }
+    let name = dlq_topic(name);
+    let Some(topic) = hosted.state.topic(&name) else {
+        return Ok(Checked::Create(dead_letter_topic(name)));
+    };
+    single(hosted, call, header, &Target { topic: &topic, queue: QueueId(0), asked: queue, dead: true })
+}
+
+/// From this version on (3.4.9) a client says itself how often a message may be consumed.
+pub(crate) const VERSION_MAX_RECONSUME: i32 = 121;
+
+pub(crate) fn no_group(group: &str) -> Error {
+    let remark = format!("subscription group not exist, {group}");
+    Error::refused(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
+}
+
+/// A group's retry topic, where a heartbeat has not made it.
+pub(crate) fn retry_topic(name: &str, queues: i32, is_unit: bool) -> TopicConfig {
+    let queues = u32::try_from(queues).unwrap_or(0).max(1);
+    TopicConfig {
+        name: name.to_owned(),
+        read_queues: queues,
+        write_queues: queues,
+        perm: perm::READ_WRITE,
+        sys_flag: if is_unit { UNIT_RETRY_FLAG } else { 0 },
+        ..TopicConfig::default()
+    }
+}
+
+/// The topic of a group's dead letters, made for the first of them.
+pub(crate) fn dead_letter_topic(name: String) -> TopicConfig {
+    TopicConfig { name, read_queues: 1, write_queues: 1, perm: perm::READ_WRITE, ..TopicConfig::default() }
+}
+
+/// Where a single message goes, in the end.
+struct Target<'a> {
+    topic: &'a Topic,
+    queue: QueueId,
+    /// What the client is told.
+    asked: QueueId,
+    /// It is a dead letter instead of a retry.
+    dead: bool,
+}
 
 fn queue(topic: &Topic, wanted: i32) -> Result<QueueId, Error> {
     let config = &topic.config;
@@ -151,27 +227,66 @@ fn single(
     hosted: &Hosted,
     call: &Call,
     header: &SendMessageRequest<'_>,
-    topic: &Topic,
-    queue: QueueId,
+    to: &Target<'_>,
 ) -> Result<Checked, Error> {
     let body = &call.request.body;
     let given = header.properties.unwrap_or_default();
     let read = Given::read(given, header.sys_flag)?;
-    let (properties, unique) = stored_properties(hosted, given, &read)?;
+    // A retry of an old client carries what the message was when it was sent first.
+    if read.half && !(header.reconsume_times.unwrap_or(0) > 0 && read.wish.level()? > 0) {
+        return Err(unsupported("transactional"));
+    }
     check_body(hosted, body.len())?;
-    let message =
-        NewMessage { body, properties: &properties, ..new_message(hosted, call, header, topic, queue) };
+    let when = if read.wish.is_none() || to.dead {
+        When::Now
+    } else {
+        read.wish.when(&hosted.config, wall_clock_ms())?
+    };
+    let later = Later::new(when, &to.topic.name, to.queue);
+    let change = match &later {
+        Some(later) => Change::Later(later),
+        None if to.dead => Change::Dead,
+        None => Change::None,
+    };
+    let (properties, unique) = stored_properties(hosted, given, &read, change)?;
+    let (topic, queue) = match &later {
+        Some(later) => delay::source(hosted, later)?,
+        None => (to.topic.name.clone(), to.queue),
+    };
+    let common = new_message(hosted, call, header, to.topic, queue);
+    let message = NewMessage {
+        topic: &topic,
+        // That retry of an old client is not half of anything any more.
+        sys_flag: common.sys_flag & !sysflag::TRANSACTION,
+        body,
+        properties: &properties,
+        ..common
+    };
     let size = message_size(&message);
     let mut records = BytesMut::with_capacity(size);
     encode(&message, &mut records)?;
+    let recall_handle = later.as_ref().and_then(|later| recall_handle(hosted, later, &unique));
     let sent = Sent {
-        topic: topic.name.clone(),
-        queue,
+        topic: topic.clone(),
+        queue: to.asked,
         unique: Some(unique),
+        recall_handle,
         sizes: Sizes::One(size as u32),
         since: Instant::now(),
     };
-    Ok(Checked::Propose(MessagesProposal { topic: topic.name.clone(), queue, records, count: 1 }, sent))
+    Ok(Checked::Propose(MessagesProposal { topic, queue, records, count: 1 }, sent))
+}
+
+/// With which a timer message can be taken back.
+fn recall_handle(hosted: &Hosted, later: &Later<'_>, unique: &str) -> Option<String> {
+    let When::At(time) = later.when() else { return None };
+    let handle = RecallHandle {
+        topic: later.topic().to_owned(),
+        broker_name: hosted.name().to_owned(),
+        time_ms: i64::try_from(time).unwrap_or(i64::MAX),
+        unique_id: unique.to_owned(),
+    };
+    (!is_retry_topic(later.topic())).then(|| handle.to_string())
 }
 
 /// Each element keeps its own flag and properties and shares the rest; all go into the log together.
@@ -186,6 +301,7 @@ fn batch(
     check_body(hosted, body.len())?;
     // What the batch as a whole says: nothing of it may ask for a feature either.
     let whole = Given::read(header.properties.unwrap_or_default(), header.sys_flag)?;
+    whole.check_batch(hosted)?;
     if body.is_empty() {
         return Err(illegal("the batch holds no message"));
     }
@@ -198,7 +314,8 @@ fn batch(
             return Err(illegal(format!("the batch holds more than {BATCH_MESSAGES_MAX} messages")));
         }
         let read = Given::read(item.properties, header.sys_flag)?;
-        let (properties, _) = stored_properties(hosted, item.properties, &read)?;
+        read.check_batch(hosted)?;
+        let (properties, _) = stored_properties(hosted, item.properties, &read, Change::None)?;
         let message = NewMessage { flag: item.flag, body: item.body, properties: &properties, ..common };
         sizes.push(encode(&message, &mut records)? as u32);
     }
@@ -207,6 +324,7 @@ fn batch(
         topic: topic.name.clone(),
         queue,
         unique: whole.unique.map(str::to_owned),
+        recall_handle: None,
         sizes: Sizes::Batch(sizes),
         since: Instant::now(),
     };
@@ -258,10 +376,18 @@ fn illegal(remark: impl Into<String>) -> Error {
     Error::refused(ResponseCode::MESSAGE_ILLEGAL, remark)
 }
 
+fn unsupported(what: &str) -> Error {
+    illegal(format!("{what} messages are not supported yet; it would be stored as an ordinary one"))
+}
+
 /// What matters of the properties that came.
 #[derive(Debug, Default, PartialEq)]
 struct Given<'a> {
     unique: Option<&'a str>,
+    /// When it is to be delivered.
+    wish: Wish<'a>,
+    /// The first half of a transaction.
+    half: bool,
     /// Some property is not to be stored as it came.
     rewrite: bool,
 }
@@ -270,44 +396,85 @@ impl<'a> Given<'a> {
     /// A message that needs what is not built yet is refused with the reason, never stored as a plain one
     /// (clients.md 9).
     fn read(properties: &'a str, sys_flag: i32) -> Result<Given<'a>, Error> {
-        let refuse = |what: &str| {
-            Err(illegal(format!(
-                "{what} messages are not supported yet; it would be stored as an ordinary one"
-            )))
-        };
-        if sys_flag & sysflag::TRANSACTION != 0 {
-            return refuse("transactional");
-        }
         if sys_flag & sysflag::INNER_BATCH != 0 {
-            return refuse("inner-batch");
+            return Err(unsupported("inner-batch"));
         }
         let mut given = Given::default();
         for (name, value) in properties_iter(properties) {
             match name {
                 prop::UNIQ_KEY => given.unique = Some(value),
-                prop::TRAN_MSG if value.eq_ignore_ascii_case("true") => return refuse("transactional"),
-                prop::DELAY if value.trim().parse::<i64>().is_ok_and(|level| level > 0) => {
-                    return refuse("delayed");
-                }
-                prop::INNER_MULTI_DISPATCH => return refuse("multi-dispatch"),
+                prop::TRAN_MSG => given.half = value.eq_ignore_ascii_case("true"),
+                prop::DELAY => given.wish.note(name, value),
+                prop::INNER_MULTI_DISPATCH => return Err(unsupported("multi-dispatch")),
                 prop::POP_CK | prop::MSG_REGION | prop::TRACE_ON | prop::CLUSTER => given.rewrite = true,
-                _ if name.starts_with("TIMER_") => return refuse("timer"),
+                _ if name.starts_with("TIMER_") => given.wish.note(name, value),
                 _ if name.starts_with(PROPERTY_TRANSIENT_PREFIX) => given.rewrite = true,
                 _ => {}
             }
         }
+        if sys_flag & sysflag::TRANSACTION != 0 && !given.half {
+            return Err(illegal(format!(
+                "sysFlag is {sys_flag}: it is that of a transaction, TRAN_MSG is not"
+            )));
+        }
         Ok(given)
+    }
+
+    /// A batch is one entry in one queue: none of it waits or is half of anything.
+    fn check_batch(&self, hosted: &Hosted) -> Result<(), Error> {
+        if self.half {
+            return Err(illegal("transactional messages cannot be sent in a batch"));
+        }
+        // At no time there is nothing in the past.
+        if !self.wish.is_none() && self.wish.when(&hosted.config, 0)? != When::Now {
+            return Err(illegal("delayed messages cannot be sent in a batch"));
+        }
+        Ok(())
+    }
+}
+
+/// What of a message's properties changes when it is stored elsewhere than it was sent to.
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    None,
+    Later(&'a Later<'a>),
+    Dead,
+}
+
+impl Change<'_> {
+    /// Whether it takes this property's place.
+    fn replaces(self, name: &str) -> bool {
+        match self {
+            Change::None => false,
+            Change::Later(later) => later.replaces(name),
+            Change::Dead => name == prop::DELAY,
+        }
+    }
+
+    fn add(self, properties: &mut String) {
+        match self {
+            Change::None => {}
+            Change::Later(later) => later.add(properties),
+            // RocketMQ's mark that it is delayed no more.
+            Change::Dead => properties_push(properties, prop::DELAY, "-1"),
+        }
     }
 }
 
 /// The properties as they are stored, and the unique id among them.
-fn stored_properties(hosted: &Hosted, given: &str, read: &Given<'_>) -> Result<(String, String), Error> {
+fn stored_properties(
+    hosted: &Hosted,
+    given: &str,
+    read: &Given<'_>,
+    change: Change<'_>,
+) -> Result<(String, String), Error> {
     let stamp = hosted.node.stamp.as_str();
     let mut stored = String::with_capacity(given.len() + stamp.len() + 48);
-    if read.rewrite {
+    if read.rewrite || !matches!(change, Change::None) {
         let kept = |name: &str| {
             !matches!(name, prop::POP_CK | prop::MSG_REGION | prop::TRACE_ON | prop::CLUSTER)
                 && !name.starts_with(PROPERTY_TRANSIENT_PREFIX)
+                && !change.replaces(name)
         };
         for (name, value) in properties_iter(given).filter(|(name, _)| kept(name)) {
             properties_push(&mut stored, name, value);
@@ -326,6 +493,7 @@ fn stored_properties(hosted: &Hosted, given: &str, read: &Given<'_>) -> Result<(
             unique
         }
     };
+    change.add(&mut stored);
     stored.push_str(stamp);
     if stored.len() > PROPERTIES_BYTES_MAX {
         return Err(illegal(format!(
@@ -370,7 +538,7 @@ fn finish(hosted: &Arc<Hosted>, call: Call, sent: &Sent, result: Result<Receipt,
         queue_offset: receipt.first_offset.to_wire(),
         transaction_id: sent.unique.clone(),
         batch_uniq_id: None,
-        recall_handle: None,
+        recall_handle: sent.recall_handle.clone(),
     }
     .encode(&mut response.ext);
     response.ext.set(ext_key::MSG_REGION, &hosted.node.config.region);
@@ -408,13 +576,8 @@ mod tests {
         for (properties, sys_flag, want) in [
             ("", 0, 0),
             ("KEYS\u{1}k\u{2}TAGS\u{1}t\u{2}", 0, 0),
-            ("TRAN_MSG\u{1}true\u{2}", 0, 13),
             ("TRAN_MSG\u{1}false\u{2}", 0, 0),
-            ("DELAY\u{1}3\u{2}", 0, 13),
-            ("DELAY\u{1}0\u{2}", 0, 0),
-            ("TIMER_DELAY_SEC\u{1}3\u{2}", 0, 13),
-            ("TIMER_DELIVER_MS\u{1}3", 0, 13),
-            ("TIMER_DEL_UNIQKEY\u{1}x\u{2}", 0, 13),
+            ("TRAN_MSG\u{1}false\u{2}", sysflag::TRANSACTION_PREPARED, 13),
             ("INNER_MULTI_DISPATCH\u{1}%LMQ%a\u{2}", 0, 13),
             ("", sysflag::TRANSACTION_PREPARED, 13),
             ("", sysflag::TRANSACTION_ROLLBACK, 13),
@@ -426,9 +589,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_send_is_its_properties_say() {
+        let given = |properties| Given::read(properties, 0).unwrap();
+        assert!(given("KEYS\u{1}k\u{2}").wish.is_none());
+        assert_eq!(given("DELAY\u{1}3\u{2}").wish.level().unwrap(), 3);
+        assert!(!given("TIMER_DELIVER_MS\u{1}3").wish.is_none());
+        assert!(given("TRAN_MSG\u{1}true\u{2}").half);
+        assert!(!given("TRAN_MSG\u{1}true\u{2}TRAN_MSG\u{1}false\u{2}").half, "the last counts");
+    }
+
+    #[test]
     fn given_properties_are_read_once() {
         let given = Given::read("UNIQ_KEY\u{1}U\u{2}WAIT\u{1}true\u{2}", 0).unwrap();
-        assert_eq!(given, Given { unique: Some("U"), rewrite: false });
+        assert_eq!(given, Given { unique: Some("U"), ..Given::default() });
         assert!(Given::read("POP_CK\u{1}x\u{2}", 0).unwrap().rewrite);
         assert!(Given::read("__RMQ.TRANSIENT.a\u{1}x\u{2}", 0).unwrap().rewrite);
         assert_eq!(stamp("R", true, "C"), "MSG_REGION\u{1}R\u{2}TRACE_ON\u{1}true\u{2}CLUSTER\u{1}C\u{2}");

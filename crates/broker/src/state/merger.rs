@@ -138,11 +138,30 @@ impl CommitMerger {
         Some(self.leave(commits))
     }
 
-    /// A commit that somebody waits for (a two-way 15) leaves at once, and replaces one that waits.
-    pub fn overtake(&mut self, key: CommitKey, queue: QueueId, offset: QueueOffset) -> CommitBatch {
-        let at = (key.topic, key.group, queue);
-        self.pending.remove(&at);
-        self.leave([(at, offset)])
+    /// Commits that somebody waits for (a two-way 15) leave at once, and replace those that wait.
+    pub fn overtake(
+        &mut self,
+        key: CommitKey,
+        offsets: impl IntoIterator<Item = (QueueId, QueueOffset)>,
+    ) -> CommitBatch {
+        let at = |queue| (key.topic, key.group, queue);
+        let commits: Vec<(At, QueueOffset)> =
+            offsets.into_iter().map(|(queue, offset)| (at(queue), offset)).collect();
+        for (at, _) in &commits {
+            self.pending.remove(at);
+        }
+        self.leave(commits)
+    }
+
+    /// Drops the commits that wait for these queues: what a consumer said before its group was reset must not reach the
+    /// log after that.
+    pub fn forget(&mut self, key: CommitKey, queues: impl IntoIterator<Item = QueueId>) {
+        for queue in queues {
+            let at = (key.topic, key.group, queue);
+            self.pending.remove(&at);
+            // Nor is a later commit unchanged because it says what one under way said before the reset.
+            self.sent.remove(&at);
+        }
     }
 
     fn leave(&mut self, commits: impl IntoIterator<Item = (At, QueueOffset)>) -> CommitBatch {
@@ -300,7 +319,7 @@ mod tests {
         let (one, other) = (QueueId(0), QueueId(1));
         m.add(key(1, 1), one, QueueOffset(9), None, 0);
         m.add(key(1, 1), other, QueueOffset(9), None, 0);
-        let overtaking = m.overtake(key(1, 1), one, QueueOffset(3));
+        let overtaking = m.overtake(key(1, 1), [(one, QueueOffset(3))]);
         assert_eq!((&overtaking.commits.queues[..], &overtaking.commits.offsets[..]), (&[0][..], &[3][..]));
         assert_eq!(m.pending(key(1, 1), one), None, "what waited was said before it");
         assert_eq!(m.pending(key(1, 1), other), Some(QueueOffset(9)));
@@ -312,13 +331,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_before_a_reset_is_forgotten() {
+        let mut m = CommitMerger::new();
+        let add = |m: &mut CommitMerger, queue, offset| {
+            m.add(key(1, 1), QueueId(queue), QueueOffset(offset), Some(QueueOffset(1)), 0)
+        };
+        add(&mut m, 0, 9);
+        let sent = m.take_now(0).unwrap();
+        for queue in [0, 1, 2] {
+            add(&mut m, queue, 7);
+        }
+        m.forget(key(1, 1), [QueueId(0), QueueId(1)]);
+        assert_eq!(m.pending(key(1, 1), QueueId(0)), None);
+        assert_eq!((m.pending(key(1, 1), QueueId(2)), m.len()), (Some(QueueOffset(7)), 1));
+        assert_eq!(add(&mut m, 0, 9), Added::Merged, "said again, after the reset");
+        m.settle(&sent);
+        assert!(m.is_decided(sent.number));
+    }
+
+    #[test]
     fn batches_are_numbered_and_known_until_they_are_decided() {
         let mut m = CommitMerger::new();
         assert!(m.is_decided(m.last()));
         m.add(key(1, 1), QueueId(0), QueueOffset(1), None, 0);
         let first = m.take(0).unwrap();
-        let second = m.overtake(key(1, 1), QueueId(1), QueueOffset(1));
-        let third = m.overtake(key(1, 1), QueueId(0), QueueOffset(2));
+        let second = m.overtake(key(1, 1), [(QueueId(1), QueueOffset(1))]);
+        let third = m.overtake(key(1, 1), [(QueueId(0), QueueOffset(2))]);
         assert_eq!((first.number, second.number, third.number, m.last()), (1, 2, 3, 3));
         assert_eq!(m.batch_of(key(1, 1), QueueId(0)), Some(3));
         assert_eq!(m.batch_of(key(1, 1), QueueId(1)), Some(2));

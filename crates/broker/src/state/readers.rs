@@ -85,6 +85,11 @@ impl State {
         tables.progress.resets.get(tables.pair(topic, group)?, queue.0).map(QueueOffset)
     }
 
+    /// Whether any group was reset and has not been told.
+    pub fn has_resets(&self) -> bool {
+        !self.read().progress.resets.is_empty()
+    }
+
     /// Whether a commit counts for nothing, because its group was reset in that queue and has not been told.
     pub fn ignores_commits(&self, key: CommitKey, queue: QueueId) -> bool {
         let tables = self.read();

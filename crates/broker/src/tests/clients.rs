@@ -1,18 +1,18 @@
-//! 34, 35, 38, 40, 46.
+//! 34, 35, 38, 40.
 
 use std::sync::{Arc, Mutex};
 
 use net::{Handler, Replier};
 use tokio::sync::mpsc;
 use wire::{
-    Body, CheckClientRequestBody, ConsumerConnection, ConsumerData, ConsumerGroupRequest,
-    GetConsumerListByGroupResponseBody, HeartbeatData, ProducerData, RequestCode, SubscriptionData,
-    SubscriptionGroupConfig, TopicRequest, UnregisterClientRequest,
+    Body, ConsumerConnection, ConsumerData, ConsumerGroupRequest, GetConsumerListByGroupResponseBody,
+    HeartbeatData, ProducerData, RequestCode, SubscriptionData, SubscriptionGroupConfig, TopicRequest,
+    UnregisterClientRequest,
 };
 
 use super::*;
 
-fn heartbeat(client: &str, group: &str, topic: &str) -> HeartbeatData {
+pub(super) fn heartbeat(client: &str, group: &str, topic: &str) -> HeartbeatData {
     HeartbeatData {
         client_id: client.into(),
         consumer_data_set: vec![ConsumerData {
@@ -25,7 +25,7 @@ fn heartbeat(client: &str, group: &str, topic: &str) -> HeartbeatData {
     }
 }
 
-fn request(data: &HeartbeatData) -> RemotingCommand {
+pub(super) fn request(data: &HeartbeatData) -> RemotingCommand {
     RemotingCommand::request(RequestCode::HEART_BEAT).with_body(data.encode())
 }
 
@@ -206,14 +206,5 @@ async fn what_cannot_be_a_group_is_no_member() {
     assert_eq!(node.call(RemotingCommand::request(RequestCode::HEART_BEAT).with_body("{")).await.code, 1);
     assert_eq!(node.call(request(&HeartbeatData::default())).await.code, 1);
 
-    let check = |kind: &str| {
-        let body = CheckClientRequestBody {
-            subscription_data: SubscriptionData::from_expression("T", kind, "a = 1", 1),
-            ..CheckClientRequestBody::default()
-        };
-        RemotingCommand::request(RequestCode::CHECK_CLIENT_CONFIG).with_body(body.encode())
-    };
-    assert_eq!(node.call(check("TAG")).await.code, 0);
-    assert_eq!(node.call(check("SQL92")).await.code, 1);
     node.stop().await;
 }

@@ -1,11 +1,15 @@
 //! A broker with one node and one group, asked with real frames over a real connection.
 
 mod clients;
+mod delaying;
 mod duties;
 mod failover;
+mod filtering;
+mod locking;
 mod offsets;
 mod pulling;
 mod registering;
+mod resetting;
 mod sending;
 
 use std::collections::BTreeMap;

@@ -252,6 +252,22 @@ async fn a_young_queue_answers_zero() {
     assert_eq!(offset(&ask(0, Some(true)).await), 0);
     assert_eq!(ask(0, Some(false)).await.code, 22);
     assert_eq!(ask(1, None).await.code, 22, "an empty queue: the client takes its maximum, which is 0");
+    // Not what a group has committed there, however young the queue.
+    commit_two_way(&node, "TOOLS_CONSUMER", 0, 1).await;
+    assert_eq!(stored(&node, "TOOLS_CONSUMER", "T", 0).await, Some(1));
+    node.stop().await;
+
+    let node = OneNode::with(|config| config.groups[0].in_memory_percent = 0).await;
+    node.create_topic("T", 1).await;
+    node.send("T", 0, "", "m").await;
+    let header = QueryConsumerOffsetRequest {
+        consumer_group: "g".into(),
+        topic: "T".into(),
+        queue_id: 0,
+        set_zero_if_not_found: None,
+    };
+    let old = node.ask(RequestCode::QUERY_CONSUMER_OFFSET, &header).await;
+    assert_eq!(old.code, 22, "an old queue: the client begins where its ConsumeFromWhere says");
     node.stop().await;
 }
 
@@ -294,6 +310,12 @@ async fn queue_offsets_and_times() {
         (times[3] + 1, Some("upper"), 3),
         (times[1] + 1, Some("LOWER"), 2),
         (times[1] + 1, Some("UPPER"), 1),
+        (times[0] - 1, Some("LOWER"), 0),
+        (times[0] - 1, Some("UPPER"), 0),
+        (i64::MIN, None, 0),
+        (-1, Some("UPPER"), 0),
+        (i64::MAX, None, 4),
+        (i64::MAX, Some("UPPER"), 3),
     ] {
         let header = SearchOffsetRequest {
             topic: "T".into(),
@@ -303,6 +325,19 @@ async fn queue_offsets_and_times() {
         };
         let found = offset(&node.ask(RequestCode::SEARCH_OFFSET_BY_TIMESTAMP, &header).await);
         assert_eq!(found, want, "{timestamp} {boundary:?} in {times:?}");
+    }
+    for (topic, queue, code) in [("T", 1, 0), ("T", 2, 29), ("T", -1, 29), ("U", 0, 17)] {
+        let header = SearchOffsetRequest {
+            topic: topic.into(),
+            queue_id: queue,
+            timestamp: times[0],
+            boundary_type: None,
+        };
+        let response = node.ask(RequestCode::SEARCH_OFFSET_BY_TIMESTAMP, &header).await;
+        assert_eq!(response.code, code, "{topic} {queue}");
+        if code == 0 {
+            assert_eq!(offset(&response), 0, "an empty queue");
+        }
     }
     node.stop().await;
 }

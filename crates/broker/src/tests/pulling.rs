@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use wire::RequestCode;
+use wire::{Body, RequestCode, SubscriptionGroupConfig};
 
+use super::clients::{heartbeat, request};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,16 +52,47 @@ async fn checks() {
         (PullMessageRequest { queue_id: -1, ..tools() }, 29),
         (PullMessageRequest { sys_flag: 0, ..tools() }, 24),
         (PullMessageRequest { subscription: Some("||".into()), ..tools() }, 23),
-        (
-            PullMessageRequest {
-                expression_type: Some("SQL92".into()),
-                subscription: Some("a > 1".into()),
-                ..tools()
-            },
-            1,
-        ),
     ] {
         assert_eq!(node.pull_code(header.clone()).await, want, "{header:?}");
+    }
+    node.stop().await;
+}
+
+/// A group as an administrator sets it.
+async fn configure(node: &OneNode, change: impl FnOnce(&mut SubscriptionGroupConfig)) {
+    let mut group = SubscriptionGroupConfig::new("g");
+    change(&mut group);
+    let request = RemotingCommand::request(RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP);
+    assert_eq!(node.call(request.with_body(group.encode())).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_says_what_its_consumers_may() {
+    let node = OneNode::with(|config| config.groups[0].follower_reads = true).await;
+    node.create_topic("T", 1).await;
+    node.send("T", 0, "", "m").await;
+    configure(&node, |group| group.broker_id = 2).await;
+    let pulled = node.pull(pull_header("T", 0, 0)).await;
+    assert_eq!((pulled.code, pulled.header.suggest_which_broker_id), (0, 2), "where it usually reads");
+
+    let by_heartbeat =
+        || PullMessageRequest { sys_flag: 0, subscription: None, sub_version: 1, ..pull_header("T", 0, 0) };
+    let mut data = heartbeat("c1", "g", "T");
+    data.consumer_data_set[0].message_model = wire::MessageModel::Broadcasting;
+    assert_eq!(node.call(request(&data)).await.code, 0);
+    assert_eq!(node.pull_code(by_heartbeat()).await, 0);
+    configure(&node, |group| group.consume_broadcast_enable = false).await;
+    let response = node.ask(RequestCode::PULL_MESSAGE, &by_heartbeat()).await;
+    let remark = "the consumer group[g] can not consume by broadcast way";
+    assert_eq!((response.code, response.remark.as_deref()), (16, Some(remark)));
+    data.consumer_data_set[0].message_model = wire::MessageModel::Clustering;
+    assert_eq!(node.call(request(&data)).await.code, 0);
+    assert_eq!(node.pull_code(by_heartbeat()).await, 0);
+
+    configure(&node, |group| group.consume_enable = false).await;
+    for header in [by_heartbeat(), pull_header("T", 0, 0)] {
+        assert_eq!(node.pull_code(header.clone()).await, 16);
+        assert_eq!(node.ask(RequestCode::LITE_PULL_MESSAGE, &header).await.code, 16);
     }
     node.stop().await;
 }

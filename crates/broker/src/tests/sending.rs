@@ -77,20 +77,20 @@ async fn what_is_wrong_is_refused_and_not_stored() {
     node.create_topic("T", 2).await;
     let good = send_header("T", 0, "");
     let tran = properties(&[("TRAN_MSG", "true")]);
-    let delay = properties(&[("DELAY", "3")]);
-    let timer = properties(&[("TIMER_DELAY_SEC", "3")]);
+    let delay = properties(&[("DELAY", "soon")]);
+    let timer = properties(&[("TIMER_DELAY_SEC", "300000")]);
     let long = properties(&[("p", &"x".repeat(32_760))]);
-    let (retry, dlq) = (wire::retry_topic("g"), wire::dlq_topic("g"));
+    let retry = wire::retry_topic("g");
     let too_long = "t".repeat(128);
     let mut cases = Vec::new();
     for (topic, want) in [
         ("a b", 29),
         ("", 29),
         (too_long.as_str(), 29),
-        (retry.as_str(), 13),
-        (dlq.as_str(), 13),
+        (retry.as_str(), 26),
         ("SCHEDULE_TOPIC_XXXX", 16),
         ("RMQ_SYS_TRANS_HALF_TOPIC", 16),
+        ("rmq_sys_wheel_timer", 16),
     ] {
         cases.push((SendMessageRequest { topic, ..good.clone() }, 1, want));
     }

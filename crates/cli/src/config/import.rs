@@ -145,15 +145,21 @@ pub(crate) fn import(text: &str) -> Imported {
         source.notes.push(note.to_owned());
     }
     let _ = writeln!(toml, "\n[broker]");
-    for (key, ours) in
-        [("autoCreateTopicEnable", "auto_create_topic"), ("autoCreateSubscriptionGroup", "auto_create_group")]
-    {
+    for (key, ours) in [
+        ("autoCreateTopicEnable", "auto_create_topic"),
+        ("autoCreateSubscriptionGroup", "auto_create_group"),
+        ("enablePropertyFilter", "property_filter"),
+        ("useServerSideResetOffset", "server_side_reset"),
+    ] {
         if let Some(on) = source.flag(key) {
             let _ = writeln!(toml, "{ours} = {on}");
         }
     }
     if let Some(queues) = source.number("defaultTopicQueueNums") {
         let _ = writeln!(toml, "default_queues = {queues}");
+    }
+    if let Some(percent) = source.number("accessMessageInMemoryMaxRatio") {
+        let _ = writeln!(toml, "in_memory_percent = {percent}");
     }
     if let Some(region) = source.get(&["regionId"]) {
         let _ = writeln!(toml, "region = {}", quoted(region));
@@ -175,6 +181,15 @@ pub(crate) fn import(text: &str) -> Imported {
     if let Some(bytes) = source.number("mappedFileSizeCommitLog") {
         let _ = writeln!(toml, "segment_size = {bytes}");
     }
+    if let Some(levels) = source.get(&["messageDelayLevel"]) {
+        let _ = writeln!(toml, "message_delay_level = {}", quoted(levels));
+    }
+    if let Some(seconds) = source.number("timerMaxDelaySec") {
+        let _ = writeln!(toml, "timer_max_delay = \"{seconds}s\"");
+    }
+    if let Some(on) = source.flag("recallMessageEnable") {
+        let _ = writeln!(toml, "recall_messages = {on}");
+    }
     if source.get(&["storePathRootDir", "storePathCommitLog"]).is_some() {
         let note = "messages are not carried over by this command: it turns the configuration only";
         source.notes.push(note.to_owned());
@@ -195,17 +210,30 @@ fn fate(key: &str) -> Fate {
         "dLegerSelfId" | "dLedgerSelfId" => "node",
         "autoCreateTopicEnable" => "broker.auto_create_topic",
         "autoCreateSubscriptionGroup" => "broker.auto_create_group",
+        "enablePropertyFilter" => "broker.property_filter",
+        "useServerSideResetOffset" => "broker.server_side_reset",
+        "accessMessageInMemoryMaxRatio" => "broker.in_memory_percent",
         "defaultTopicQueueNums" => "broker.default_queues",
         "regionId" => "broker.region",
         "maxMessageSize" => "limits.message_bytes",
         "preferredLeaderId" => "group.preferred_leader",
         "slaveReadEnable" => "group.follower_reads",
         "mappedFileSizeCommitLog" => "group.segment_size",
+        "messageDelayLevel" => "group.message_delay_level",
+        "timerMaxDelaySec" => "group.timer_max_delay",
+        "recallMessageEnable" => "group.recall_messages",
         "storePathRootDir" => "data",
         _ => "",
     };
-    let as_it_is =
-        ["cluster", "group.name", "group.follower_reads", "group.segment_size", "limits.message_bytes"];
+    let as_it_is = [
+        "cluster",
+        "group.name",
+        "group.follower_reads",
+        "group.segment_size",
+        "group.message_delay_level",
+        "group.recall_messages",
+        "limits.message_bytes",
+    ];
     if as_it_is.contains(&renamed) || renamed.starts_with("broker.") {
         return Fate::Kept(renamed.to_owned());
     }
@@ -272,6 +300,7 @@ mod tests {
     fn values_are_read_as_java_reads_them() {
         let imported = import(
             "autoCreateTopicEnable = TRUE \nautoCreateSubscriptionGroup=yes\nslaveReadEnable:True\n\
+             messageDelayLevel = 1s 2s\ntimerMaxDelaySec=60\nrecallMessageEnable=false\n\
              defaultTopicQueueNums 16\nmaxMessageSize=4M\nregionId=a\\u0022b\\\n    c\\=d\nbrokerIP1=10.0.0.7\n\
              namesrvAddr=\\\n  n1:9876; \\\n  n2:9876\n",
         );
@@ -279,6 +308,7 @@ mod tests {
         let group = &broker.groups[0];
         assert!(group.auto_create_topic && !group.auto_create_group && group.follower_reads);
         assert_eq!(group.default_topic_queues, 16);
+        assert_eq!((group.delay_levels.max(), group.timer_max_delay_ms, group.recall), (2, 60_000, false));
         assert_eq!(broker.limits, broker::Limits::default());
         assert_eq!(broker.region, "a\"bc=d");
         assert_eq!(broker.nameservers, ["n1:9876", "n2:9876"]);

@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use broker::{BrokerConfig, GroupConfig, Limits};
+use broker::{BrokerConfig, DelayLevels, GroupConfig, Limits, duration_ms};
 use serde::Deserialize;
 use toml::de::DeTable;
 
@@ -103,6 +103,13 @@ struct BrokerSection {
     auto_create_topic: Option<bool>,
     /// Consumer groups are created by a first heartbeat (autoCreateSubscriptionGroup).
     auto_create_group: Option<bool>,
+    /// Consumers may filter by SQL92 expressions (enablePropertyFilter, which is off in RocketMQ by default).
+    property_filter: Option<bool>,
+    /// Queues whose first message is within so much of the machine's memory from the end of the log are new: groups
+    /// without offsets begin at 0 (accessMessageInMemoryMaxRatio).
+    in_memory_percent: Option<u32>,
+    /// What offsets are reset to is kept until consumers have been told (useServerSideResetOffset).
+    server_side_reset: Option<bool>,
     /// Queues of TBW102 (defaultTopicQueueNums).
     default_queues: Option<u32>,
     /// MSG_REGION of stored messages (regionId).
@@ -130,6 +137,12 @@ struct GroupSection {
     follower_reads: Option<bool>,
     /// Bytes of a log segment: a property of the group, the same on every node, never changed later.
     segment_size: Option<u64>,
+    /// The delays of the levels, as `1s 5s 10s` (messageDelayLevel): the same on every node of the group.
+    message_delay_level: Option<String>,
+    /// How far ahead a timer message may be sent, as `3d` (timerMaxDelaySec).
+    timer_max_delay: Option<String>,
+    /// Producers may take timer messages back (recallMessageEnable).
+    recall_messages: Option<bool>,
     /// `quorum-fsync`: acknowledged when a majority has it on disk.
     durability: Option<String>,
 }
@@ -207,7 +220,10 @@ fn in_file(path: &str) -> String {
     match path.strip_prefix("groups") {
         // A setting of all groups here.
         Some(rest) if rest.ends_with(".default_topic_queues") => "broker.default_queues".to_owned(),
-        Some(rest) => format!("group{}", rest.replace("segment_bytes", "segment_size")),
+        Some(rest) => {
+            let rest = rest.replace("segment_bytes", "segment_size");
+            format!("group{}", rest.replace("timer_max_delay_ms", "timer_max_delay"))
+        }
         None => path.to_owned(),
     }
 }
@@ -261,6 +277,8 @@ impl NodeFile {
                 return Err((at("durability"), rule.to_owned()));
             }
             let default = GroupConfig::default();
+            let levels = group.message_delay_level.as_deref().map(str::parse::<DelayLevels>).transpose();
+            let longest = group.timer_max_delay.as_deref().map(duration_ms).transpose();
             Ok(GroupConfig {
                 name: group.name.clone(),
                 voters: group.voters.clone().unwrap_or_else(|| everyone.clone()),
@@ -272,7 +290,17 @@ impl NodeFile {
                 follower_reads: group.follower_reads.unwrap_or(default.follower_reads),
                 auto_create_topic: self.broker.auto_create_topic.unwrap_or(default.auto_create_topic),
                 auto_create_group: self.broker.auto_create_group.unwrap_or(default.auto_create_group),
+                property_filter: self.broker.property_filter.unwrap_or(default.property_filter),
+                in_memory_percent: self.broker.in_memory_percent.unwrap_or(default.in_memory_percent),
+                server_side_reset: self.broker.server_side_reset.unwrap_or(default.server_side_reset),
                 default_topic_queues: self.broker.default_queues.unwrap_or(default.default_topic_queues),
+                delay_levels: levels
+                    .map_err(|rule| (at("message_delay_level"), rule))?
+                    .unwrap_or(default.delay_levels),
+                timer_max_delay_ms: longest
+                    .map_err(|rule| (at("timer_max_delay"), rule))?
+                    .unwrap_or(default.timer_max_delay_ms),
+                recall: group.recall_messages.unwrap_or(default.recall),
                 ..default
             })
         });
@@ -423,6 +451,13 @@ listen = "127.0.0.1:10911"
             ),
             ("durability = \"fast\"", "f.toml:17: group.durability: must be \"quorum-fsync\""),
             ("advertise_leader = \"127.0.0.1:10911\"", "f.toml:17: group.advertise_leader: must differ"),
+            (
+                "message_delay_level = \"1s 5\"",
+                "f.toml:17: group.message_delay_level: must be a number and s, m",
+            ),
+            ("message_delay_level = \"\"", "f.toml:17: group.message_delay_level: must be 1 to 128 delays"),
+            ("timer_max_delay = \"3\"", "f.toml:17: group.timer_max_delay: must be a number and s, m"),
+            ("timer_max_delay = \"0s\"", "f.toml:17: group.timer_max_delay: must be 1 to"),
             ("advertise = \"a b\"", "f.toml:17: group.advertise: must be HOST:PORT"),
             ("[broker]\ndefault_queues = 0", "f.toml:18: broker.default_queues: must be 1 to"),
             ("[limits]\nconnections = 0", "f.toml:18: limits.connections: must be 1 to"),
@@ -468,6 +503,14 @@ listen = "127.0.0.1:10911"
         assert_eq!(broker.peer_listen, SocketAddr::from(([0, 0, 0, 0], 10901)));
         assert_eq!(broker.groups[0].advertised(), "broker-1.example:30911");
         assert_eq!(broker.groups[0].advertised_as_leader(), "broker.example:30911");
+    }
+
+    #[test]
+    fn delays_are_those_of_a_group() {
+        let more = "message_delay_level = \"1s 2m\"\ntimer_max_delay = \"7d\"\nrecall_messages = false\n";
+        let group = accepted(&format!("{GOOD}{more}")).broker.unwrap().groups.remove(0);
+        assert_eq!(group.delay_levels.to_string(), "1s 2m");
+        assert_eq!((group.timer_max_delay_ms, group.recall), (7 * 24 * 3600 * 1000, false));
     }
 
     #[test]

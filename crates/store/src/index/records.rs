@@ -31,16 +31,18 @@ pub(super) fn records<'a>(frame: &Frame, stored: &'a [u8]) -> Vec<Record<'a>> {
                 break;
             }
         };
-        let (mut tags, mut unique_id, mut keys) = (None, None, "");
+        let (mut tags, mut timer_out, mut unique_id, mut keys) = (None, None, None, "");
         for (name, value) in wire::properties_iter(message.properties) {
             match name {
                 prop::TAGS => tags = Some(value),
                 prop::UNIQ_KEY => unique_id = Some(value),
                 prop::KEYS => keys = value,
+                prop::TIMER_OUT_MS => timer_out = Some(value),
                 _ => {}
             }
         }
-        let unit = Unit { position, size: message.size() as u32, tags_code: tags.map_or(0, wire::tags_code) };
+        let tags_code = wire::unit_code(message.topic, tags, message.store_timestamp, timer_out);
+        let unit = Unit { position, size: message.size() as u32, tags_code };
         records.push(Record {
             topic: message.topic,
             queue: message.queue_id.0,

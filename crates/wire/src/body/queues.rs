@@ -11,7 +11,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::json::{Body, BodyError, from_json, json_bodies};
+use crate::json::{Body, BodyError, from_json, json_bodies, to_json};
 
 /// One queue of a topic on one broker group. Orders by topic, broker name, queue, as clients sort
 /// before they divide queues among themselves.
@@ -259,6 +259,41 @@ impl Body for ResetOffsetBody {
     }
 }
 
+impl ResetOffsetBody {
+    /// The same for C++ clients, which cannot read a map of queues: a list (RocketMQ's `ResetOffsetBodyForC`).
+    pub fn encode_list(&self) -> Bytes {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Item<'a> {
+            broker_name: &'a str,
+            offset: i64,
+            queue_id: i32,
+            topic: &'a str,
+        }
+
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct List<'a> {
+            offset_table: Vec<Item<'a>>,
+        }
+
+        let items = self.offset_table.iter().map(|(queue, offset)| Item {
+            broker_name: &queue.broker_name,
+            offset: *offset,
+            queue_id: queue.queue_id,
+            topic: &queue.topic,
+        });
+        to_json(&List { offset_table: items.collect() })
+    }
+}
+
+/// Answer to 308: by queue id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct QueryCorrectionOffsetBody {
+    pub correction_offsets: BTreeMap<i32, i64>,
+}
+
 /// Answer to 221 (from a client) and 223: where each client stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -307,4 +342,4 @@ pub struct LockBatchResponseBody {
     pub lock_ok_mq_set: Vec<MessageQueue>,
 }
 
-json_bodies!(MessageQueue, LockBatchRequestBody, LockBatchResponseBody);
+json_bodies!(MessageQueue, LockBatchRequestBody, LockBatchResponseBody, QueryCorrectionOffsetBody);

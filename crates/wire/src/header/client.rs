@@ -83,6 +83,14 @@ headers! {
         "group" => group: String,
     }
 
+    /// 308.
+    pub QueryCorrectionOffsetRequest {
+        /// Groups that do not count, with commas between.
+        "filterGroups" => filter_groups: Option<String>,
+        "compareGroup" => compare_group: String,
+        "topic" => topic: String,
+    }
+
     /// 314.
     pub CloneGroupOffsetRequest {
         "srcGroup" => src_group: String,

@@ -1,0 +1,269 @@
+//! The leader's task that delivers what is due: one for the levels, one for the timers.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use futures::stream::{FuturesOrdered, FuturesUnordered};
+use replica::{CoupledProposal, ProposeError};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use wire::{QueueId, topic};
+
+use super::clock::Clock;
+use super::release::{Delivery, Due, read, release};
+use super::source::{Source, SourceQueue};
+use crate::errors::Error;
+use crate::hosted::Hosted;
+use crate::limits::{DELIVERIES_IN_FLIGHT, DELIVERY_LOOK, DELIVERY_MESSAGES, DELIVERY_RETRY, DELIVERY_TICK};
+use crate::service::wall_clock_ms;
+use crate::state::Command;
+use crate::state::command::{Kind, UpdateTopic, released};
+
+/// Delivers by level.
+pub(crate) async fn levels(hosted: Arc<Hosted>, over: CancellationToken) -> Result<(), Error> {
+    let levels = &hosted.config.delay_levels;
+    let found = hosted.state.topic(topic::SCHEDULE).ok_or(Error::Void)?;
+    if found.queue_count() < levels.max() {
+        let mut config = found.config.clone();
+        (config.read_queues, config.write_queues) = (levels.max(), levels.max());
+        let command = Kind::UpdateTopic(UpdateTopic { config, unset: Vec::new() });
+        let reply = hosted.propose_here(command.into()).await?;
+        if reply.code != 0 {
+            return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
+        }
+    }
+    let queues = hosted.state.topic(topic::SCHEDULE).ok_or(Error::Void)?.queue_count();
+    let delays = (0..queues).map(|queue| Some(levels.delay_ms(queue + 1))).collect();
+    deliver(&hosted, &over, topic::SCHEDULE, delays).await
+}
+
+/// Delivers timer messages.
+pub(crate) async fn timers(hosted: Arc<Hosted>, over: CancellationToken) -> Result<(), Error> {
+    deliver(&hosted, &over, topic::WHEEL_TIMER, vec![None]).await
+}
+
+/// How one delivery ended.
+struct Ended {
+    source: usize,
+    delivery: Delivery,
+    result: Result<(), ProposeError>,
+}
+
+/// Delivers from the queues of a topic, each with its delay, until the term is over.
+async fn deliver(
+    hosted: &Arc<Hosted>,
+    over: &CancellationToken,
+    name: &'static str,
+    delays: Vec<Option<u64>>,
+) -> Result<(), Error> {
+    // Before the first look, so that nothing is missed.
+    let arrivals = hosted.source_arrivals(name);
+    let found = hosted.state.topic(name).ok_or(Error::Void)?;
+    let queue = |(queue, delay_ms)| {
+        Source::new(SourceQueue { topic: found.name.clone(), id: found.id, queue: QueueId(queue), delay_ms })
+    };
+    let mut sources: Vec<Source> = (0..).zip(delays).map(queue).collect();
+    let claims = &hosted.timer_claims;
+    let may_be_recalled = name == topic::WHEEL_TIMER;
+    if may_be_recalled {
+        claims.begin();
+    }
+    let mut clock = Clock::new(hosted.state.log_time_ms(), Instant::now());
+    // In the order in which they were taken, so that messages of one time keep theirs.
+    let mut reads = FuturesOrdered::new();
+    let mut under_way = FuturesUnordered::new();
+    let mut look_at = Instant::now();
+    let mut take_at = Instant::now();
+    let mut trouble = String::new();
+    loop {
+        let ends = hosted.state.queues(name).ok_or(Error::Void)?;
+        for (source, range) in sources.iter_mut().zip(ends) {
+            source.fill(hosted, range.next).await?;
+        }
+        let now_ms = clock.now_ms(hosted.state.log_time_ms(), wall_clock_ms(), Instant::now());
+        let mut took = false;
+        if Instant::now() >= take_at {
+            for (number, source) in sources.iter_mut().enumerate() {
+                while reads.len() + under_way.len() < DELIVERIES_IN_FLIGHT
+                    && source.schedule.next_ms().is_some_and(|due| due <= now_ms)
+                {
+                    let mut offsets = source.schedule.take(now_ms, source.batch);
+                    took |= offsets.len() < source.batch;
+                    if may_be_recalled {
+                        let recalled = claims.deliver(&mut offsets);
+                        put_back(source, &recalled, now_ms + DELIVERY_RETRY.as_millis() as u64);
+                    }
+                    reads.push_back(read_due(hosted, over, number, source.queue.clone(), offsets, now_ms));
+                }
+            }
+        }
+        if took {
+            // What falls due within the next moment goes together.
+            take_at = Instant::now() + DELIVERY_TICK;
+        }
+        let is_full = reads.len() + under_way.len() >= DELIVERIES_IN_FLIGHT;
+        let next = sources.iter().filter_map(|source| source.schedule.next_ms()).min().filter(|_| !is_full);
+        // A clock may be set: look again now and then.
+        let wait = next.map(|due| Duration::from_millis(due.saturating_sub(now_ms)).min(DELIVERY_LOOK));
+        let next_take = wait.map(|wait| (Instant::now() + wait).max(take_at));
+        tokio::select! {
+            Some((source, mut taken, due)) = reads.next() => {
+                let delivery = settle(hosted, &mut sources[source], due, now_ms);
+                if may_be_recalled {
+                    let stays: HashSet<u64> = delivery.offsets.iter().copied().collect();
+                    taken.retain(|offset| !stays.contains(offset));
+                    claims.delivered(taken);
+                }
+                if !delivery.offsets.is_empty() {
+                    under_way.push(propose(hosted, source, &sources[source].queue, delivery)?);
+                }
+            }
+            Some(ended) = under_way.next() => {
+                if may_be_recalled {
+                    claims.delivered(ended.delivery.offsets.iter().copied());
+                }
+                end(hosted, &mut sources, ended, now_ms, &mut trouble);
+            }
+            () = arrived(&arrivals, look_at) => look_at = Instant::now() + DELIVERY_TICK,
+            () = sleep_until(next_take), if next_take.is_some() => {}
+        }
+    }
+}
+
+async fn arrived(arrivals: &crate::duties::SourceArrivals, from: Instant) {
+    tokio::time::sleep_until(from.into()).await;
+    arrivals.arrived().await;
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads on a thread that may wait for the disk. What it returns: the number of the source, the messages, and what became of
+/// them.
+async fn read_due(
+    hosted: &Arc<Hosted>,
+    over: &CancellationToken,
+    source: usize,
+    queue: SourceQueue,
+    offsets: Vec<u64>,
+    now_ms: u64,
+) -> (usize, Vec<u64>, Due) {
+    let (reader, over, taken) = (hosted.clone(), over.clone(), offsets.clone());
+    let task = tokio::task::spawn_blocking(move || {
+        // Nobody waits for it any more.
+        if over.is_cancelled() { Ok(Due::default()) } else { read(&reader, &queue, &offsets, now_ms) }
+    });
+    let due = match task.await {
+        Ok(Ok(due)) => due,
+        failed => {
+            let error = match failed {
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+                Ok(Ok(_)) => String::new(),
+            };
+            tracing::error!(
+                group = hosted.name(),
+                count = taken.len(),
+                error,
+                "messages that are due were not read"
+            );
+            Due { put_off: taken.clone(), ..Due::default() }
+        }
+    };
+    (source, taken, due)
+}
+
+/// Sees to what cannot be delivered now, and gives what can.
+fn settle(hosted: &Arc<Hosted>, source: &mut Source, due: Due, now_ms: u64) -> Delivery {
+    let Due { delivery, rest, dropped, put_off, missing } = due;
+    // Of larger messages fewer are taken at once, so that they keep their order.
+    let fits = delivery.offsets.len() + dropped.len();
+    source.batch = if rest.is_empty() { (source.batch * 2).min(DELIVERY_MESSAGES) } else { fits.max(1) };
+    put_back(source, &rest, now_ms);
+    put_back(source, &put_off, now_ms + DELIVERY_RETRY.as_millis() as u64);
+    for config in missing {
+        let hosted = hosted.clone();
+        tokio::spawn(async move {
+            // What waits for it is tried again until it is there.
+            let _ = hosted.propose_here(Command::create_topic(config)).await;
+        });
+    }
+    if !dropped.is_empty() {
+        // Tried again if that fails, and then dropped again.
+        put_back(source, &dropped, now_ms + DELIVERY_RETRY.as_millis() as u64);
+        let command: Command = Kind::Release(release(&source.queue, dropped, released::DROPPED)).into();
+        let hosted = hosted.clone();
+        tokio::spawn(async move {
+            if let Err(error) = hosted.propose_here(command).await {
+                tracing::warn!(group = hosted.name(), %error, "messages were not dropped yet");
+            }
+        });
+    }
+    delivery
+}
+
+fn put_back(source: &mut Source, offsets: &[u64], due_ms: u64) {
+    for offset in offsets {
+        source.schedule.add(due_ms, *offset);
+    }
+}
+
+/// Proposes at once, so that deliveries stand in the log in their order; what is returned waits for the outcome.
+fn propose(
+    hosted: &Arc<Hosted>,
+    source: usize,
+    queue: &SourceQueue,
+    mut delivery: Delivery,
+) -> Result<impl Future<Output = Ended> + use<>, Error> {
+    let command: Command = Kind::Release(delivery.release(queue)).into();
+    let counted: Vec<_> = delivery
+        .messages
+        .iter()
+        .map(|messages| (messages.topic.clone(), messages.count, messages.records.len()))
+        .collect();
+    let (told, outcome) = oneshot::channel();
+    let proposal =
+        CoupledProposal { command: command.to_bytes(), messages: std::mem::take(&mut delivery.messages) };
+    let since = Instant::now();
+    // The task may be gone by then.
+    hosted.served_here()?.group.propose_coupled(proposal, Box::new(|outcome| drop(told.send(outcome))));
+    let hosted = hosted.clone();
+    Ok(async move {
+        let stopped = ProposeError::Unknown("the group stopped while a delivery was under way");
+        let result = outcome.await.unwrap_or(Err(stopped)).map(drop);
+        if result.is_ok() {
+            for (topic, count, bytes) in counted {
+                hosted.stats.put(&topic, count.into(), bytes as u64, since.elapsed());
+            }
+        }
+        Ended { source, delivery, result }
+    })
+}
+
+/// What was not delivered, or perhaps not, is looked at again: the tables know by then.
+fn end(hosted: &Hosted, sources: &mut [Source], ended: Ended, now_ms: u64, trouble: &mut String) {
+    let Ended { source, delivery, result } = ended;
+    let pause = match result {
+        Ok(()) => {
+            trouble.clear();
+            return;
+        }
+        // Something of it is done meanwhile, most likely.
+        Err(ProposeError::Void) => DELIVERY_TICK,
+        Err(error) => {
+            let (error, count) = (error.to_string(), delivery.offsets.len());
+            if *trouble != error {
+                tracing::warn!(group = hosted.name(), count, error, "messages that are due wait a while");
+                *trouble = error;
+            }
+            DELIVERY_RETRY
+        }
+    };
+    put_back(&mut sources[source], &delivery.offsets, now_ms + pause.as_millis() as u64);
+}

@@ -1,0 +1,119 @@
+//! Queues that consumers of ordered messages have for themselves: 41 and 42 (RocketMQ's `RebalanceLockManager`). The
+//! locks are leases in the log, so that they outlive a leader; `onlyThisBroker`, with which RocketMQ's brokers ask each
+//! other, therefore changes nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::FutureExt;
+use wire::{Body, LockBatchRequestBody, LockBatchResponseBody, MessageQueue, QueueId, ResponseCode};
+
+use crate::call::Call;
+use crate::errors::Error;
+use crate::handlers::step::{self, success};
+use crate::hosted::Hosted;
+use crate::limits::{LOCK_LEASE_MS, LOCK_QUEUES_MAX};
+use crate::requests::Answer;
+use crate::service::wall_clock_ms;
+use crate::state::command::{Kind, Lock};
+use crate::state::{Command, TopicId};
+
+/// A request of one client of one group, with the queues that exist.
+struct Wanted {
+    body: LockBatchRequestBody,
+    group: u32,
+    /// Places in the body's set.
+    queues: Vec<(usize, TopicId, QueueId)>,
+}
+
+impl Wanted {
+    fn decode(hosted: &Hosted, call: &Call) -> Result<Wanted, Error> {
+        let body = LockBatchRequestBody::decode(&call.request.body)?;
+        if body.mq_set.len() > LOCK_QUEUES_MAX {
+            let remark = format!("{} queues in one request, more than {LOCK_QUEUES_MAX}", body.mq_set.len());
+            return Err(Error::refused(ResponseCode::INVALID_PARAMETER, remark));
+        }
+        let Some(group) = hosted.state.group(&body.consumer_group) else {
+            let remark = format!("subscription group [{}] does not exist", body.consumer_group);
+            return Err(Error::refused(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+        };
+        // Mostly they are of one topic or two.
+        let mut topics: HashMap<&str, Option<(TopicId, u32)>> = HashMap::new();
+        let mut queues = Vec::with_capacity(body.mq_set.len());
+        for (place, MessageQueue { topic, broker_name: _, queue_id }) in body.mq_set.iter().enumerate() {
+            let known = topics.entry(topic).or_insert_with(|| {
+                let topic = hosted.state.topic(topic)?;
+                Some((topic.id, topic.config.read_queues.max(topic.config.write_queues)))
+            });
+            // What does not exist cannot be locked.
+            if let Some((topic, count)) = *known
+                && let Some(queue) = QueueId::from_wire(*queue_id).filter(|queue| queue.0 < count)
+            {
+                queues.push((place, topic, queue));
+            }
+        }
+        Ok(Wanted { group: group.id.0, queues, body })
+    }
+
+    fn command(&self, unlock: bool) -> Command {
+        Kind::Lock(Lock {
+            group: self.group,
+            client: self.body.client_id.clone(),
+            unlock,
+            lease_ms: LOCK_LEASE_MS,
+            topics: self.queues.iter().map(|(_, topic, _)| topic.0).collect(),
+            queues: self.queues.iter().map(|(_, _, queue)| queue.0).collect(),
+        })
+        .into()
+    }
+
+    /// Whether its client has all of the queues, for half a lease and more (clients.md 12). A leader that was deposed
+    /// may say so too: what it knows holds for that long at least.
+    fn is_held(&self, hosted: &Hosted) -> bool {
+        // Log time as it would be now: it follows this clock, or stands still where this clock is behind.
+        let now_ms = hosted.state.log_time_ms().max(wall_clock_ms());
+        let Wanted { body, queues, .. } = self;
+        let until_ms = now_ms + LOCK_LEASE_MS / 2;
+        queues.iter().all(|(place, _, queue)| {
+            let lease = hosted.state.lock_holder(&body.consumer_group, &body.mq_set[*place].topic, *queue);
+            lease.is_some_and(|lease| *lease.client == *body.client_id && lease.holds(until_ms))
+        })
+    }
+
+    /// The queues of these places among those that exist.
+    fn granted(&self, places: impl Iterator<Item = usize>) -> LockBatchResponseBody {
+        let queue = |at: usize| self.queues.get(at).map(|(place, ..)| self.body.mq_set[*place].clone());
+        LockBatchResponseBody { lock_ok_mq_set: places.filter_map(queue).collect() }
+    }
+}
+
+/// 41.
+pub(crate) fn lock<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let wanted = Wanted::decode(hosted, call)?;
+        let body = if wanted.is_held(hosted) {
+            wanted.granted(0..wanted.queues.len())
+        } else {
+            let reply = hosted.propose_here(wanted.command(false)).await?;
+            if reply.code != 0 {
+                return Ok(step::answer(&call.request, &reply));
+            }
+            wanted.granted(reply.granted.iter().map(|place| *place as usize))
+        };
+        Ok(success(&call.request).with_body(body.encode()))
+    }
+    .boxed()
+}
+
+/// 42. What its client does not hold is passed over.
+pub(crate) fn unlock<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let wanted = Wanted::decode(hosted, call)?;
+        if wanted.queues.is_empty() {
+            return Ok(success(&call.request));
+        }
+        let reply = hosted.propose_here(wanted.command(true)).await?;
+        Ok(step::answer(&call.request, &reply))
+    }
+    .boxed()
+}
