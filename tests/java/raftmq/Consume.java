@@ -2,6 +2,7 @@ package raftmq;
 
 import java.util.List;
 import java.util.TreeSet;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
@@ -25,6 +26,9 @@ import org.apache.rocketmq.common.message.MessageQueue;
  * each message too. With --hang the listener never comes back, so that nothing is acknowledged.
  */
 final class Consume {
+    /** By group: opened when a consumer of it in this process has started. */
+    private static final ConcurrentHashMap<String, CountDownLatch> STARTED = new ConcurrentHashMap<String, CountDownLatch>();
+
     private final boolean quiet;
     private final long until;
     private final int reject;
@@ -53,6 +57,14 @@ final class Consume {
         reject = (int) options.number("reject", 0);
     }
 
+    private static CountDownLatch started(String group) {
+        return STARTED.computeIfAbsent(group, name -> new CountDownLatch(1));
+    }
+
+    static void waitUntilStarted(String group) throws InterruptedException {
+        started(group).await();
+    }
+
     static void run(Options options) throws Exception {
         DefaultMQPushConsumer consumer = Clients.consumer(options);
         Consume consume = new Consume(options, consumer);
@@ -78,6 +90,7 @@ final class Consume {
     private void watch(String topic, boolean pop, long idle) throws Exception {
         consumer.start();
         last = Clock.now();
+        started(group).countDown();
         new Line("started").put("client", consumer.buildMQClientId()).print();
         Stdin.whenClosed(new Runnable() {
             @Override
