@@ -670,10 +670,11 @@ impl Clients {
         self.lock().client_of.get(&connection).cloned()
     }
 
-    /// A node that has the client connected, if it is not this one.
-    pub(crate) fn node_of(&self, id: &str) -> Option<NodeId> {
+    /// The other nodes that have the client connected.
+    pub(crate) fn nodes_of(&self, id: &str) -> Vec<NodeId> {
         let inner = self.lock();
-        inner.remote.iter().find(|(_, remote)| remote.part.clients.contains_key(id)).map(|(node, _)| *node)
+        let having = inner.remote.iter().filter(|(_, remote)| remote.part.clients.contains_key(id));
+        having.map(|(node, _)| *node).collect()
     }
 
     /// Rebuilds the views of the groups touched; returns those that read differently now.
@@ -1095,7 +1096,7 @@ mod tests {
         heard(&one, 2, client("b", &["g", "h"], 1));
         assert_eq!(tell(&one, &two, 1, &mut has), ["g", "h"]);
         assert_eq!(members(&two, "g"), ["a", "b"]);
-        assert_eq!(two.node_of("a"), Some(NodeId(1)));
+        assert_eq!(two.nodes_of("a"), [NodeId(1)]);
         let nothing = one.news_since(has);
         assert!(nothing.present.is_empty() && nothing.gone.is_empty(), "only what changed travels");
 

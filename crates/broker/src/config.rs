@@ -31,7 +31,38 @@ pub struct BrokerConfig {
     /// Threads of the runtime on which consensus runs.
     pub consensus_threads: usize,
     pub limits: Limits,
+    /// Rates of single topics, consumer groups and clients, in place of those in `limits`.
+    pub rates: Vec<RateRule>,
     pub groups: Vec<GroupConfig>,
+}
+
+/// A rate of one name's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateRule {
+    pub whom: Whom,
+    /// 0: any number; `None`: as `limits` says.
+    pub messages_per_second: Option<u64>,
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Whose rate it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whom {
+    /// What is sent to a topic.
+    Topic(String),
+    /// What a consumer group is given.
+    Group(String),
+    /// What is sent from an IP address.
+    Client(String),
+}
+
+impl Whom {
+    /// The topic, the group or the address.
+    pub fn name(&self) -> &str {
+        match self {
+            Whom::Topic(name) | Whom::Group(name) | Whom::Client(name) => name,
+        }
+    }
 }
 
 impl Default for BrokerConfig {
@@ -48,6 +79,7 @@ impl Default for BrokerConfig {
             flush_threads: 4,
             consensus_threads: 1,
             limits: Limits::default(),
+            rates: Vec::new(),
             groups: Vec::new(),
         }
     }
@@ -100,6 +132,12 @@ pub struct GroupConfig {
     pub timer_max_delay_ms: u64,
     /// Whether timer messages can be taken back (recallMessageEnable, which is false unless set).
     pub recall: bool,
+    /// For how long the producer of a half message is not asked what became of it (RocketMQ's `transactionTimeOut`).
+    pub transaction_timeout_ms: u64,
+    /// From one time that it is asked to the next (`transactionCheckInterval`).
+    pub transaction_check_interval_ms: u64,
+    /// How often it is asked (`transactionCheckMax`); then the message is put aside.
+    pub transaction_checks_max: u32,
     /// Raft timing, in milliseconds.
     pub heartbeat_ms: u64,
     pub election_ms: (u64, u64),
@@ -127,6 +165,9 @@ impl Default for GroupConfig {
             delay_levels: DelayLevels::default(),
             timer_max_delay_ms: 3 * 24 * 3600 * 1000,
             recall: true,
+            transaction_timeout_ms: 6_000,
+            transaction_check_interval_ms: 30_000,
+            transaction_checks_max: 15,
             heartbeat_ms: 50,
             election_ms: (150, 300),
         }
@@ -206,7 +247,24 @@ impl BrokerConfig {
         for (n, address) in self.nameservers.iter().enumerate() {
             reachable(address).map_err(|rule| (format!("nameservers.{n}"), rule))?;
         }
+        self.check_rates()?;
         self.limits.check().map_err(|(key, rule)| (format!("limits.{key}"), rule))
+    }
+
+    fn check_rates(&self) -> Result<(), Broken> {
+        let mut named = BTreeSet::new();
+        for (n, RateRule { whom, .. }) in self.rates.iter().enumerate() {
+            let broken = |rule: String| Err((format!("rates.{n}"), rule));
+            if let Whom::Client(address) = whom
+                && address.parse::<std::net::IpAddr>().is_err()
+            {
+                return broken(format!("a client is named by its IP address, not {address:?}"));
+            }
+            if whom.name().is_empty() || !named.insert(whom) {
+                return broken(format!("the name {:?} is empty or there twice", whom.name()));
+            }
+        }
+        Ok(())
     }
 
     /// That no two listeners want the same port.
@@ -282,6 +340,10 @@ impl GroupConfig {
             let rule = format!("must be {least} to {most} MiB, a multiple of {SEGMENT_BYTES_STEP} bytes");
             return broken("segment_bytes", &rule);
         }
+        if self.transaction_check_interval_ms < TRANSACTION_CHECK_INTERVAL_MIN_MS {
+            let rule = format!("must be {TRANSACTION_CHECK_INTERVAL_MIN_MS} at least");
+            return broken("transaction_check_interval_ms", &rule);
+        }
         let (min, max) = self.election_ms;
         if self.heartbeat_ms == 0 || self.heartbeat_ms * 2 > min || min >= max {
             let rule = "must keep 0 < heartbeat_ms, 2 × heartbeat_ms ≤ election_ms.0 < election_ms.1";
@@ -305,6 +367,9 @@ impl GroupConfig {
         Ok(())
     }
 }
+
+/// Producers must have the time to answer.
+const TRANSACTION_CHECK_INTERVAL_MIN_MS: u64 = 100;
 
 const NODES_FROM: &str = "node ids start at 1";
 
@@ -355,6 +420,9 @@ mod tests {
     #[test]
     fn rules_name_the_key() {
         assert_eq!(config().check(), Ok(()));
+        fn rate(whom: Whom) -> RateRule {
+            RateRule { whom, messages_per_second: Some(1), bytes_per_second: None }
+        }
         let broken = |change: fn(&mut BrokerConfig)| {
             let mut config = config();
             change(&mut config);
@@ -369,6 +437,9 @@ mod tests {
         assert_eq!(broken(|c| c.nameservers = vec!["n:1".into(), "n".into()]), "nameservers.1");
         assert_eq!(broken(|c| c.groups.clear()), "groups");
         assert_eq!(broken(|c| c.limits.frame_bytes = 1), "limits.frame_bytes");
+        assert_eq!(broken(|c| c.rates = vec![rate(Whom::Client("a".into()))]), "rates.0");
+        assert_eq!(broken(|c| c.rates = vec![rate(Whom::Topic(String::new()))]), "rates.0");
+        assert_eq!(broken(|c| c.rates = vec![rate(Whom::Topic("T".into())); 2]), "rates.1");
         assert_eq!(broken(|c| c.groups.push(c.groups[0].clone())), "groups.1.name");
         let clash = |c: &mut BrokerConfig| {
             c.groups.push(GroupConfig { name: "b".into(), ..c.groups[0].clone() });
@@ -398,6 +469,7 @@ mod tests {
         assert_eq!(broken(|g| g.segment_bytes = 1 << 20), "segment_bytes");
         assert_eq!(broken(|g| g.segment_bytes = 2 << 30), "segment_bytes");
         assert_eq!(broken(|g| g.segment_bytes = (16 << 20) + 512), "segment_bytes");
+        assert_eq!(broken(|g| g.transaction_check_interval_ms = 0), "transaction_check_interval_ms");
         assert_eq!(broken(|g| g.election_ms = (50, 60)), "election_ms");
         assert_eq!(broken(|g| g.permission = 7), "permission");
         assert_eq!(broken(|g| g.default_topic_queues = 0), "default_topic_queues");

@@ -133,6 +133,21 @@ impl Creations {
     }
 }
 
+/// Creates a topic for one that is stored by other ways than a send, and returns when it is there; in the other groups
+/// of the cluster behind that.
+pub(crate) async fn ensure(hosted: &Arc<Hosted>, config: TopicConfig) -> Result<(), Error> {
+    let reply = hosted.propose_here(Command::create_topic(config.clone())).await?;
+    if reply.code != 0 {
+        return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
+    }
+    if reply.changed {
+        tracing::info!(group = hosted.name(), topic = config.name, "topic created by a first message");
+        let hosted = hosted.clone();
+        tokio::spawn(async move { everywhere(&hosted, config).await });
+    }
+    Ok(())
+}
+
 /// Creates the topic in the other groups of the cluster. Nobody waits for it; what fails is logged.
 async fn everywhere(hosted: &Arc<Hosted>, config: TopicConfig) {
     let here = hosted.node.groups();

@@ -23,6 +23,7 @@ use crate::errors::Error;
 use crate::hosted::{Hosted, Toward};
 use crate::limits::DUTY_RETRY;
 use crate::state::Advance;
+use crate::transactions::check;
 
 type Run = dyn Fn(Arc<Hosted>, CancellationToken) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
 
@@ -50,7 +51,11 @@ impl Duty {
 
 /// Every duty of a group.
 pub(crate) fn all() -> Vec<Duty> {
-    vec![Duty::new("delay levels", delay::levels), Duty::new("timers", delay::timers)]
+    vec![
+        Duty::new("delay levels", delay::levels),
+        Duty::new("timers", delay::timers),
+        Duty::new("transaction checks", check::run),
+    ]
 }
 
 /// Runs duties whenever this node leads and is prepared. Those of one term have ended before the next ones start. Ends with

@@ -37,6 +37,20 @@ impl Error {
         Error::Refused { code, remark: remark.into() }
     }
 
+    /// The same, for another request that it befell.
+    pub(crate) fn shared(&self) -> Error {
+        match self {
+            Error::Refused { code, remark } => Error::refused(*code, remark),
+            Error::NotLeader { leader } => Error::NotLeader { leader: *leader },
+            Error::Void => Error::Void,
+            Error::Unknown(why) => Error::Unknown(why.clone()),
+            Error::Overloaded(why) => Error::Overloaded(why.clone()),
+            Error::Header(_) | Error::Body(_) | Error::Store(_) => {
+                Error::refused(ResponseCode::SYSTEM_ERROR, self.to_string())
+            }
+        }
+    }
+
     /// Whether the request may be tried again, here or elsewhere: it is certain that nothing was done, and another
     /// try can end otherwise (log.md 12).
     pub(crate) fn may_retry(&self) -> bool {

@@ -170,6 +170,28 @@ pub(crate) fn alone(hosted: &Arc<Hosted>, leader: NodeId, call: Call) {
     });
 }
 
+/// Passes a request on to a group that this node does not have, by way of a node that has it.
+pub(crate) fn to_group(node: &Arc<Node>, group: String, at: NodeId, call: Call) {
+    let node = node.clone();
+    tokio::spawn(async move {
+        let mut at = at;
+        // That node, and the leader that it names.
+        for _ in 0..2 {
+            let asked = [(&call.request, &call.from, call.deadline)];
+            match ask_group(&node, &group, at, &asked).await.map(|outcomes| outcomes.into_iter().next()) {
+                Ok(Some(Ok(answer))) => return call.answer(answer),
+                Ok(Some(Err(Error::NotLeader { leader: Some(leader) }))) if leader != node.id => at = leader,
+                Ok(Some(Err(error))) => {
+                    let (code, remark) = error.answer();
+                    return call.refuse(code, remark);
+                }
+                Ok(None) | Err(NotDone(_)) => break,
+            }
+        }
+        call.give_up();
+    });
+}
+
 /// Passes calls on and answers them.
 pub(crate) async fn batch(hosted: &Arc<Hosted>, leader: NodeId, calls: Vec<Call>) {
     let sent: Vec<_> = calls.iter().map(|call| (&call.request, &call.from, call.deadline)).collect();
@@ -217,11 +239,25 @@ async fn ask(
     leader: NodeId,
     calls: &[(&RemotingCommand, &Sender, Instant)],
 ) -> Result<Vec<Result<RemotingCommand, Error>>, NotDone> {
-    let Some(peers) = hosted.node.peers() else { return Err(NotDone(None)) };
+    let outcomes = ask_group(&hosted.node, hosted.name(), leader, calls).await?;
+    for outcome in &outcomes {
+        if let Err(Error::NotLeader { leader }) = outcome {
+            hosted.take_hint(*leader);
+        }
+    }
+    Ok(outcomes)
+}
+
+async fn ask_group(
+    node: &Node,
+    group: &str,
+    leader: NodeId,
+    calls: &[(&RemotingCommand, &Sender, Instant)],
+) -> Result<Vec<Result<RemotingCommand, Error>>, NotDone> {
+    let Some(peers) = node.peers() else { return Err(NotDone(None)) };
     let now = Instant::now();
     let mut deadline = now;
-    let mut message =
-        ForwardRequest { group: hosted.name().to_owned(), calls: Vec::with_capacity(calls.len()) };
+    let mut message = ForwardRequest { group: group.to_owned(), calls: Vec::with_capacity(calls.len()) };
     for (request, from, until) in calls {
         let mut frame = BytesMut::with_capacity(request.body.len() + 512);
         request.encode(&mut frame);
@@ -251,10 +287,7 @@ async fn ask(
                         Ok(RemotingCommand::response_to(request, ResponseCode::SUCCESS))
                     }
                     Some(OutcomeKind::Answer(frame)) => response(frame),
-                    Some(OutcomeKind::NotHere(hint)) => {
-                        hosted.take_hint(hint.get());
-                        Err(Error::NotLeader { leader: hint.get() })
-                    }
+                    Some(OutcomeKind::NotHere(hint)) => Err(Error::NotLeader { leader: hint.get() }),
                     Some(OutcomeKind::Unknown(why)) => Err(Error::Unknown(why)),
                     Some(OutcomeKind::Refused(refused)) => Err(refused.into()),
                     None => Err(Error::Unknown("an empty outcome".into())),

@@ -24,7 +24,7 @@ use store::Log;
 use store::index::QueueIndex;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
-use wire::{QueueId, RemotingCommand, ResponseCode};
+use wire::{QueueId, RemotingCommand, RequestCode, ResponseCode};
 
 use crate::call::Call;
 use crate::config::GroupConfig;
@@ -33,9 +33,11 @@ use crate::delay;
 use crate::duties::{SourceArrivals, Sources};
 use crate::errors::Error;
 use crate::filters::Filters;
+use crate::flow::Flow;
 use crate::forward;
 use crate::handlers::pull::{HeldPull, Served};
 use crate::handlers::step::{self, Step};
+use crate::handlers::transaction;
 use crate::hold::HoldList;
 use crate::limits::{ADMIN_SCANS, FORWARD_BATCH, FORWARD_BATCH_BYTES, PARK, PARK_RETRY};
 use crate::park::{Admission, Park};
@@ -43,6 +45,7 @@ use crate::requests::{self, Action, Class, Row};
 use crate::service::{Node, wall_clock_ms};
 use crate::state::{Command, CommitMerger, Names, Reply, State};
 use crate::stats::Stats;
+use crate::transactions::ends::Ends;
 
 /// One group on this node. See the module.
 pub(crate) struct Hosted {
@@ -73,6 +76,9 @@ pub(crate) struct Hosted {
     /// Told whenever a batch of commits is decided.
     pub(crate) commit_decided: Notify,
     pub(crate) creations: Creations,
+    pub(crate) flow: Flow,
+    /// Transactions that are to end.
+    pub(crate) ends: Ends,
     /// Timer messages that are on their way out of their queue.
     pub(crate) timer_claims: delay::Claims,
     /// Consumer groups whose creation is under way.
@@ -152,6 +158,8 @@ impl Hosted {
             commit_added: Notify::new(),
             commit_decided: Notify::new(),
             creations: Creations::new(limits.waiting_for_topic),
+            flow: Flow::new(&limits, &node.config.rates),
+            ends: Ends::default(),
             timer_claims: delay::Claims::default(),
             creating_groups: Mutex::default(),
             cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
@@ -250,6 +258,32 @@ impl Hosted {
             let remark = format!(" request type {} not supported", call.request.code);
             return call.refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark);
         };
+        if row.code == RequestCode::END_TRANSACTION {
+            return self.take_end(row, call);
+        }
+        self.admit(row, call);
+    }
+
+    /// 37 goes to the group that has the half message, whichever it met.
+    fn take_end(self: &Arc<Self>, row: &'static Row, mut call: Call) {
+        let Some((group, token)) = transaction::elsewhere(self.name(), &call) else {
+            return self.admit(row, call);
+        };
+        if let Some(other) = self.node.group(group) {
+            call.ticket = other.ticket();
+            return other.admit(row, call);
+        }
+        match token {
+            Some(token) => {
+                let (group, at) = (group.to_owned(), token.node);
+                forward::to_group(&self.node, group, at, call);
+            }
+            // A name that says nothing here: as before there were any.
+            None => self.admit(row, call),
+        }
+    }
+
+    fn admit(self: &Arc<Self>, row: &'static Row, call: Call) {
         if row.class != Class::Log {
             return self.route(row, call);
         }
@@ -482,7 +516,6 @@ impl Hosted {
         prost::Message::decode(answer).map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))
     }
 
-    #[allow(dead_code, reason = "the first duty comes with what it serves")]
     /// Proposes at this node a command and messages that take effect together or not at all. [`Error::Void`]: the tables say
     /// otherwise by now; read them again.
     pub(crate) async fn propose_coupled_here(

@@ -11,9 +11,10 @@
 //!
 //! A [`Broker`] is the broker role of one process; it hosts one or more groups, each with its own listeners, log and
 //! tables. Clients belong to the process (clients.rs, registry.rs), nameservers hear of each group (registration.rs).
-//! Messages that are delivered later wait in queues of their own (delay/).
-//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net), and what RocketMQ does with
-//! transactions and pop, which is refused with a reason.
+//! Messages that are delivered later wait in queues of their own (delay/), and so do those of transactions (transactions/).
+//! What a broker refuses so that the rest is done in time is in flow.rs.
+//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net), and what RocketMQ does with pop,
+//! which is refused with a reason.
 
 mod call;
 mod clients;
@@ -24,6 +25,7 @@ mod duties;
 mod errors;
 mod filter;
 mod filters;
+mod flow;
 mod forward;
 mod handlers;
 mod hold;
@@ -39,8 +41,9 @@ pub mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
-pub use config::{BrokerConfig, GroupConfig};
+pub use config::{BrokerConfig, GroupConfig, RateRule, Whom};
 pub use delay::{DelayLevels, duration_ms};
 pub use handlers::delayed::{PENDING_MESSAGES, PendingMessage, PendingPage, PendingQuery, PendingQueue};
 pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER};

@@ -86,6 +86,17 @@ limits! {
     clients = 50_000, in 1..=COUNT_MAX;
     /// Reads of cold pages at the same time, per group.
     cold_reads = 8, in 1..=1024;
+    /// A send that would wait longer to be committed is refused, in ms; clients give one 3 s, in all its attempts.
+    queue_wait_ms = 1_000, in 50..=2_500;
+    /// What one topic takes in a second, on each group; 0: any number. `[[rate]]` gives single names rates of their own.
+    topic_messages_per_second = 0, in 0..=BYTES_MAX;
+    topic_bytes_per_second = 0, in 0..=BYTES_MAX;
+    /// What one client address may send in a second, to each group.
+    client_messages_per_second = 0, in 0..=BYTES_MAX;
+    client_bytes_per_second = 0, in 0..=BYTES_MAX;
+    /// What one consumer group is given in a second, by each group's node.
+    group_messages_per_second = 0, in 0..=BYTES_MAX;
+    group_bytes_per_second = 0, in 0..=BYTES_MAX;
 }
 
 impl Limits {
@@ -157,6 +168,29 @@ pub(crate) const FORWARD_BATCH: usize = 1024;
 /// Bytes that one forwarding call carries, unless one request alone has more.
 pub(crate) const FORWARD_BATCH_BYTES: usize = 1 << 20;
 
+/// Transactions that end in one entry, and bytes of their half messages, unless one alone has more.
+pub(crate) const ENDS_PER_ENTRY: usize = 2_048;
+pub(crate) const ENDS_PER_ENTRY_BYTES: usize = 256 << 10;
+/// Bytes of half messages whose ends wait for their entry.
+pub(crate) const ENDS_BYTES_MAX: usize = 32 << 20;
+/// Half messages of which one round of checks asks or gives up, and their bytes; and the pause before the next round where
+/// more are due.
+pub(crate) const CHECKS_PER_ROUND: usize = 256;
+pub(crate) const CHECK_BYTES: usize = 2 << 20;
+pub(crate) const CHECK_PACE: Duration = Duration::from_millis(50);
+/// Producers that are asked at the same time.
+pub(crate) const CHECKS_AT_A_TIME: usize = 32;
+/// Pending messages that are looked up at a time.
+pub(crate) const PENDING_PAGE: usize = 512;
+
+/// Below so many bytes that wait to be committed nothing is refused for the time that it takes.
+pub(crate) const PACE_FREE_BYTES: usize = 1 << 20;
+/// How often the speed of commits is measured.
+pub(crate) const PACE_SAMPLE: Duration = Duration::from_millis(100);
+/// What may come at once of what a rate allows.
+pub(crate) const RATE_BURST: Duration = Duration::from_secs(1);
+/// Topics, consumer groups or addresses whose rate is kept at a time, unless more are over their rates.
+pub(crate) const RATED_NAMES_MAX: usize = 20_000;
 /// Messages that wait for their time: so many, and so many bytes of them (or one), are delivered by one entry. A batch that
 /// is not full is taken after so long only, so that at ten thousand a second there are a hundred entries and not thousands.
 pub(crate) const DELIVERY_MESSAGES: usize = 1000;
@@ -254,6 +288,9 @@ pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(3);
 pub(crate) const CLIENT_CALL: Duration = Duration::from_secs(3);
 
 const _: () = assert!(PARK.as_millis() < 3000 && PARK_RETRY.as_millis() < PARK.as_millis());
+const _: () = assert!(ENDS_PER_ENTRY_BYTES <= ENDS_BYTES_MAX);
+// Putting messages aside is one entry: a round's, and one of the largest, are below what an entry holds.
+const _: () = assert!(CHECK_BYTES + (4 << 20) + RECORD_OVERHEAD_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(REGISTER_COLLECT.as_millis() < 50);
 const _: () = assert!(REGISTRY_PULSE.as_millis() * 2 < REGISTRY_SILENT.as_millis());
 const _: () =

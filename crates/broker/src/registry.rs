@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use net::Connection;
 use prost::Message;
-use replica::{NodeId, Peers};
+use replica::{CallError, NodeId, Peers};
 use wire::{ConsumerGroupRequest, FRAME_BYTES_MAX, RemotingCommand, RequestCode, ResponseCode, decode_frame};
 
 use crate::clients::{Changed, ConnectionId, Have, News};
@@ -24,8 +24,50 @@ struct RelayRequest {
     client_id: String,
     #[prost(bytes = "bytes", tag = "2")]
     frame: Bytes,
+    /// 0: the request is one-way, no answer is waited for.
     #[prost(uint32, tag = "3")]
     timeout_ms: u32,
+}
+
+/// What became of a relayed request.
+#[derive(Clone, PartialEq, Message)]
+struct RelayReply {
+    #[prost(oneof = "RelayOutcome", tags = "1, 2, 3")]
+    outcome: Option<RelayOutcome>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum RelayOutcome {
+    /// The client's answer; empty for a one-way request.
+    #[prost(bytes = "bytes", tag = "1")]
+    Answer(Bytes),
+    /// It was not sent: the client is not connected here (any more).
+    #[prost(string, tag = "2")]
+    Absent(String),
+    /// It was sent, and no answer came.
+    #[prost(string, tag = "3")]
+    Silent(String),
+}
+
+/// Why a client was not reached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unreached {
+    /// The client has not seen the request.
+    #[error("the client {0} is not connected to any node")]
+    Absent(String),
+    /// It may have seen it.
+    #[error("the client does not answer: {0}")]
+    Silent(String),
+}
+
+impl From<Unreached> for Error {
+    fn from(why: Unreached) -> Error {
+        let code = match why {
+            Unreached::Absent(_) => ResponseCode::SYSTEM_ERROR,
+            Unreached::Silent(_) => ResponseCode::CONSUME_MSG_TIMEOUT,
+        };
+        Error::refused(code, why.to_string())
+    }
 }
 
 /// Starts what keeps the registry in step. The tasks end with the node.
@@ -170,52 +212,70 @@ impl Node {
         self.clients_changed(changed);
     }
 
-    /// Asks a client something (39, 307, 309 …), wherever it is connected.
+    /// Asks a client something (307, 309, 326 …), wherever it is connected.
     pub(crate) async fn ask_client(
         &self,
         client_id: &str,
         request: RemotingCommand,
         timeout: Duration,
-    ) -> Result<RemotingCommand, Error> {
-        for connection in self.clients.connections_of(client_id) {
-            if let Some(connection) = self.connection(connection)
-                && !connection.is_over()
-            {
-                return connection.request(request, timeout).await.map_err(timed_out);
-            }
+    ) -> Result<RemotingCommand, Unreached> {
+        if let Some(answer) = self.ask_client_here(client_id, &request, timeout).await {
+            return answer;
         }
-        let reply = self.relay(client_id, &request, timeout).await?;
-        match decode_frame(&mut BytesMut::from(reply), FRAME_BYTES_MAX) {
+        let frame = self.relay(client_id, request, timeout).await?;
+        match decode_frame(&mut BytesMut::from(frame), FRAME_BYTES_MAX) {
             Ok(Some(answer)) => Ok(answer),
-            Ok(None) | Err(_) => Err(Error::Unknown("the client's answer is unreadable".into())),
+            Ok(None) | Err(_) => Err(Unreached::Silent("its answer is unreadable".into())),
         }
     }
 
-    /// Tells a client something that it does not answer (220), wherever it is connected.
-    pub(crate) async fn tell_client(&self, client_id: &str, request: RemotingCommand) -> Result<(), Error> {
-        let request = request.oneway();
-        for connection in self.clients.connections_of(client_id) {
-            if let Some(connection) = self.connection(connection)
-                && !connection.is_over()
-            {
-                return connection.send_oneway(request).map_err(timed_out);
-            }
+    /// Tells a client something that has no answer (39, 40, 220), wherever it is connected.
+    pub(crate) async fn tell_client(
+        &self,
+        client_id: &str,
+        request: RemotingCommand,
+    ) -> Result<(), Unreached> {
+        if self.tell_client_here(client_id, &request) {
+            return Ok(());
         }
-        self.relay(client_id, &request, CLIENT_CALL).await.map(drop)
+        self.relay(client_id, request.oneway(), Duration::ZERO).await.map(|_| ())
     }
 
-    /// Has the node that has the client pass a request on; its answer.
-    async fn relay(
+    /// Over the connections of this node, the last heard first; `None`: none of them took the request.
+    async fn ask_client_here(
         &self,
         client_id: &str,
         request: &RemotingCommand,
         timeout: Duration,
-    ) -> Result<Bytes, Error> {
-        let elsewhere = self.clients.node_of(client_id).and_then(|node| Some((node, self.peers()?)));
-        let Some((node, peers)) = elsewhere else {
-            let remark = format!("the client {client_id} is not connected to any node");
-            return Err(Error::refused(ResponseCode::SYSTEM_ERROR, remark));
-        };
+    ) -> Option<Result<RemotingCommand, Unreached>> {
+        for connection in self.connections_to(client_id) {
+            match connection.request(request.clone(), timeout).await {
+                Ok(answer) => return Some(Ok(answer)),
+                Err(error) if error.is_not_sent() => {}
+                Err(error) => return Some(Err(Unreached::Silent(error.to_string()))),
+            }
+        }
+        None
+    }
+
+    fn tell_client_here(&self, client_id: &str, request: &RemotingCommand) -> bool {
+        self.connections_to(client_id).any(|connection| connection.send_oneway(request.clone()).is_ok())
+    }
+
+    fn connections_to(&self, client_id: &str) -> impl Iterator<Item = Arc<Connection>> {
+        let known = self.clients.connections_of(client_id).into_iter();
+        known.filter_map(|id| self.connection(id)).filter(|connection| !connection.is_over())
+    }
+
+    /// Has another node send a request to a client of its own. Returns the frame of the answer.
+    async fn relay(
+        &self,
+        client_id: &str,
+        request: RemotingCommand,
+        timeout: Duration,
+    ) -> Result<Bytes, Unreached> {
+        let absent = || Unreached::Absent(client_id.to_owned());
+        let peers = self.peers().ok_or_else(absent)?;
         let mut frame = BytesMut::new();
         request.encode(&mut frame);
         let relay = RelayRequest {
@@ -223,14 +283,27 @@ impl Node {
             frame: frame.freeze(),
             timeout_ms: timeout.as_millis() as u32,
         };
-        let deadline = Instant::now() + timeout + Duration::from_millis(200);
-        peers.call(node, RELAY, relay.encode_to_vec().into(), deadline).await.map_err(timed_out)
+        let payload = Bytes::from(relay.encode_to_vec());
+        for node in self.clients.nodes_of(client_id) {
+            let deadline = Instant::now() + timeout + RELAY_MARGIN;
+            let reply = match peers.call(node, RELAY, payload.clone(), deadline).await {
+                Ok(reply) => RelayReply::decode(reply).ok().and_then(|reply| reply.outcome),
+                Err(CallError::NotSent { .. } | CallError::Refused { .. }) => continue,
+                Err(error @ CallError::Unknown { .. }) => return Err(Unreached::Silent(error.to_string())),
+            };
+            match reply {
+                Some(RelayOutcome::Answer(frame)) => return Ok(frame),
+                Some(RelayOutcome::Absent(_)) => {}
+                Some(RelayOutcome::Silent(why)) => return Err(Unreached::Silent(why)),
+                None => return Err(Unreached::Silent(format!("node {node} says nothing readable"))),
+            }
+        }
+        Err(absent())
     }
 }
 
-fn timed_out(error: impl std::fmt::Display) -> Error {
-    Error::refused(ResponseCode::CONSUME_MSG_TIMEOUT, format!("the client does not answer: {error}"))
-}
+/// Beyond the time that the client has, for the way between the nodes.
+const RELAY_MARGIN: Duration = Duration::from_millis(200);
 
 /// Another node relays a request to a client that is connected here.
 pub(crate) async fn relay_here(node: &Arc<Node>, payload: Bytes) -> Result<Bytes, String> {
@@ -239,19 +312,23 @@ pub(crate) async fn relay_here(node: &Arc<Node>, payload: Bytes) -> Result<Bytes
         Ok(Some(request)) => request,
         Ok(None) | Err(_) => return Err("an unreadable request".into()),
     };
-    let connection = node
-        .clients
-        .connections_of(&relay.client_id)
-        .into_iter()
-        .find_map(|id| node.connection(id))
-        .ok_or_else(|| format!("the client {} is not connected here", relay.client_id))?;
-    if request.is_oneway() {
-        connection.send_oneway(request).map_err(|error| error.to_string())?;
-        return Ok(Bytes::new());
-    }
-    let timeout = Duration::from_millis(relay.timeout_ms.into()).min(CLIENT_CALL * 10);
-    let answer = connection.request(request, timeout).await.map_err(|error| error.to_string())?;
-    let mut frame = BytesMut::new();
-    answer.encode(&mut frame);
-    Ok(frame.freeze())
+    let answer = if relay.timeout_ms == 0 {
+        node.tell_client_here(&relay.client_id, &request).then(|| Ok(Bytes::new()))
+    } else {
+        let timeout = Duration::from_millis(relay.timeout_ms.into()).min(CLIENT_CALL * 10);
+        let answer = node.ask_client_here(&relay.client_id, &request, timeout).await;
+        answer.map(|answer| {
+            answer.map(|answer| {
+                let mut frame = BytesMut::new();
+                answer.encode(&mut frame);
+                frame.freeze()
+            })
+        })
+    };
+    let outcome = match answer {
+        Some(Ok(frame)) => RelayOutcome::Answer(frame),
+        Some(Err(why)) => RelayOutcome::Silent(why.to_string()),
+        None => RelayOutcome::Absent(relay.client_id),
+    };
+    Ok(RelayReply { outcome: Some(outcome) }.encode_to_vec().into())
 }

@@ -12,7 +12,8 @@ use crate::errors::Error;
 use crate::handlers::step::Step;
 use crate::handlers::{consumer_admin, group, topic};
 use crate::handlers::{
-    delayed, heartbeat, lock, node, offset, pull, query, raft, recall, reset, send, send_back,
+    delayed, heartbeat, lock, node, offset, pull, query, raft, recall, reply, reset, send, send_back,
+    transaction,
 };
 use crate::hosted::Hosted;
 use crate::service::wall_clock_ms;
@@ -104,6 +105,12 @@ const TABLE: &[Row] = &[
         Log,
         Work(send_back::send_back),
         "a consumer gives a message back",
+    ),
+    row(
+        RequestCode::END_TRANSACTION,
+        Log,
+        Take(transaction::end),
+        "commit or roll back; passed on to the group of the half message",
     ),
     row(
         RequestCode::GET_CONSUMER_LIST_BY_GROUP,
@@ -198,6 +205,8 @@ const TABLE: &[Row] = &[
         "every group's progress",
     ),
     row(RequestCode::SEND_BATCH_MESSAGE, Log, Take(send::send), "send a batch"),
+    row(RequestCode::SEND_REPLY_MESSAGE, Log, Work(reply::reply), "a reply, pushed to who waits for it"),
+    row(RequestCode::SEND_REPLY_MESSAGE_V2, Log, Work(reply::reply), "the same, short field names"),
     row(
         RequestCode::GET_ALL_PRODUCER_INFO,
         Clients,
@@ -263,7 +272,7 @@ mod tests {
     fn the_table_is_in_order() {
         assert!(TABLE.windows(2).all(|pair| pair[0].code < pair[1].code));
         assert!(row_of(RequestCode::SEND_MESSAGE_V2).is_some());
-        assert!(row_of(RequestCode::END_TRANSACTION).is_none());
+        assert!(row_of(RequestCode::GET_TOPIC_NAME_LIST).is_none());
     }
 
     #[test]

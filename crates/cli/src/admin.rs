@@ -129,7 +129,9 @@ async fn answer(client: &Client, command: AdminCommand) -> anyhow::Result<Answer
 }
 
 /// Broker name → broker id → address, of every cluster.
-async fn brokers(client: &Client) -> anyhow::Result<BTreeMap<String, (String, BTreeMap<i64, String>)>> {
+pub(crate) async fn brokers(
+    client: &Client,
+) -> anyhow::Result<BTreeMap<String, (String, BTreeMap<i64, String>)>> {
     let info = client.admin().cluster_info().await?;
     let mut all = BTreeMap::new();
     for (cluster, names) in info.cluster_addr_table {

@@ -4,6 +4,7 @@
 //! server cannot hide behind a waiting generator. Without, the loop is closed: as many as `--in-flight` are under way.
 
 mod delay;
+mod overload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,8 @@ enum BenchCommand {
     EndToEnd(Load),
     /// Send timer messages that fall due at a rate: how late they are received, and what waiting costs
     Delay(delay::DelayArgs),
+    /// Measure the capacity, then offer many times that: what is still done, refused and lost
+    Overload(overload::Overload),
 }
 
 #[derive(Args, Clone)]
@@ -215,6 +218,7 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
             BenchCommand::Consume(drain) => consume(drain).await,
             BenchCommand::EndToEnd(load) => end_to_end(load).await,
             BenchCommand::Delay(args) => delay::run(args).await,
+            BenchCommand::Overload(args) => overload::run(args).await,
         }
     })
 }

@@ -226,6 +226,11 @@ impl Group {
         self.inner.applied.borrow().map_or(LogPosition(0), |a| a.end)
     }
 
+    /// Bytes proposed of which it is not known yet what became of them.
+    pub fn pending_bytes(&self) -> usize {
+        self.inner.intake.pending_bytes()
+    }
+
     /// Proposes messages; `done` is called when they are applied, or with the reason why not.
     pub fn propose_messages(&self, proposal: MessagesProposal, done: Done<Receipt>) {
         self.inner.intake.messages(proposal, done);

@@ -223,6 +223,7 @@ fn check(hosted: &Hosted, pull: &mut Pull, led: bool) -> Result<Plan, Error> {
             return refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark);
         }
     };
+    hosted.flow.may_pull(&header.consumer_group)?;
     if !group.consume_enable {
         let remark = format!("subscription group no permission, {}", header.consumer_group);
         return refuse(ResponseCode::NO_PERMISSION, remark);
@@ -756,6 +757,7 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
     if messages > 0 {
         let took = now.saturating_duration_since(plan.since);
         hosted.stats.got(&plan.topic.name, group, messages as u64, body.len() as u64, took);
+        hosted.flow.pulled(group, messages, body.len());
     } else {
         hosted.stats.missed();
     }

@@ -16,19 +16,20 @@ use wire::Header as _;
 use wire::{
     BatchItems, NewMessage, OffsetMessageId, PROPERTIES_BYTES_MAX, PROPERTY_TRANSIENT_PREFIX, QueueId,
     RETRY_TOPIC_PREFIX, RecallHandle, RequestCode, ResponseCode, SendMessageRequest, SendMessageResponse,
-    dlq_topic, encode_message, ext_key, is_retry_topic, message_size, perm, prop, properties_iter,
-    properties_push, sysflag,
+    dlq_topic, encode_message, ext_key, is_retry_topic, message_size, perm, prop, properties_get,
+    properties_iter, properties_push, sysflag,
 };
 
 use crate::call::Call;
 use crate::creation::Join;
 use crate::delay::{self, Later, When, Wish};
 use crate::errors::Error;
-use crate::hosted::Hosted;
+use crate::hosted::{Hosted, Serving};
 use crate::limits::BATCH_MESSAGES_MAX;
 use crate::service::wall_clock_ms;
 use crate::state::rules::{self, PERM_WRITE};
 use crate::state::{Topic, TopicConfig};
+use crate::transactions::half;
 
 /// What the answer says beside the receipt.
 struct Sent {
@@ -89,11 +90,24 @@ pub(crate) fn send_now(hosted: &Arc<Hosted>, call: Call) {
         }
         Ok(Checked::Create(config)) => hosted.creations.create(hosted, config, call),
         Ok(Checked::Propose(proposal, sent)) => {
+            if let Err(error) = admit(hosted, serving, &call, &proposal) {
+                hosted.stats.put_failed();
+                return hosted.fail(call, error);
+            }
             let hosted = hosted.clone();
             let done = Box::new(move |result| finish(&hosted, call, &sent, result));
             serving.group.propose_messages(proposal, done);
         }
     }
+}
+
+/// Whether the limits of the broker let the message in.
+fn admit(hosted: &Hosted, serving: &Serving, call: &Call, proposal: &MessagesProposal) -> Result<(), Error> {
+    let MessagesProposal { topic, records, count, .. } = proposal;
+    let pending = serving.group.pending_bytes();
+    // What waits in a queue of the system's counts for the topic that it is meant for.
+    let topic = || topic_of(call).unwrap_or(topic);
+    hosted.flow.send(&call.request, call.from.address.ip(), topic, *count, records.len(), pending)
 }
 
 /// The topic that a send names, as far as that can be told.
@@ -232,11 +246,11 @@ fn single(
     let body = &call.request.body;
     let given = header.properties.unwrap_or_default();
     let read = Given::read(given, header.sys_flag)?;
+    check_body(hosted, body.len())?;
     // A retry of an old client carries what the message was when it was sent first.
     if read.half && !(header.reconsume_times.unwrap_or(0) > 0 && read.wish.level()? > 0) {
-        return Err(unsupported("transactional"));
+        return half_of(hosted, call, header, to, &read);
     }
-    check_body(hosted, body.len())?;
     let when = if read.wish.is_none() || to.dead {
         When::Now
     } else {
@@ -275,6 +289,49 @@ fn single(
         since: Instant::now(),
     };
     Ok(Checked::Propose(MessagesProposal { topic, queue, records, count: 1 }, sent))
+}
+
+/// The first half of a transaction: it waits in a queue of its own, and the answer names its place there.
+fn half_of(
+    hosted: &Hosted,
+    call: &Call,
+    header: &SendMessageRequest<'_>,
+    to: &Target<'_>,
+    read: &Given<'_>,
+) -> Result<Checked, Error> {
+    if !read.wish.is_none() {
+        return Err(illegal("a transactional message cannot be delayed"));
+    }
+    let given = header.properties.unwrap_or_default();
+    let (mut properties, unique) = stored_properties(hosted, given, read, Change::Half(to))?;
+    properties_push(&mut properties, prop::TRANSACTION_ID, &unique);
+    if properties_get(given, prop::PGROUP).is_none() && !header.producer_group.is_empty() {
+        // Whom to ask, should nobody end it.
+        properties_push(&mut properties, prop::PGROUP, header.producer_group);
+    }
+    let topic = hosted.state.topic(half::TOPIC).ok_or(Error::Void)?;
+    let common = new_message(hosted, call, header, to.topic, to.queue);
+    let message = NewMessage {
+        topic: half::TOPIC,
+        queue_id: half::QUEUE,
+        sys_flag: common.sys_flag & !sysflag::TRANSACTION,
+        body: &call.request.body,
+        properties: &properties,
+        ..common
+    };
+    let size = message_size(&message);
+    let mut records = BytesMut::with_capacity(size);
+    encode(&message, &mut records)?;
+    let sent = Sent {
+        topic: topic.name.clone(),
+        queue: to.asked,
+        unique: Some(unique),
+        recall_handle: None,
+        sizes: Sizes::One(size as u32),
+        since: Instant::now(),
+    };
+    let proposal = MessagesProposal { topic: topic.name.clone(), queue: half::QUEUE, records, count: 1 };
+    Ok(Checked::Propose(proposal, sent))
 }
 
 /// With which a timer message can be taken back.
@@ -438,6 +495,8 @@ impl<'a> Given<'a> {
 enum Change<'a> {
     None,
     Later(&'a Later<'a>),
+    /// The first half of a transaction, for this queue.
+    Half(&'a Target<'a>),
     Dead,
 }
 
@@ -447,6 +506,7 @@ impl Change<'_> {
         match self {
             Change::None => false,
             Change::Later(later) => later.replaces(name),
+            Change::Half(_) => matches!(name, prop::REAL_TOPIC | prop::REAL_QID | prop::TRANSACTION_ID),
             Change::Dead => name == prop::DELAY,
         }
     }
@@ -455,6 +515,10 @@ impl Change<'_> {
         match self {
             Change::None => {}
             Change::Later(later) => later.add(properties),
+            Change::Half(to) => {
+                properties_push(properties, prop::REAL_TOPIC, &to.topic.name);
+                properties_push(properties, prop::REAL_QID, &to.queue.0.to_string());
+            }
             // RocketMQ's mark that it is delayed no more.
             Change::Dead => properties_push(properties, prop::DELAY, "-1"),
         }
@@ -530,7 +594,11 @@ fn finish(hosted: &Arc<Hosted>, call: Call, sent: &Sent, result: Result<Receipt,
     };
     let sizes = sent.sizes.get();
     let bytes = sizes.iter().map(|size| u64::from(*size)).sum();
-    hosted.stats.put(&sent.topic, sizes.len() as u64, bytes, sent.since.elapsed());
+    let now = Instant::now();
+    let took = now.saturating_duration_since(sent.since);
+    hosted.stats.put(&sent.topic, sizes.len() as u64, bytes, took);
+    hosted.flow.pace.committed(bytes, took);
+    hosted.flow.pace.sample(now);
     let mut response = call.response(ResponseCode::SUCCESS);
     SendMessageResponse {
         msg_id: message_ids(hosted, receipt, sizes),

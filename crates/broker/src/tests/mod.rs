@@ -5,12 +5,15 @@ mod delaying;
 mod duties;
 mod failover;
 mod filtering;
+mod limiting;
 mod locking;
 mod offsets;
 mod pulling;
 mod registering;
+mod replying;
 mod resetting;
 mod sending;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

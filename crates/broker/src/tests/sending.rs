@@ -76,7 +76,7 @@ async fn what_is_wrong_is_refused_and_not_stored() {
     let node = OneNode::start().await;
     node.create_topic("T", 2).await;
     let good = send_header("T", 0, "");
-    let tran = properties(&[("TRAN_MSG", "true")]);
+    let tran = properties(&[("TRAN_MSG", "true"), ("DELAY", "3")]);
     let delay = properties(&[("DELAY", "soon")]);
     let timer = properties(&[("TIMER_DELAY_SEC", "300000")]);
     let long = properties(&[("p", &"x".repeat(32_760))]);

@@ -190,6 +190,15 @@ pub(crate) fn import(text: &str) -> Imported {
     if let Some(on) = source.flag("recallMessageEnable") {
         let _ = writeln!(toml, "recall_messages = {on}");
     }
+    for (name, key) in [
+        ("transactionTimeOut", "transaction_timeout_ms"),
+        ("transactionCheckInterval", "transaction_check_interval_ms"),
+        ("transactionCheckMax", "transaction_checks_max"),
+    ] {
+        if let Some(value) = source.number(name) {
+            let _ = writeln!(toml, "{key} = {value}");
+        }
+    }
     if source.get(&["storePathRootDir", "storePathCommitLog"]).is_some() {
         let note = "messages are not carried over by this command: it turns the configuration only";
         source.notes.push(note.to_owned());
@@ -222,6 +231,9 @@ fn fate(key: &str) -> Fate {
         "messageDelayLevel" => "group.message_delay_level",
         "timerMaxDelaySec" => "group.timer_max_delay",
         "recallMessageEnable" => "group.recall_messages",
+        "transactionTimeOut" => "group.transaction_timeout_ms",
+        "transactionCheckInterval" => "group.transaction_check_interval_ms",
+        "transactionCheckMax" => "group.transaction_checks_max",
         "storePathRootDir" => "data",
         _ => "",
     };
@@ -232,6 +244,9 @@ fn fate(key: &str) -> Fate {
         "group.segment_size",
         "group.message_delay_level",
         "group.recall_messages",
+        "group.transaction_timeout_ms",
+        "group.transaction_check_interval_ms",
+        "group.transaction_checks_max",
         "limits.message_bytes",
     ];
     if as_it_is.contains(&renamed) || renamed.starts_with("broker.") {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use broker::{BrokerConfig, DelayLevels, GroupConfig, Limits, duration_ms};
+use broker::{BrokerConfig, DelayLevels, GroupConfig, Limits, RateRule, Whom, duration_ms};
 use serde::Deserialize;
 use toml::de::DeTable;
 
@@ -82,6 +82,9 @@ struct NodeFile {
     /// By the names of [`Limits`].
     #[serde(default)]
     limits: BTreeMap<String, usize>,
+    /// Rates of single topics, consumer groups and clients.
+    #[serde(default, rename = "rate")]
+    rates: Vec<RateSection>,
     /// The groups whose replicas live here.
     #[serde(default, rename = "group")]
     groups: Vec<GroupSection>,
@@ -116,6 +119,38 @@ struct BrokerSection {
     region: Option<String>,
 }
 
+/// What one topic, one consumer group or one client may have in a second, in place of what `[limits]` says. 0: any number.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RateSection {
+    /// One of the three.
+    topic: Option<String>,
+    group: Option<String>,
+    /// An IP address.
+    client: Option<String>,
+    messages_per_second: Option<u64>,
+    bytes_per_second: Option<u64>,
+}
+
+impl RateSection {
+    fn rule(&self) -> Result<RateRule, String> {
+        let whom = match (&self.topic, &self.group, &self.client) {
+            (Some(topic), None, None) => Whom::Topic(topic.clone()),
+            (None, Some(group), None) => Whom::Group(group.clone()),
+            (None, None, Some(client)) => Whom::Client(client.clone()),
+            _ => return Err("must name one topic, one group or one client".to_owned()),
+        };
+        if self.messages_per_second.is_none() && self.bytes_per_second.is_none() {
+            return Err("must set messages_per_second or bytes_per_second".to_owned());
+        }
+        Ok(RateRule {
+            whom,
+            messages_per_second: self.messages_per_second,
+            bytes_per_second: self.bytes_per_second,
+        })
+    }
+}
+
 /// A group: one Raft group, one RocketMQ brokerName.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -143,6 +178,11 @@ struct GroupSection {
     timer_max_delay: Option<String>,
     /// Producers may take timer messages back (recallMessageEnable).
     recall_messages: Option<bool>,
+    /// For how long the producer of a half message is not asked (transactionTimeOut), from one time that it is asked to the
+    /// next (transactionCheckInterval), and how often (transactionCheckMax).
+    transaction_timeout_ms: Option<u64>,
+    transaction_check_interval_ms: Option<u64>,
+    transaction_checks_max: Option<u32>,
     /// `quorum-fsync`: acknowledged when a majority has it on disk.
     durability: Option<String>,
 }
@@ -224,7 +264,7 @@ fn in_file(path: &str) -> String {
             let rest = rest.replace("segment_bytes", "segment_size");
             format!("group{}", rest.replace("timer_max_delay_ms", "timer_max_delay"))
         }
-        None => path.to_owned(),
+        None => path.replace("rates.", "rate."),
     }
 }
 
@@ -267,6 +307,8 @@ impl NodeFile {
         for (key, value) in &self.limits {
             limits.set(key, *value).map_err(|rule| (format!("limits.{key}"), rule))?;
         }
+        let rates = self.rates.iter().enumerate();
+        let rates = rates.map(|(n, rate)| rate.rule().map_err(|rule| (format!("rate.{n}"), rule)));
         let peer_listen = self.peer_socket(&peers)?;
         let everyone: Vec<u64> =
             if peers.is_empty() { vec![self.node] } else { peers.keys().copied().collect() };
@@ -301,6 +343,15 @@ impl NodeFile {
                     .map_err(|rule| (at("timer_max_delay"), rule))?
                     .unwrap_or(default.timer_max_delay_ms),
                 recall: group.recall_messages.unwrap_or(default.recall),
+                transaction_timeout_ms: group
+                    .transaction_timeout_ms
+                    .unwrap_or(default.transaction_timeout_ms),
+                transaction_check_interval_ms: group
+                    .transaction_check_interval_ms
+                    .unwrap_or(default.transaction_check_interval_ms),
+                transaction_checks_max: group
+                    .transaction_checks_max
+                    .unwrap_or(default.transaction_checks_max),
                 ..default
             })
         });
@@ -315,6 +366,7 @@ impl NodeFile {
             nameservers: self.nameservers.clone(),
             region: self.broker.region.clone().unwrap_or(default.region),
             limits,
+            rates: rates.collect::<Result<_, Broken>>()?,
             ..default
         })
     }
@@ -456,6 +508,10 @@ listen = "127.0.0.1:10911"
                 "f.toml:17: group.message_delay_level: must be a number and s, m",
             ),
             ("message_delay_level = \"\"", "f.toml:17: group.message_delay_level: must be 1 to 128 delays"),
+            (
+                "transaction_check_interval_ms = 5",
+                "f.toml:17: group.transaction_check_interval_ms: must be 100 at least",
+            ),
             ("timer_max_delay = \"3\"", "f.toml:17: group.timer_max_delay: must be a number and s, m"),
             ("timer_max_delay = \"0s\"", "f.toml:17: group.timer_max_delay: must be 1 to"),
             ("advertise = \"a b\"", "f.toml:17: group.advertise: must be HOST:PORT"),
@@ -477,6 +533,15 @@ listen = "127.0.0.1:10911"
             (
                 "[limits]\nframe_bytes = 1048576",
                 "f.toml:18: limits.frame_bytes: frame_bytes (1048576) must hold",
+            ),
+            ("[[rate]]\ntopic = \"T\"", "f.toml:17: rate: must set messages_per_second or"),
+            (
+                "[[rate]]\ntopic = \"T\"\ngroup = \"g\"\nbytes_per_second = 1",
+                "f.toml:17: rate: must name one topic",
+            ),
+            (
+                "[[rate]]\nclient = \"c\"\nbytes_per_second = 1",
+                "f.toml:17: rate: a client is named by its IP",
             ),
             ("[[group]]\nname = \"broker-a\"\nlisten = \"127.0.0.1:1\"", "f.toml:19: group.listen: port − 2"),
             (
@@ -506,6 +571,35 @@ listen = "127.0.0.1:10911"
     }
 
     #[test]
+    fn names_may_have_rates_of_their_own() {
+        let text = format!(
+            "{GOOD}[[rate]]\ntopic = \"T\"\nmessages_per_second = 5\n[[rate]]\nclient = \"10.0.0.1\"\nbytes_per_second = 0\n"
+        );
+        let rate = |whom, messages_per_second, bytes_per_second| RateRule {
+            whom,
+            messages_per_second,
+            bytes_per_second,
+        };
+        assert_eq!(
+            accepted(&text).broker.unwrap().rates,
+            [
+                rate(Whom::Topic("T".into()), Some(5), None),
+                rate(Whom::Client("10.0.0.1".into()), None, Some(0))
+            ]
+        );
+    }
+
+    #[test]
+    fn transactions_are_checked_as_a_group_says() {
+        let more =
+            "transaction_timeout_ms = 1\ntransaction_check_interval_ms = 100\ntransaction_checks_max = 3\n";
+        let group = accepted(&format!("{GOOD}{more}")).broker.unwrap().groups.remove(0);
+        let got =
+            (group.transaction_timeout_ms, group.transaction_check_interval_ms, group.transaction_checks_max);
+        assert_eq!(got, (1, 100, 3));
+    }
+
+    #[test]
     fn delays_are_those_of_a_group() {
         let more = "message_delay_level = \"1s 2m\"\ntimer_max_delay = \"7d\"\nrecall_messages = false\n";
         let group = accepted(&format!("{GOOD}{more}")).broker.unwrap().groups.remove(0);
@@ -516,9 +610,10 @@ listen = "127.0.0.1:10911"
     #[test]
     fn every_limit_can_be_set() {
         for (key, value) in Limits::default().table() {
-            let text = format!("{GOOD}[limits]\n{key} = {}\n", value - 1);
+            let other = value.checked_sub(1).unwrap_or(1);
+            let text = format!("{GOOD}[limits]\n{key} = {other}\n");
             let limits = accepted(&text).broker.unwrap().limits;
-            assert!(limits.table().contains(&(key, value - 1)), "{key}");
+            assert!(limits.table().contains(&(key, other)), "{key}");
         }
     }
 
