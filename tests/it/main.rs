@@ -1,5 +1,6 @@
 //! The one integration binary. Each module lists its tests; runner.rs runs them one after another.
 
+mod admin;
 mod bad_input;
 mod command_line;
 mod conf_files;
@@ -11,6 +12,7 @@ mod java_consumption;
 mod java_failover;
 mod java_messaging;
 mod mqadmin;
+mod mqadmin_commands;
 mod nameserver_mix;
 mod pop;
 mod replicas_equal;
@@ -26,7 +28,9 @@ fn main() -> ExitCode {
         pop::tests(),
         java_consumption::tests(),
         mqadmin::tests(),
+        mqadmin_commands::tests(),
         command_line::tests(),
+        admin::tests(),
         bad_input::tests(),
         replicas_equal::tests(),
         failover::tests(),

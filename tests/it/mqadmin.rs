@@ -1,11 +1,11 @@
-//! The stock 5.3.3 mqadmin, as operators run it. The same checks pass against Apache (`RAFTMQ_TEST_NAMESRV`).
+//! The stock 5.3.3 mqadmin: what operators do daily. The same checks pass against Apache (`RAFTMQ_TEST_NAMESRV`).
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::cluster::Running;
 use tests::java;
-use tests::mqadmin::{rows, run};
+use tests::mqadmin::{Shell, rows};
 use tests::remoting::Connection;
 use tests::runner::{Requirement, Scratch, Test, test};
 
@@ -21,7 +21,8 @@ pub(crate) fn tests() -> Vec<Test> {
 
 fn cluster_list_and_broker_status(scratch: &Scratch) -> Result<()> {
     let cluster = Running::get()?;
-    let said = run(scratch.dir(), cluster.namesrv(), &["clusterList"])?;
+    let mut mqadmin = Shell::start(scratch.dir(), cluster.namesrv())?;
+    let said = mqadmin.run(&["clusterList"])?;
     for group in cluster.groups() {
         let master = cluster.master(group)?;
         // #Cluster Name  #Broker Name  #BID  #Addr  #Version ...
@@ -36,7 +37,7 @@ fn cluster_list_and_broker_status(scratch: &Scratch) -> Result<()> {
         }
     }
     let master = cluster.master(&cluster.groups()[0])?;
-    let said = run(scratch.dir(), cluster.namesrv(), &["brokerStatus", "-b", &master])?;
+    let said = mqadmin.run(&["brokerStatus", "-b", &master])?;
     for name in
         ["brokerVersionDesc", "brokerVersion", "bootTimestamp", "putTps", "commitLogMaxOffset", "runtime"]
     {
@@ -48,19 +49,18 @@ fn cluster_list_and_broker_status(scratch: &Scratch) -> Result<()> {
 
 fn update_topic_list_route_status(scratch: &Scratch) -> Result<()> {
     let cluster = Running::get()?;
-    let namesrv = cluster.namesrv();
+    let mut mqadmin = Shell::start(scratch.dir(), cluster.namesrv())?;
     let topic = scratch.unique("t");
     let group = &cluster.groups()[0];
     let master = cluster.master(group)?;
-    let said =
-        run(scratch.dir(), namesrv, &["updateTopic", "-b", &master, "-t", &topic, "-r", "3", "-w", "3"])?;
+    let said = mqadmin.run(&["updateTopic", "-b", &master, "-t", &topic, "-r", "3", "-w", "3"])?;
     ensure!(said.contains("success"), "{said}");
     tests::wait::until_true("the topic is listed", Duration::from_secs(10), || {
         Ok(!tests::remoting::route(cluster.nameserver(), &topic)?.is_empty())
     })?;
-    let said = run(scratch.dir(), namesrv, &["topicList"])?;
+    let said = mqadmin.run(&["topicList"])?;
     ensure!(said.lines().any(|line| line.trim() == topic), "{said}");
-    let said = run(scratch.dir(), namesrv, &["topicRoute", "-t", &topic])?;
+    let said = mqadmin.run(&["topicRoute", "-t", &topic])?;
     ensure!(said.contains(&master) && said.contains(group.as_str()), "{said}");
     let wide: String = said.chars().filter(|c| !c.is_whitespace()).collect();
     ensure!(wide.contains("\"readQueueNums\":3") && wide.contains("\"writeQueueNums\":3"), "{said}");
@@ -69,7 +69,7 @@ fn update_topic_list_route_status(scratch: &Scratch) -> Result<()> {
     for _ in 0..5 {
         connection.send(&topic, 1, b"x")?;
     }
-    let said = run(scratch.dir(), namesrv, &["topicStatus", "-t", &topic])?;
+    let said = mqadmin.run(&["topicStatus", "-t", &topic])?;
     // #Broker Name  #QID  #Min Offset  #Max Offset  #Last Updated
     let mut offsets: Vec<(&str, &str, &str)> = rows(&said)
         .iter()
@@ -80,27 +80,28 @@ fn update_topic_list_route_status(scratch: &Scratch) -> Result<()> {
     ensure!(offsets == [("0", "0", "0"), ("1", "0", "5"), ("2", "0", "0")], "{offsets:?}:\n{said}");
 
     // for the whole cluster
-    let cluster_name = cluster_name(scratch, &cluster)?;
+    let cluster_name = cluster_name(&mut mqadmin)?;
     let everywhere = format!("{topic}_all");
-    let said = run(scratch.dir(), namesrv, &["updateTopic", "-c", &cluster_name, "-t", &everywhere])?;
+    let said = mqadmin.run(&["updateTopic", "-c", &cluster_name, "-t", &everywhere])?;
     ensure!(said.contains("success"), "{said}");
     Ok(())
 }
 
-fn cluster_name(scratch: &Scratch, cluster: &Running) -> Result<String> {
-    let said = run(scratch.dir(), cluster.namesrv(), &["clusterList"])?;
+pub(crate) fn cluster_name(mqadmin: &mut Shell) -> Result<String> {
+    let said = mqadmin.run(&["clusterList"])?;
     let name = rows(&said).first().and_then(|row| row.first()).map(|name| (*name).to_owned());
     name.with_context(|| format!("no cluster:\n{said}"))
 }
 
 fn update_sub_group_and_consumer_progress(scratch: &Scratch) -> Result<()> {
     let cluster = Running::get()?;
+    let mut mqadmin = Shell::start(scratch.dir(), cluster.namesrv())?;
     let namesrv = cluster.namesrv();
     let (topic, group) = (scratch.unique("t"), scratch.unique("g"));
     let queues = cluster.create_topic(&topic, 2)?;
     for broker in cluster.groups() {
         let master = cluster.master(broker)?;
-        let said = run(scratch.dir(), namesrv, &["updateSubGroup", "-b", &master, "-g", &group, "-r", "7"])?;
+        let said = mqadmin.run(&["updateSubGroup", "-b", &master, "-g", &group, "-r", "7"])?;
         ensure!(said.contains("success") && said.contains("retryMaxTimes=7"), "{said}");
     }
     let kit = java::kit(java::APACHE)?;
@@ -111,11 +112,11 @@ fn update_sub_group_and_consumer_progress(scratch: &Scratch) -> Result<()> {
     kit.scenario(scratch.dir(), "producer", namesrv, &send)?.join(Duration::from_secs(30))?;
     consumer.wait_until("12 messages", Duration::from_secs(20), |c| c.deliveries().len() >= 12)?;
 
-    let said = run(scratch.dir(), namesrv, &["consumerProgress"])?;
+    let said = mqadmin.run(&["consumerProgress"])?;
     ensure!(said.lines().any(|line| line.starts_with(&group[..20])), "{group} is not listed:\n{said}");
     // persisted by the consumer's stop
     consumer.finish()?;
-    let said = run(scratch.dir(), namesrv, &["consumerProgress", "-g", &group])?;
+    let said = mqadmin.run(&["consumerProgress", "-g", &group])?;
     // #Topic  #Broker Name  #QID  #Broker Offset  #Consumer Offset [#Client IP]  #Diff ...
     let mine: Vec<Vec<&str>> = rows(&said)
         .into_iter()
@@ -130,46 +131,53 @@ fn update_sub_group_and_consumer_progress(scratch: &Scratch) -> Result<()> {
 
 fn send_consume_and_query(scratch: &Scratch) -> Result<()> {
     let cluster = Running::get()?;
-    let namesrv = cluster.namesrv();
+    let mut mqadmin = Shell::start(scratch.dir(), cluster.namesrv())?;
     let topic = scratch.unique("t");
     cluster.create_topic(&topic, 2)?;
     let group = &cluster.groups()[0];
-    let said = run(
-        scratch.dir(),
-        namesrv,
-        &["sendMessage", "-t", &topic, "-p", "hello", "-k", "key-1", "-c", "TagA", "-b", group, "-i", "1"],
-    )?;
+    let said = mqadmin.run(&[
+        "sendMessage",
+        "-t",
+        &topic,
+        "-p",
+        "hello",
+        "-k",
+        "key-1",
+        "-c",
+        "TagA",
+        "-b",
+        group,
+        "-i",
+        "1",
+    ])?;
     // #Broker Name  #QID  #Send Result  #MsgId
     let row = rows(&said).into_iter().find(|row| row.first() == Some(&group.as_str()));
     let row = row.with_context(|| format!("no result:\n{said}"))?;
     ensure!(row[1] == "1" && row[2] == "SEND_OK", "{said}");
     let unique_key = row[3].to_owned();
 
-    let said = run(
-        scratch.dir(),
-        namesrv,
-        &["consumeMessage", "-t", &topic, "-b", group, "-i", "1", "-o", "0", "-c", "1"],
-    )?;
+    let said =
+        mqadmin.run(&["consumeMessage", "-t", &topic, "-b", group, "-i", "1", "-o", "0", "-c", "1"])?;
     ensure!(said.contains("hello") && said.contains(&unique_key), "{said}");
 
-    let said = run(scratch.dir(), namesrv, &["queryMsgByUniqueKey", "-t", &topic, "-i", &unique_key])?;
+    let said = mqadmin.run(&["queryMsgByUniqueKey", "-t", &topic, "-i", &unique_key])?;
     let offset_id = field(&said, "OffsetID").or_else(|_| field(&said, "Message ID")).unwrap_or_default();
     ensure!(said.contains(&topic) && said.contains("TagA") && said.contains("key-1"), "{said}");
 
-    let said = run(scratch.dir(), namesrv, &["queryMsgByKey", "-t", &topic, "-k", "key-1"])?;
+    let said = mqadmin.run(&["queryMsgByKey", "-t", &topic, "-k", "key-1"])?;
     ensure!(said.contains(&unique_key), "{said}");
 
     let mut connection = Connection::open(&cluster.master(group)?, Duration::from_secs(3))?;
     let stored = connection.send(&topic, 0, b"by offset id")?;
     for id in [offset_id.as_str(), &stored.id].into_iter().filter(|id| id.len() == 32) {
-        let said = run(scratch.dir(), namesrv, &["queryMsgById", "-t", &topic, "-i", id])?;
+        let said = mqadmin.run(&["queryMsgById", "-t", &topic, "-i", id])?;
         ensure!(said.contains(id) && field(&said, "Topic")? == topic, "{said}");
     }
     Ok(())
 }
 
 /// The value of a line `name:   value`.
-fn field(said: &str, name: &str) -> Result<String> {
+pub(crate) fn field(said: &str, name: &str) -> Result<String> {
     let value = said.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         (key.trim() == name).then(|| value.trim().to_owned())

@@ -151,7 +151,9 @@ pub(crate) async fn ensure(hosted: &Arc<Hosted>, config: TopicConfig) -> Result<
 /// Creates the topic in the other groups of the cluster. Nobody waits for it; what fails is logged.
 async fn everywhere(hosted: &Arc<Hosted>, config: TopicConfig) {
     let here = hosted.node.groups();
-    for other in here.iter().filter(|other| other.name() != hosted.name() && other.config.auto_create_topic) {
+    for other in
+        here.iter().filter(|other| other.name() != hosted.name() && other.settings.auto_create_topic())
+    {
         let command = Command::create_topic(config.clone());
         match other.propose_anywhere(&command, Instant::now() + PARK * 2).await {
             Ok(reply) if reply.code == 0 => {}

@@ -22,6 +22,7 @@ use crate::delay;
 use crate::errors::Error;
 use crate::hosted::{Hosted, Toward};
 use crate::limits::DUTY_RETRY;
+use crate::pop;
 use crate::state::Advance;
 use crate::transactions::check;
 
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Vec<Duty> {
         Duty::new("delay levels", delay::levels),
         Duty::new("timers", delay::timers),
         Duty::new("transaction checks", check::run),
+        Duty::new("pop revive", |hosted, _| pop::revive(hosted)),
     ]
 }
 

@@ -35,14 +35,18 @@ use crate::errors::Error;
 use crate::filters::Filters;
 use crate::flow::Flow;
 use crate::forward;
+use crate::handlers::assignment::Routes;
 use crate::handlers::pull::{HeldPull, Served};
+use crate::handlers::refused;
 use crate::handlers::step::{self, Step};
 use crate::handlers::transaction;
 use crate::hold::HoldList;
 use crate::limits::{ADMIN_SCANS, FORWARD_BATCH, FORWARD_BATCH_BYTES, PARK, PARK_RETRY};
 use crate::park::{Admission, Park};
+use crate::pop::Popping;
 use crate::requests::{self, Action, Class, Row};
 use crate::service::{Node, wall_clock_ms};
+use crate::settings::Settings;
 use crate::state::{Command, CommitMerger, Names, Reply, State};
 use crate::stats::Stats;
 use crate::transactions::ends::Ends;
@@ -50,6 +54,8 @@ use crate::transactions::ends::Ends;
 /// One group on this node. See the module.
 pub(crate) struct Hosted {
     pub(crate) config: GroupConfig,
+    /// What of the configuration may change while the node runs, as it is now.
+    pub(crate) settings: Settings,
     pub(crate) names: Names,
     pub(crate) node: Arc<Node>,
     pub(crate) state: Arc<State>,
@@ -70,6 +76,8 @@ pub(crate) struct Hosted {
     /// Told when there is something to revive earlier than before.
     pub(crate) pops_sooner: Notify,
     pub(crate) served: Served,
+    pub(crate) pop: Popping,
+    pub(crate) routes: Routes,
     pub(crate) filters: Filters,
     pub(crate) commits: Mutex<CommitMerger>,
     pub(crate) commit_added: Notify,
@@ -140,6 +148,7 @@ impl Hosted {
         let limits = node.config.limits.clone();
         Arc::new(Hosted {
             names: Names { cluster: node.config.cluster.clone(), broker: config.name.clone() },
+            settings: Settings::new(&config),
             state: Arc::new(State::new()),
             stats: Stats::new(wall_clock_ms()),
             store_host,
@@ -153,6 +162,8 @@ impl Hosted {
             sources: Arc::default(),
             pops_sooner: Notify::new(),
             served: Served::default(),
+            pop: Popping::new(),
+            routes: Routes::default(),
             filters: Filters::default(),
             commits: Mutex::new(CommitMerger::new()),
             commit_added: Notify::new(),
@@ -255,7 +266,7 @@ impl Hosted {
     /// A request of a client, from one of this group's listeners or from another node.
     pub(crate) fn take(self: &Arc<Self>, call: Call) {
         let Some(row) = requests::row_of(call.code()) else {
-            let remark = format!(" request type {} not supported", call.request.code);
+            let remark = refused::remark(call.code());
             return call.refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark);
         };
         if row.code == RequestCode::END_TRANSACTION {

@@ -13,8 +13,7 @@
 //! tables. Clients belong to the process (clients.rs, registry.rs), nameservers hear of each group (registration.rs).
 //! Messages that are delivered later wait in queues of their own (delay/), and so do those of transactions (transactions/).
 //! What a broker refuses so that the rest is done in time is in flow.rs.
-//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net), and what RocketMQ does with pop,
-//! which is refused with a reason.
+//! Absent here: consensus (replica), bytes on disk (store), frames and sockets (net).
 
 mod call;
 mod clients;
@@ -33,10 +32,12 @@ mod hosted;
 mod life;
 mod limits;
 mod park;
+mod pop;
 mod registration;
 mod registry;
 mod requests;
 mod service;
+mod settings;
 pub mod state;
 mod stats;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use config::{BrokerConfig, GroupConfig, RateRule, Whom};
 pub use delay::{DelayLevels, duration_ms};
 pub use handlers::delayed::{PENDING_MESSAGES, PendingMessage, PendingPage, PendingQuery, PendingQueue};
 pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER};
+pub use handlers::story::{Copy, MESSAGE_STORY, MessageStory, Reader};
 pub use limits::Limits;
 pub use requests::{Class, documentation};
 pub use service::{Broker, BrokerError, Drain};

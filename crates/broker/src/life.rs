@@ -16,6 +16,7 @@ use crate::limits::{
     INDEX_PACE_BYTES, INDEX_TICK, PARK_RETRY, PREFERRED_LAG_ENTRIES, PREFERRED_STEADY, PREFERRED_TICK,
     STATS_TICK,
 };
+use crate::pop;
 use crate::service::wall_clock_ms;
 use crate::state::{Advance, BootstrapOptions, Hooks, State};
 use crate::{duties, forward};
@@ -127,6 +128,9 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
     node.spawn(follow_role(hosted.clone()));
     node.spawn(pull::wake(hosted.clone()));
     node.spawn(pull::expire(hosted.clone()));
+    node.spawn(pop::wake(hosted.clone()));
+    node.spawn(pop::expire(hosted.clone()));
+    node.spawn(pop::keep_acks(hosted.clone()));
     node.spawn(offset::keep_commits(hosted.clone()));
     node.spawn(keep_index(hosted.clone()));
     node.spawn(keep_stats(hosted.clone()));
@@ -163,6 +167,10 @@ fn hooks(hosted: &Arc<Hosted>) -> Hooks {
                 if hosted.holds.awaits(&queue.topic, queue.queue) {
                     hosted.arrivals.note(&queue.topic, queue.queue);
                 }
+                hosted.pop.note(&queue.topic, queue.queue);
+            }
+            for (topic, queue) in &advance.pops_free {
+                hosted.pop.note(topic, *queue);
             }
             hosted.sources.note(advance);
             if advance.pops_sooner || advance.restored {
@@ -171,6 +179,10 @@ fn hooks(hosted: &Arc<Hosted>) -> Hooks {
             if advance.restored {
                 for (topic, queue) in hosted.holds.queues() {
                     hosted.arrivals.note(&topic, queue);
+                }
+                for topic in hosted.pop.topics() {
+                    let count = hosted.state.topic(&topic).map_or(0, |topic| topic.queue_count());
+                    (0..count).for_each(|queue| hosted.pop.note(&topic, QueueId(queue)));
                 }
             }
             if advance.topics_changed || advance.restored {
@@ -206,12 +218,12 @@ async fn follow_role(hosted: Arc<Hosted>) {
 }
 
 /// Whether the system topics are there; a leader makes them.
-async fn prepare(hosted: &Hosted, leads: bool) -> bool {
+pub(crate) async fn prepare(hosted: &Hosted, leads: bool) -> bool {
     let options = BootstrapOptions {
         cluster: hosted.names.cluster.clone(),
         broker: hosted.names.broker.clone(),
         default_topic_queues: hosted.config.default_topic_queues,
-        auto_create_topic: hosted.config.auto_create_topic,
+        auto_create_topic: hosted.settings.auto_create_topic(),
     };
     while let Some(command) = hosted.state.bootstrap(&options) {
         // A proposer may learn of its leadership a moment later than this task does.

@@ -233,9 +233,38 @@ pub(crate) const LOCK_QUEUES_MAX: usize = 10_000;
 /// How late a held pull whose time is over may be answered.
 pub(crate) const HOLD_TICK: Duration = Duration::from_millis(250);
 
+/// Pops that wait for messages, and questions whether there are any, each (RocketMQ's `maxPopPollingSize`), and those of
+/// one group for one queue or any (`popPollingSize`).
+pub(crate) const POP_WAITING_MAX: usize = 100_000;
+pub(crate) const POP_WAITING_PER_QUEUE: usize = 1024;
+/// A pop that comes so long after the time for which its client waits is not done.
+pub(crate) const POP_LATE: Duration = Duration::from_millis(500);
+/// When what the tables would not have is tried again: they had changed, or their clock is a little behind.
+pub(crate) const POP_AGAIN: Duration = Duration::from_millis(50);
+/// When a pop is tried again that met another one at a queue, if that has not had it called.
+pub(crate) const POP_BUSY_AGAIN: Duration = Duration::from_secs(1);
+/// Acknowledgements that wait for an entry, those of one entry (about 20 bytes each), and entries under way.
+pub(crate) const POP_ACKS_WAITING_MAX: usize = 200_000;
+pub(crate) const POP_ACKS_PER_ENTRY: usize = 10_000;
+pub(crate) const POP_ACKS_UNDER_WAY: usize = 4;
+/// Messages that come back in one entry, and their bytes, unless one alone has more.
+pub(crate) const POP_REVIVE_MESSAGES: usize = 128;
+pub(crate) const POP_REVIVE_BYTES: usize = 1 << 20;
+/// How long what a nameserver said of a topic's queues is good, and of how many topics it is kept.
+pub(crate) const ROUTE_VALID: Duration = Duration::from_secs(5);
+pub(crate) const ROUTES_KEPT: usize = 10_000;
+
 /// Answers of one message query (protocol.md 3.3, code 12) and of a query by unique key.
 pub(crate) const QUERY_MESSAGES_MAX: usize = 64;
 pub(crate) const QUERY_UNIQUE_MESSAGES_MAX: usize = 32;
+/// Units of a queue's index in one answer (321).
+pub(crate) const QUERY_UNITS_MAX: usize = 1024;
+/// Copies of messages in one story (RaftMQ's own request).
+pub(crate) const STORY_COPIES_MAX: usize = 64;
+/// Topics or groups in one list (18, 225).
+pub(crate) const ADMIN_LIST_MAX: usize = 1000;
+/// A consumer that is handed one message (309), as in RocketMQ.
+pub(crate) const DIRECT_CONSUMPTION: Duration = Duration::from_secs(10);
 /// Bytes of the answer to a message query.
 pub(crate) const QUERY_BYTES_MAX: usize = 4 << 20;
 

@@ -247,12 +247,14 @@ async fn call(connection: &Connection, request: RemotingCommand, timeout: Durati
 fn request(hosted: &Hosted, standing: Standing, brief: bool) -> RemotingCommand {
     let (topics, version) = hosted.state.topics_with_version();
     let mut version = version.to_wire(standing.term);
+    // A nameserver takes topics whose version differs from the one it has.
+    version.timestamp = version.timestamp.wrapping_add(hosted.settings.changes() as i64);
     if brief {
         version.counter = 0;
     }
     let own = |name: &str| !brief || name == hosted.names.broker || name == hosted.names.cluster;
     // As RocketMQ: what the broker does not allow, no topic of its does.
-    let permission = hosted.config.permission as i32;
+    let permission = hosted.settings.permission() as i32;
     let table: BTreeMap<_, _> = topics
         .iter()
         .filter(|topic| own(&topic.name))

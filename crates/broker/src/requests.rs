@@ -10,10 +10,9 @@ use wire::{RemotingCommand, RequestCode};
 use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::Step;
-use crate::handlers::{consumer_admin, group, topic};
 use crate::handlers::{
-    delayed, heartbeat, lock, node, offset, pull, query, raft, recall, reply, reset, send, send_back,
-    transaction,
+    assignment, consumer_admin, delayed, group, heartbeat, lists, lock, node, offset, pop, pull, query, raft,
+    recall, refused, reply, reset, send, send_back, step, story, topic, transaction,
 };
 use crate::hosted::Hosted;
 use crate::service::wall_clock_ms;
@@ -80,12 +79,14 @@ const TABLE: &[Row] = &[
         Tables(|h, r| topic::update(&h.state, &h.names, r)),
         "create or change a topic",
     ),
+    row(RequestCode::UPDATE_AND_CREATE_TOPIC_LIST, Log, Work(lists::topics), "create or change topics"),
     row(
         RequestCode::GET_ALL_TOPIC_CONFIG,
         Read,
         Tables(|h, r| topic::all(&h.state, h.term(), r).map(Step::Answer)),
         "all topics",
     ),
+    row(RequestCode::UPDATE_BROKER_CONFIG, Node, Take(node::update_config), "change what may change of it"),
     row(RequestCode::GET_BROKER_CONFIG, Node, Take(node::config), "this node's configuration"),
     row(RequestCode::GET_BROKER_RUNTIME_INFO, Node, Work(node::runtime), "this node's state"),
     row(RequestCode::SEARCH_OFFSET_BY_TIMESTAMP, Current, Work(offset::search), "the offset at a store time"),
@@ -172,16 +173,29 @@ const TABLE: &[Row] = &[
         "where consumers say that they stand",
     ),
     row(
+        RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST,
+        Log,
+        Work(lists::groups),
+        "create or change consumer groups",
+    ),
+    row(
         RequestCode::QUERY_TOPIC_CONSUME_BY_WHO,
         Clients,
         Tables(|h, r| consumer_admin::consumed_by(&h.state, &h.node.clients, r).map(Step::Answer)),
         "groups that consume a topic",
     ),
+    row(RequestCode::QUERY_CONSUME_TIME_SPAN, Current, Work(node::time_spans), "a group's progress by time"),
     row(
         RequestCode::GET_SYSTEM_TOPIC_LIST_FROM_BROKER,
         Node,
         Tables(|h, r| Ok(Step::Answer(topic::system(&h.names, r)))),
         "system topics",
+    ),
+    row(
+        RequestCode::CLEAN_EXPIRED_CONSUMEQUEUE,
+        Node,
+        Tables(|_, r| Ok(Step::Answer(step::success(r)))),
+        "nothing to do: the files of the queue index go with the log",
     ),
     row(RequestCode::GET_CONSUMER_RUNNING_INFO, Clients, Work(node::running_info), "relayed to a consumer"),
     row(
@@ -189,6 +203,12 @@ const TABLE: &[Row] = &[
         Current,
         Work(reset::correction),
         "the least offsets of all groups in a topic",
+    ),
+    row(
+        RequestCode::CONSUME_MESSAGE_DIRECTLY,
+        Clients,
+        Work(node::consume_directly),
+        "relayed to a consumer with a message",
     ),
     row(RequestCode::SEND_MESSAGE_V2, Log, Take(send::send), "send a message, short field names"),
     row(
@@ -199,12 +219,19 @@ const TABLE: &[Row] = &[
     ),
     row(RequestCode::VIEW_BROKER_STATS_DATA, Node, Take(node::counter), "one of this node's counters"),
     row(
+        RequestCode::CLEAN_UNUSED_TOPIC,
+        Node,
+        Tables(|_, r| Ok(Step::Answer(step::success(r)))),
+        "nothing to do: a topic's queues go with the topic",
+    ),
+    row(
         RequestCode::GET_BROKER_CONSUME_STATS,
         Current,
         Work(node::all_consume_stats),
         "every group's progress",
     ),
     row(RequestCode::SEND_BATCH_MESSAGE, Log, Take(send::send), "send a batch"),
+    row(RequestCode::QUERY_CONSUME_QUEUE, Read, Work(query::consume_queue), "units of a queue's index"),
     row(RequestCode::SEND_REPLY_MESSAGE, Log, Work(reply::reply), "a reply, pushed to who waits for it"),
     row(RequestCode::SEND_REPLY_MESSAGE_V2, Log, Work(reply::reply), "the same, short field names"),
     row(
@@ -212,6 +239,18 @@ const TABLE: &[Row] = &[
         Clients,
         Tables(|h, r| Ok(Step::Answer(consumer_admin::all_producers(&h.node.clients, wall_clock_ms(), r)))),
         "all producers",
+    ),
+    row(
+        RequestCode::QUERY_TOPICS_BY_CONSUMER,
+        Read,
+        Tables(|h, r| consumer_admin::topics_of(&h.state, h.config.advertised(), r).map(Step::Answer)),
+        "topics in which a group has offsets",
+    ),
+    row(
+        RequestCode::QUERY_SUBSCRIPTION_BY_CONSUMER,
+        Clients,
+        Tables(|h, r| consumer_admin::subscription(&h.node.clients, r).map(Step::Answer)),
+        "a group's subscription to a topic",
     ),
     row(
         RequestCode::GET_TOPIC_CONFIG,
@@ -227,15 +266,55 @@ const TABLE: &[Row] = &[
     ),
     row(RequestCode::LITE_PULL_MESSAGE, Read, Take(pull::pull), "pull, of lite pull consumers"),
     row(RequestCode::RECALL_MESSAGE, Log, Work(recall::recall), "take a timer message back"),
+    row(
+        RequestCode::QUERY_ASSIGNMENT,
+        Current,
+        Work(assignment::query),
+        "the queues of a consumer, and how it gets their messages",
+    ),
+    row(
+        RequestCode::SET_MESSAGE_REQUEST_MODE,
+        Log,
+        Tables(assignment::set_mode),
+        "whether a group gets a topic's messages by pull or by pop",
+    ),
     row(RequestCode::GET_BROKER_HA_STATUS, Node, Take(node::ha_status), "replication as this node sees it"),
     row(RequestCode(raft::GROUP_STATUS), Node, Take(raft::status), "RaftMQ: a group's status on this node"),
     row(RequestCode(raft::TRANSFER_LEADER), Log, Work(raft::transfer), "RaftMQ: hand leadership over"),
+    row(RequestCode(story::MESSAGE_STORY), Current, Work(story::story), "RaftMQ: the story of a message"),
     row(
         RequestCode(delayed::PENDING_MESSAGES),
         Current,
         Work(delayed::pending),
         "RaftMQ: messages that wait for their time",
     ),
+    row(
+        RequestCode::POP_MESSAGE,
+        Read,
+        Take(pop::pop),
+        "pop; passed on by followers, and held where it arrived",
+    ),
+    row(RequestCode::ACK_MESSAGE, Log, Take(pop::ack), "acknowledge a popped message"),
+    row(RequestCode::PEEK_MESSAGE, Current, Work(pop::peek), "what a pop would bring, without taking it"),
+    row(
+        RequestCode::CHANGE_MESSAGE_INVISIBLETIME,
+        Log,
+        Take(pop::change),
+        "another invisible time for a popped message",
+    ),
+    row(
+        RequestCode::NOTIFICATION,
+        Read,
+        Take(pop::notification),
+        "whether there is something to pop; passed on by followers, and held where it arrived",
+    ),
+    row(
+        RequestCode::POLLING_INFO,
+        Read,
+        Tables(|h, r| pop::polling_info(h, r).map(Step::Answer)),
+        "how many pops wait at this node",
+    ),
+    row(RequestCode::BATCH_ACK_MESSAGE, Log, Take(pop::batch_ack), "acknowledge many popped messages"),
 ];
 
 /// The row of a code.
@@ -248,7 +327,7 @@ pub fn documentation() -> String {
     let mut text = String::from(
         "# Requests that a broker answers\n\n\
          Made from the table in crates/broker/src/requests.rs; a test compares the two. Any other code is answered \
-         with 3.\n\n\
+         with 3; for those below the remark says why.\n\n\
          | code | name | class | what |\n|---|---|---|---|\n",
     );
     for row in TABLE {
@@ -259,8 +338,13 @@ pub fn documentation() -> String {
     text.push_str(
         "\nClasses: Node is answered where it arrives. Log is proposed at the leader, Current is answered by it after a \
          ReadIndex round; other nodes pass both on, one hop at most. Read is answered from what is applied on the node. \
-         Clients is answered from the client registry, which every node has.\n",
+         Clients is answered from the client registry, which every node has.\n\n\
+         ## Refused, with the reason\n\n| code | name | why |\n|---|---|---|\n",
     );
+    for (code, why) in refused::all() {
+        let name = code.name().unwrap_or_default();
+        let _ = writeln!(text, "| {} | {name} | {why} |", code.get());
+    }
     text
 }
 

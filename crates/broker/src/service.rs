@@ -31,7 +31,7 @@ use crate::handlers::raft::{self, GroupReport};
 use crate::handlers::send;
 use crate::hosted::{Hosted, Toward};
 use crate::limits::{CLOSE_GRACE, DRAIN_MAX, DRAIN_MIN, DRAIN_QUIET};
-use crate::{life, registration, registry};
+use crate::{life, pop, registration, registry};
 
 /// What the groups of a process share.
 pub(crate) struct Node {
@@ -306,6 +306,7 @@ impl Broker {
             for held in hosted.holds.close() {
                 crate::handlers::pull::again(hosted, held);
             }
+            pop::over(hosted);
         }
         let closing = self.servers.drain(..).map(|(_, server)| server.shutdown(CLOSE_GRACE));
         futures::future::join_all(closing).await;

@@ -79,7 +79,7 @@ struct ClusterArgs {
 
 fn main() -> ExitCode {
     share_one_arena();
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(admin::translate(std::env::args_os()));
     start_log();
     let result = match cli.command {
         Command::Dev(args) => dev::run(args),

@@ -156,10 +156,7 @@ impl Desk {
             RequestCode::DELETE_TOPIC_IN_NAMESRV => self.delete_topic(request),
             RequestCode::UPDATE_NAMESRV_CONFIG => self.update_settings(request, connection),
             RequestCode::GET_NAMESRV_CONFIG => Ok(self.get_settings(request)),
-            _ => Err(Refusal(
-                ResponseCode::REQUEST_CODE_NOT_SUPPORTED,
-                format!(" request type {} not supported", request.code),
-            )),
+            code => Err(Refusal(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, not_supported(code))),
         }
     }
 
@@ -389,6 +386,19 @@ impl Desk {
             None => Err(not_found(format!("No config item, Namespace: {}", shortened(&header.namespace)))),
         }
     }
+}
+
+/// RocketMQ's controller may live in a nameserver, so tools may look for it here.
+const CONTROLLER_CODES: std::ops::RangeInclusive<i32> = 1001..=1018;
+
+fn not_supported(code: RequestCode) -> String {
+    let why = if CONTROLLER_CODES.contains(&code.get()) {
+        ": there is no controller, the nodes of a group elect their leader by Raft; see `raftmq admin group status` \
+         and `raftmq admin group transfer`"
+    } else {
+        ""
+    };
+    format!(" request type {} not supported{why}", code.get())
 }
 
 /// 100 and 102.

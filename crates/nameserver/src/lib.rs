@@ -29,4 +29,4 @@ pub use routes::{
     Snapshot, UnitTopics,
 };
 pub use server::{NameServer, NameServerConfig, NameServerError};
-pub use settings::{Settings, properties};
+pub use settings::Settings;

@@ -7,6 +7,7 @@
 mod assignment;
 mod group;
 mod heartbeat;
+mod inspect;
 mod queues;
 mod register;
 mod route;
@@ -16,6 +17,7 @@ mod topic;
 pub use assignment::*;
 pub use group::*;
 pub use heartbeat::*;
+pub use inspect::*;
 pub use queues::*;
 pub use register::*;
 pub use route::*;

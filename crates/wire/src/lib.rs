@@ -23,6 +23,7 @@ mod ext;
 mod golden;
 mod header;
 mod ids;
+pub mod java_properties;
 mod json;
 mod json_header;
 mod language;
@@ -31,6 +32,7 @@ mod message_id;
 mod names;
 #[cfg(test)]
 mod never_panics;
+mod pop;
 mod properties;
 mod recall;
 pub mod sysflag;
@@ -57,6 +59,10 @@ pub use names::{
     RETRY_TOPIC_PREFIX, SYSTEM_GROUP_PREFIX, SYSTEM_TOPIC_PREFIX, TOPIC_LEN_MAX, dlq_topic, group,
     is_dlq_topic, is_retry_topic, is_send_forbidden, is_system_group, is_system_topic, reply_topic,
     retry_topic, topic, validate_group, validate_topic,
+};
+pub use pop::{
+    POP_MESSAGES_MAX, POP_ORDER_REVIVE_QUEUE, POP_REVIVE_QUEUES, PopHandle, PopHandleError, PopOffsets,
+    PopSource, PoppedQueue, parse_pop_offsets, pop_retry_topic,
 };
 pub use properties::{
     PROPERTIES_RESERVED, PROPERTY_TRANSIENT_PREFIX, Properties, prop, properties_from, properties_get,

@@ -1,12 +1,12 @@
-//! Who is connected and who consumes what: 203, 204, 300, 328 (protocol.md 8.2). Answered from the registry, which is
+//! Who is connected and who consumes what: 203, 204, 300, 328, 343, 345 (protocol.md 8.2). Answered from the registry, which is
 //! the same on every node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire::{
-    Body, Connection, ConsumerConnection, ConsumerGroupRequest, GroupList, ProducerConnection,
-    ProducerGroupRequest, ProducerInfo, ProducerTableInfo, RemotingCommand, ResponseCode, SubscriptionData,
-    TopicRequest,
+    Body, Connection, ConsumerConnection, ConsumerGroupRequest, GroupList, GroupRequest, ProducerConnection,
+    ProducerGroupRequest, ProducerInfo, ProducerTableInfo, QuerySubscriptionByConsumerRequest,
+    QuerySubscriptionResponseBody, RemotingCommand, ResponseCode, SubscriptionData, TopicList, TopicRequest,
 };
 
 use crate::clients::{Client, Clients};
@@ -87,6 +87,27 @@ pub(crate) fn consumed_by(
     }));
     let body = GroupList { group_list: groups.into_iter().collect() };
     Ok(success(request).with_body(body.encode()))
+}
+
+/// 343: the topics in which a group has offsets. `addr` is this broker's, as it is advertised.
+pub(crate) fn topics_of(
+    state: &State,
+    addr: String,
+    request: &RemotingCommand,
+) -> Result<RemotingCommand, Error> {
+    let GroupRequest { group } = GroupRequest::decode(&request.ext)?;
+    let topic_list = state.topics_of_group(&group).iter().map(|topic| topic.name.to_string()).collect();
+    Ok(success(request).with_body(TopicList { topic_list, broker_addr: Some(addr) }.encode()))
+}
+
+/// 345: what a group that is online subscribes to in a topic; nothing of one that is not.
+pub(crate) fn subscription(clients: &Clients, request: &RemotingCommand) -> Result<RemotingCommand, Error> {
+    let QuerySubscriptionByConsumerRequest { group, topic } =
+        QuerySubscriptionByConsumerRequest::decode(&request.ext)?;
+    let online = clients.consumer_group(&group);
+    let found = online.as_ref().and_then(|online| online.subscriptions.get(topic.as_deref()?));
+    let subscription_data = found.map(|data| SubscriptionData::clone(data));
+    Ok(success(request).with_body(QuerySubscriptionResponseBody { group, subscription_data, topic }.encode()))
 }
 
 fn connection(client: &Client) -> Connection {

@@ -13,7 +13,7 @@ use crate::handlers::page::{self, Page};
 use crate::handlers::step::{Step, success};
 use crate::state::command::{DeleteGroup, Kind};
 use crate::state::rules;
-use crate::state::{GroupConfig, State};
+use crate::state::{Command, GroupConfig, State};
 
 /// 200.
 pub(crate) fn update(request: &RemotingCommand) -> Result<Step, Error> {
@@ -24,8 +24,13 @@ pub(crate) fn update(request: &RemotingCommand) -> Result<Step, Error> {
         ));
     }
     let config = SubscriptionGroupConfig::decode(&request.body)?;
-    rules::group_config(&config)?;
-    Ok(Step::Propose(Kind::UpdateGroup(GroupConfig::from(&config)).into()))
+    change(&config).map(Step::Propose)
+}
+
+/// What an administrator asks for, as a command.
+pub(crate) fn change(config: &SubscriptionGroupConfig) -> Result<Command, Error> {
+    rules::group_config(config)?;
+    Ok(Kind::UpdateGroup(GroupConfig::from(config)).into())
 }
 
 /// 207. A group that does not exist counts as deleted.

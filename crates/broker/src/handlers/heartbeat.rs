@@ -98,7 +98,7 @@ fn missing(hosted: &Hosted, data: &HeartbeatData) -> Vec<String> {
     }
     let may_create = |group: &str| {
         // A group made by an administrator may lack its retry topic.
-        hosted.config.auto_create_group || hosted.state.group(group).is_some()
+        hosted.settings.auto_create_group() || hosted.state.group(group).is_some()
     };
     let groups = data.consumer_data_set.iter().map(|consumer| &consumer.group_name);
     groups.filter(|group| hosted.state.lacks_group(group) && may_create(group)).cloned().collect()

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use wire::{
-    Body, DataVersion, GetBrokerConfigResponse, KvTable, LogPosition, RemotingCommand, VERSION, to_json,
+    Body, DataVersion, GetBrokerConfigResponse, KvTable, LogPosition, QueueOffset, RemotingCommand, VERSION,
+    java_properties, to_json,
 };
 
 use crate::config::{BrokerConfig, GroupConfig};
 use crate::handlers::step::success;
+use crate::settings::Settings;
 use crate::stats::{NodeStats, Rates, Stats};
 
 /// The name of [`VERSION`].
@@ -23,6 +25,8 @@ pub(crate) struct NodeFacts {
     pub(crate) active: bool,
     /// The directory of the log, and the bytes of its file system.
     pub(crate) log_path: String,
+    /// Of the machine.
+    pub(crate) memory_bytes: u64,
     pub(crate) disk_total_bytes: u64,
     pub(crate) disk_free_bytes: u64,
     pub(crate) log_begin: LogPosition,
@@ -32,6 +36,8 @@ pub(crate) struct NodeFacts {
     pub(crate) unindexed_bytes: u64,
     /// Store time of the oldest message; `None`: the log holds none.
     pub(crate) earliest_message_ms: Option<u64>,
+    /// Of each level of delay, from 1: below which offset all is delivered, and the next offset.
+    pub(crate) delays: Vec<(QueueOffset, QueueOffset)>,
     /// Sends that are under way, and how many there may be.
     pub(crate) sends: (usize, usize),
     /// Pulls that are held, and how many there may be.
@@ -50,6 +56,7 @@ fn runtime_table(stats: &NodeStats, facts: &NodeFacts) -> BTreeMap<String, Strin
     };
     put("bootTimestamp", stats.boot_ms.to_string());
     put("runtime", lifetime(facts.now_ms.saturating_sub(stats.boot_ms)));
+    put("totalMemKBytes", (facts.memory_bytes >> 10).to_string());
     put("brokerActive", facts.active.to_string());
     put("brokerVersion", VERSION.to_string());
     put("brokerVersionDesc", VERSION_NAME.to_owned());
@@ -119,6 +126,9 @@ fn runtime_table(stats: &NodeStats, facts: &NodeFacts) -> BTreeMap<String, Strin
     for key in nothing {
         put(key, "0".to_owned());
     }
+    for (level, (base, next)) in (1..).zip(&facts.delays) {
+        put(&format!("scheduleMessageOffset_{level}"), format!("{base},{next}"));
+    }
     put("timerEnqueueTps", "0.0".to_owned());
     put("timerDequeueTps", "0.0".to_owned());
     table
@@ -149,37 +159,41 @@ fn bytes(count: u64) -> String {
     format!("{:.1} {}", count as f64 / (1u64 << (10 * power)) as f64, units[power - 1])
 }
 
-/// 26: the configuration under RocketMQ's names, as properties. It does not change while the node runs, so its version
-/// is that of the start.
+/// 26: the configuration as properties. `version`: another one after every change.
 pub(crate) fn config(
-    config: &BrokerConfig,
-    group: &GroupConfig,
-    broker_id: u64,
-    boot_ms: u64,
+    table: &[(&'static str, String)],
+    version: u64,
     request: &RemotingCommand,
 ) -> RemotingCommand {
-    let version = DataVersion { counter: 0, state_version: 0, timestamp: boot_ms as i64 };
+    let version = DataVersion { counter: 0, state_version: 0, timestamp: version as i64 };
     let version = String::from_utf8_lossy(&version.encode()).into_owned();
-    success(request)
-        .with_header(&GetBrokerConfigResponse { version })
-        .with_body(properties(&config_table(config, group, broker_id)))
+    let text = java_properties::write(table.iter().map(|(key, value)| (*key, value.as_str())));
+    success(request).with_header(&GetBrokerConfigResponse { version }).with_body(text)
 }
 
-fn config_table(config: &BrokerConfig, group: &GroupConfig, broker_id: u64) -> Vec<(&'static str, String)> {
+/// The configuration under RocketMQ's names, as it is now.
+pub(crate) fn config_table(
+    config: &BrokerConfig,
+    group: &GroupConfig,
+    settings: &Settings,
+    broker_id: u64,
+) -> Vec<(&'static str, String)> {
     let advertised = group.advertised();
     let (ip, port) = advertised.rsplit_once(':').unwrap_or((&advertised, ""));
     vec![
         ("accessMessageInMemoryMaxRatio", group.in_memory_percent.to_string()),
         ("aclEnable", "false".into()),
-        ("autoCreateSubscriptionGroup", group.auto_create_group.to_string()),
-        ("autoCreateTopicEnable", group.auto_create_topic.to_string()),
+        ("autoCreateSubscriptionGroup", settings.auto_create_group().to_string()),
+        ("autoCreateTopicEnable", settings.auto_create_topic().to_string()),
         ("brokerClusterName", config.cluster.clone()),
         ("brokerIP1", ip.into()),
         ("brokerIP2", ip.into()),
         ("brokerId", broker_id.to_string()),
         ("brokerName", group.name.clone()),
-        ("brokerPermission", group.permission.to_string()),
+        ("brokerPermission", settings.permission().to_string()),
         ("brokerRole", if broker_id == 0 { "SYNC_MASTER" } else { "SLAVE" }.into()),
+        // The number of processors under the name by which exportMetrics asks for it.
+        ("clientCallbackExecutorThreads", processors().to_string()),
         ("defaultTopicQueueNums", group.default_topic_queues.to_string()),
         ("enablePropertyFilter", group.property_filter.to_string()),
         ("filterServerNums", "0".into()),
@@ -188,29 +202,26 @@ fn config_table(config: &BrokerConfig, group: &GroupConfig, broker_id: u64) -> V
         ("longPollingEnable", "true".into()),
         ("mapedFileSizeCommitLog", group.segment_bytes.to_string()),
         ("maxMessageSize", config.limits.message_bytes.to_string()),
+        ("messageDelayLevel", group.delay_levels.to_string()),
         ("msgTraceTopicName", wire::topic::TRACE.into()),
         ("namesrvAddr", config.nameservers.join(";")),
+        ("recallMessageEnable", group.recall.to_string()),
         ("regionId", config.region.clone()),
         ("rejectTransactionMessage", "true".into()),
-        ("slaveReadEnable", group.follower_reads.to_string()),
+        ("slaveReadEnable", settings.follower_reads().to_string()),
         ("storePathCommitLog", config.data.join(&group.name).join("log").display().to_string()),
         ("storePathRootDir", config.data.join(&group.name).display().to_string()),
+        ("timerMaxDelaySec", (group.timer_max_delay_ms / 1000).to_string()),
         ("traceOn", config.trace_on.to_string()),
+        ("traceTopicEnable", "false".into()),
         ("transferMsgByHeap", "true".into()),
         ("useServerSideResetOffset", group.server_side_reset.to_string()),
+        ("useTLS", "false".into()),
     ]
 }
 
-/// The text that `java.util.Properties` reads.
-fn properties(table: &[(&'static str, String)]) -> Vec<u8> {
-    let mut text = String::new();
-    for (key, value) in table {
-        text.push_str(key);
-        text.push('=');
-        text.push_str(&value.replace('\\', "\\\\").replace('\n', "\\n"));
-        text.push('\n');
-    }
-    text.into_bytes()
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// How far the replicas are, as 907 shows it.
@@ -337,6 +348,7 @@ mod tests {
             now_ms: 1_700_000_000_000,
             active: true,
             log_path: "/d/g/log".into(),
+            memory_bytes: 8 << 30,
             disk_total_bytes: 49 << 30,
             disk_free_bytes: 10 << 30,
             log_begin: LogPosition(4096),
@@ -344,6 +356,7 @@ mod tests {
             unsynced_bytes: 1536,
             unindexed_bytes: 0,
             earliest_message_ms: None,
+            delays: vec![(QueueOffset(3), QueueOffset(7)), (QueueOffset(0), QueueOffset(0))],
             sends: (1, 100),
             pulls: (2, 200),
         }
@@ -371,6 +384,10 @@ mod tests {
         assert_eq!(table["commitLogDirCapacity"], "Total : 49.0 GiB, Free : 10.0 GiB.");
         assert_eq!(table["remainHowManyDataToFlush"], "1.5 KiB");
         assert_eq!(table["commitLogDiskRatio"], "0.7959");
+        assert_eq!(
+            (table["scheduleMessageOffset_1"].as_str(), table["scheduleMessageOffset_2"].as_str()),
+            ("3,7", "0,0")
+        );
         assert_eq!(table["brokerVersion"], "479");
         assert_eq!(table["earliestMessageTimeStamp"], "1700000000000");
     }
@@ -388,7 +405,8 @@ mod tests {
     fn configuration_is_properties_under_rocketmq_names() {
         let request = RemotingCommand::request(RequestCode::GET_BROKER_CONFIG);
         let group = GroupConfig::default();
-        let response = config(&BrokerConfig::default(), &group, 0, 7, &request);
+        let settings = Settings::new(&group);
+        let response = config(&config_table(&BrokerConfig::default(), &group, &settings, 0), 7, &request);
         let text = String::from_utf8(response.body.to_vec()).unwrap();
         for line in [
             "brokerName=broker-a",
@@ -400,7 +418,14 @@ mod tests {
             assert!(text.lines().any(|has| has == line), "{line}");
         }
         assert_eq!(response.ext.get("version"), Some(r#"{"counter":0,"stateVersion":0,"timestamp":7}"#));
-        assert_eq!(properties(&[("a", "C:\\x\ny".into())]), b"a=C:\\\\x\\ny\n");
+        settings.update("brokerPermission=4", &[]).unwrap();
+        let table = config_table(&BrokerConfig::default(), &group, &settings, 1);
+        assert!(
+            table.contains(&("brokerPermission", "4".into()))
+                && table.contains(&("brokerRole", "SLAVE".into()))
+        );
+        // Tools send back what they were told.
+        assert!(table.windows(2).all(|pair| pair[0].0 < pair[1].0), "sorted, each once");
     }
 
     #[test]

@@ -2,27 +2,61 @@
 //! gathered here: this node's disk and log, and clients that are connected to any node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::FutureExt;
 use replica::NodeId;
-use wire::{GetConsumerRunningInfoRequest, LogPosition, QueueId, QueueOffset, ResponseCode};
+use wire::{
+    ConsumeMessageDirectlyRequest, GetConsumerRunningInfoRequest, LogPosition, OffsetMessageId, QueueId,
+    QueueOffset, RemotingCommand, RequestCode, ResponseCode,
+};
 
 use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::info::{self, HaFollower, HaStatus, NodeFacts};
 use crate::handlers::offset::{flush_commits, scanning, store_time};
+use crate::handlers::query::message_at;
 use crate::handlers::stats::{self, Progress};
 use crate::hosted::{Hosted, Serving, Toward};
-use crate::limits::CLIENT_CALL;
+use crate::life::prepare;
+use crate::limits::{CLIENT_CALL, DIRECT_CONSUMPTION};
 use crate::requests::Answer;
 use crate::service::wall_clock_ms;
 
 /// 26.
 pub(crate) fn config(hosted: &Arc<Hosted>, call: Call) {
-    let boot_ms = hosted.node.boot_ms;
-    let answer =
-        info::config(&hosted.node.config, &hosted.config, hosted.broker_id(), boot_ms, &call.request);
+    let version = hosted.node.boot_ms.wrapping_add(hosted.settings.changes());
+    let answer = info::config(&told(hosted), version, &call.request);
     call.answer(answer);
+}
+
+fn told(hosted: &Hosted) -> Vec<(&'static str, String)> {
+    info::config_table(&hosted.node.config, &hosted.config, &hosted.settings, hosted.broker_id())
+}
+
+/// 25. The remark of the answer names what it took.
+pub(crate) fn update_config(hosted: &Arc<Hosted>, call: Call) {
+    let text = String::from_utf8_lossy(&call.request.body);
+    let taken = match hosted.settings.update(&text, &told(hosted)) {
+        Ok(taken) => taken,
+        Err(error) => return hosted.fail(call, error),
+    };
+    tracing::info!(group = hosted.name(), from = %call.from.address, changed = ?taken.changed, "settings changed");
+    let response = call.response(ResponseCode::SUCCESS).with_remark(taken.remark());
+    if !taken.is_registered && !taken.creates_topics {
+        return call.answer(response);
+    }
+    let hosted = hosted.clone();
+    tokio::spawn(async move {
+        if taken.creates_topics && hosted.leads() {
+            // The topic after which others are made may be missing until now. A leader that comes later makes it then.
+            prepare(&hosted, true).await;
+        }
+        if taken.is_registered {
+            hosted.register_now().await;
+        }
+        call.answer(response);
+    });
 }
 
 /// 28.
@@ -43,10 +77,12 @@ fn facts(hosted: &Hosted) -> NodeFacts {
         Ok(stat) => (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize),
         Err(_) => (0, 0),
     };
+    let memory = rustix::system::sysinfo();
     let mut facts = NodeFacts {
         now_ms: wall_clock_ms(),
         active: false,
         log_path: log_path.display().to_string(),
+        memory_bytes: memory.totalram.saturating_mul(u64::from(memory.mem_unit)),
         disk_total_bytes,
         disk_free_bytes,
         log_begin: LogPosition(0),
@@ -54,6 +90,7 @@ fn facts(hosted: &Hosted) -> NodeFacts {
         unsynced_bytes: 0,
         unindexed_bytes: 0,
         earliest_message_ms: None,
+        delays: delays(hosted),
         sends: (0, hosted.node.config.limits.parked_requests),
         pulls: (hosted.holds.count(), hosted.node.config.limits.held_pulls),
     };
@@ -70,11 +107,20 @@ fn facts(hosted: &Hosted) -> NodeFacts {
     facts
 }
 
-/// Log time of the first entry that is here: no message is older.
+/// How far the levels of delay are, as this node's tables have it.
+fn delays(hosted: &Hosted) -> Vec<(QueueOffset, QueueOffset)> {
+    let queues = hosted.state.queues(wire::topic::SCHEDULE).unwrap_or_default();
+    let base = |queue| hosted.state.pending_base(wire::topic::SCHEDULE, queue).unwrap_or_default();
+    (0..).map(QueueId).zip(queues).map(|(queue, range)| (base(queue), range.next)).collect()
+}
+
+/// Log time of the first entry that is here and has one: no message is older. What a new log begins with was not proposed
+/// and has none.
 fn earliest(serving: &Serving) -> Option<u64> {
+    const LOOK_AT: u64 = 16;
     let first = serving.log.state().first_index;
-    let frames = serving.log.read(first, store::LogIndex(first.0 + 1), 1).ok()?;
-    frames.first().map(store::Frame::log_time_ms)
+    let frames = serving.log.read(first, store::LogIndex(first.0 + LOOK_AT), 64 << 10).ok()?;
+    frames.iter().map(store::Frame::log_time_ms).find(|ms| *ms > 0)
 }
 
 /// 202.
@@ -121,6 +167,15 @@ fn with_progress<T>(hosted: &Hosted, serving: &Serving, work: impl FnOnce(&Progr
     })
 }
 
+/// 303.
+pub(crate) fn time_spans<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    let request = call.request.clone();
+    let scan = scanning(hosted, call.deadline, move |hosted, serving| {
+        with_progress(hosted, serving, |p| p.time_spans(wall_clock_ms(), &request))
+    });
+    after_commits(hosted, scan).boxed()
+}
+
 /// 315.
 pub(crate) fn counter(hosted: &Arc<Hosted>, call: Call) {
     match stats::view(&hosted.stats, &hosted.names, &call.request) {
@@ -157,20 +212,55 @@ pub(crate) fn ha_status(hosted: &Arc<Hosted>, call: Call) {
 pub(crate) fn running_info<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     async move {
         let header = GetConsumerRunningInfoRequest::decode(&call.request.ext)?;
-        let is_member = hosted
-            .node
-            .clients
-            .consumer_group(&header.consumer_group)
-            .is_some_and(|group| group.members.contains_key(&header.client_id));
-        if !is_member {
-            let remark =
-                format!("The Consumer <{}> <{}> not online", header.consumer_group, header.client_id);
-            return Err(Error::refused(ResponseCode::SYSTEM_ERROR, remark));
+        let (group, client) = (header.consumer_group, header.client_id);
+        relay(hosted, &group, &client, call.request.clone(), CLIENT_CALL).await
+    }
+    .boxed()
+}
+
+/// Hands a request on to a member of a consumer group, wherever it is connected, and its answer back.
+async fn relay(
+    hosted: &Hosted,
+    group: &str,
+    client: &str,
+    request: RemotingCommand,
+    timeout: Duration,
+) -> Result<RemotingCommand, Error> {
+    let members = hosted.node.clients.consumer_group(group);
+    if !members.is_some_and(|group| group.members.contains_key(client)) {
+        let remark = format!("The Consumer <{group}> <{client}> not online");
+        return Err(Error::refused(ResponseCode::SYSTEM_ERROR, remark));
+    }
+    let mut response = hosted.node.ask_client(client, request, timeout).await?;
+    response.flag |= 1;
+    Ok(response)
+}
+
+/// 309: relayed to a consumer with the message, which it is to consume at once. Its answer says how that went; nothing of
+/// the group's progress changes.
+pub(crate) fn consume_directly<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = ConsumeMessageDirectlyRequest::decode(&call.request.ext)?;
+        let id = header.msg_id.as_deref().unwrap_or_default();
+        let position = id.parse::<OffsetMessageId>().map(|id| id.position).map_err(|_| {
+            let remark = format!("msgId {id:?} is no offset message id");
+            Error::refused(ResponseCode::INVALID_PARAMETER, remark)
+        })?;
+        let message = message_at(hosted, call, position).await?.ok_or_else(|| {
+            let remark = format!("can not find message by the offset, {position}");
+            Error::refused(ResponseCode::SYSTEM_ERROR, remark)
+        })?;
+        let mut request = RemotingCommand::request(RequestCode::CONSUME_MESSAGE_DIRECTLY);
+        request.ext = call.request.ext.clone();
+        request.ext.set("brokerName", hosted.name());
+        if let Some(topic) = header.topic.as_deref().and_then(|topic| hosted.state.topic(topic)) {
+            request.ext.set("topicSysFlag", &topic.config.sys_flag.to_string());
         }
-        let mut response =
-            hosted.node.ask_client(&header.client_id, call.request.clone(), CLIENT_CALL).await?;
-        response.flag |= 1;
-        Ok(response)
+        if let Some(group) = hosted.state.group(&header.consumer_group) {
+            request.ext.set("groupSysFlag", &group.config.group_sys_flag.to_string());
+        }
+        let client = header.client_id.unwrap_or_default();
+        relay(hosted, &header.consumer_group, &client, request.with_body(message), DIRECT_CONSUMPTION).await
     }
     .boxed()
 }

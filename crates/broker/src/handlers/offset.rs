@@ -271,7 +271,7 @@ pub(crate) async fn flush_commits(hosted: &Hosted) {
 
 /// Waits until the tables have what was committed for a queue before this call, so that whoever takes it over sees what
 /// the last one said of it. A queue of which nothing waits costs no entry and no wait.
-async fn settle_commits(hosted: &Hosted, key: CommitKey, queue: QueueId) {
+pub(crate) async fn settle_commits(hosted: &Hosted, key: CommitKey, queue: QueueId) {
     let waits = lock(&hosted.commits).pending(key, queue).is_some();
     // With everything that waits: the next query finds it done.
     let proposed = if waits { propose_merged(hosted, CommitMerger::take_now) } else { Vec::new() };
@@ -312,7 +312,7 @@ pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
 /// Whether a queue has its first message still, and that among the newest part of the log: a new group then begins at 0
 /// whatever its ConsumeFromWhere says. RocketMQ asks whether the message is "in memory": within 40 % of the machine's
 /// RAM of the log's end (`accessMessageInMemoryMaxRatio`, here `in_memory_percent`).
-async fn is_young(hosted: &Arc<Hosted>, topic: &str, queue: QueueId) -> Result<bool, Error> {
+pub(crate) async fn is_young(hosted: &Arc<Hosted>, topic: &str, queue: QueueId) -> Result<bool, Error> {
     let Some(range) = hosted.state.queue(topic, queue) else { return Ok(false) };
     if range.min != QueueOffset(0) || range.next == QueueOffset(0) {
         return Ok(false);

@@ -172,7 +172,7 @@ pub(crate) fn pull(hosted: &Arc<Hosted>, call: Call) {
 fn begin(hosted: &Arc<Hosted>, mut pull: Pull) {
     let led = hosted.leads();
     // What another node has passed on is a question to the leader, and not to one that may read.
-    if !led && (!hosted.config.follower_reads || pull.call.is_forwarded()) {
+    if !led && (!hosted.settings.follower_reads() || pull.call.is_forwarded()) {
         return ask_leader(hosted, pull);
     }
     match check(hosted, &mut pull, led) {
@@ -207,7 +207,7 @@ fn refuse<T>(code: ResponseCode, remark: String) -> Result<T, Error> {
 /// The checks of protocol.md 3.2, in their order. They only look things up, so that repeating them costs little.
 fn check(hosted: &Hosted, pull: &mut Pull, led: bool) -> Result<Plan, Error> {
     let header = &pull.header;
-    if hosted.config.permission & rules::PERM_READ == 0 {
+    if hosted.settings.permission() & rules::PERM_READ == 0 {
         let remark = format!("the broker[{}] pulling message is forbidden", hosted.config.advertised());
         return refuse(ResponseCode::NO_PERMISSION, remark);
     }
@@ -215,7 +215,7 @@ fn check(hosted: &Hosted, pull: &mut Pull, led: bool) -> Result<Plan, Error> {
     let group = match &known {
         Some(group) => &group.config,
         // Its first heartbeat creates it; until that is applied, it is what it will be.
-        None if hosted.config.auto_create_group && rules::group_name(&header.consumer_group).is_ok() => {
+        None if hosted.settings.auto_create_group() && rules::group_name(&header.consumer_group).is_ok() => {
             &rules::default_group(&header.consumer_group)
         }
         None => {
@@ -313,7 +313,7 @@ fn wish(hosted: &Hosted, header: &PullMessageRequest, broadcast_enabled: bool) -
 }
 
 /// A subscription by expression; `wrong` says that it is none.
-fn by_expression(
+pub(crate) fn by_expression(
     hosted: &Hosted,
     subscription: Arc<SubscriptionData>,
     wrong: ResponseCode,
@@ -594,14 +594,14 @@ fn select(
     Ok((selected.looked_at > 0).then_some(selected))
 }
 
-fn records_of(serving: &Serving, units: &[Unit], may_block: bool) -> Result<Records, Error> {
+pub(crate) fn records_of(serving: &Serving, units: &[Unit], may_block: bool) -> Result<Records, Error> {
     let wanted: Vec<_> = units.iter().map(|unit| (unit.position, unit.size)).collect();
     let log = &serving.log;
     Ok(if may_block { log.read_records(&wanted)? } else { log.read_records_resident(&wanted)? })
 }
 
 /// The records that were read of these units, one by one.
-fn each_record<'a>(records: &'a Records, units: &'a [Unit]) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn each_record<'a>(records: &'a Records, units: &'a [Unit]) -> impl Iterator<Item = &'a [u8]> {
     let mut pieces = records.pieces.iter();
     let mut rest: &[u8] = &[];
     units.iter().take(records.count).map_while(move |unit| {
@@ -765,7 +765,7 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
         hosted.served.note(group, &plan.topic.name, plan.queue, next, now);
     }
     // A reader that lags is sent to a follower where these may serve it, and back when it has caught up.
-    let suggested = match (hosted.config.follower_reads, cold) {
+    let suggested = match (hosted.settings.follower_reads(), cold) {
         (false, _) => 0,
         (true, true) => plan.slow_broker,
         (true, false) => plan.usual_broker,
@@ -820,7 +820,7 @@ fn ask_leader(hosted: &Arc<Hosted>, pull: Pull) {
 
 /// What the leader says. As soon as another node leads, that one is asked: of a leader that vanished it is not known for
 /// seconds that it will not answer, and a pull may be repeated.
-async fn leaders_answer(
+pub(crate) async fn leaders_answer(
     hosted: &Hosted,
     mut leader: NodeId,
     request: &RemotingCommand,

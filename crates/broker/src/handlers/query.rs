@@ -1,13 +1,14 @@
-//! Single messages: 33 by position, 12 by key or unique id (protocol.md 3.3). Answered from what is applied here: an
+//! Single messages: 33 by position, 12 by key or unique id, and 321, the units of a queue (protocol.md 3.3). Answered from what is applied here: an
 //! offset message id names the address of whoever led then.
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::future::FutureExt;
 use wire::{
-    LogPosition, QueryMessageRequest, QueryMessageResponse, RECORD_BYTES_MIN, ResponseCode, StoredMessage,
-    ViewMessageRequest, ext_key,
+    Body, ConsumeQueueData, LogPosition, QueryConsumeQueueRequest, QueryConsumeQueueResponseBody,
+    QueryMessageRequest, QueryMessageResponse, QueueId, QueueOffset, RECORD_BYTES_MIN, RemotingCommand,
+    RequestCode, ResponseCode, StoredMessage, SubscriptionData, ViewMessageRequest, ext_key,
 };
 
 use crate::call::Call;
@@ -16,7 +17,7 @@ use crate::forward;
 use crate::handlers::offset::blocking;
 use crate::handlers::step::success;
 use crate::hosted::{Hosted, Serving, Toward};
-use crate::limits::{QUERY_BYTES_MAX, QUERY_MESSAGES_MAX, QUERY_UNIQUE_MESSAGES_MAX};
+use crate::limits::{QUERY_BYTES_MAX, QUERY_MESSAGES_MAX, QUERY_UNIQUE_MESSAGES_MAX, QUERY_UNITS_MAX};
 use crate::requests::Answer;
 
 /// 33.
@@ -28,19 +29,30 @@ pub(crate) fn view<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
             Error::refused(ResponseCode::SYSTEM_ERROR, remark)
         };
         let position = LogPosition::from_wire(header.offset).ok_or_else(missing)?;
-        let serving = hosted.served_here()?;
-        if position >= serving.group.applied_end()
-            && !call.is_forwarded()
-            && let Toward::Node(leader) = hosted.toward()
-        {
-            // It may be applied at the leader already.
-            return forward::ask_leader(hosted, leader, &call.request, &call.from, call.deadline).await;
-        }
-        let record = blocking(hosted, move |hosted, serving| record_at(hosted, serving, position)).await?;
-        let record = record.ok_or_else(missing)?;
-        Ok(success(&call.request).with_body(record))
+        let record = message_at(hosted, call, position).await?;
+        Ok(success(&call.request).with_body(record.ok_or_else(missing)?))
     }
     .boxed()
+}
+
+/// The message at a position, as far as it is applied here or at the leader.
+pub(crate) async fn message_at(
+    hosted: &Arc<Hosted>,
+    call: &Call,
+    position: LogPosition,
+) -> Result<Option<Bytes>, Error> {
+    let serving = hosted.served_here()?;
+    if position >= serving.group.applied_end()
+        && !call.is_forwarded()
+        && let Toward::Node(leader) = hosted.toward()
+    {
+        // It may be applied at the leader already.
+        let header = ViewMessageRequest { topic: None, offset: position.to_wire() };
+        let question = RemotingCommand::request(RequestCode::VIEW_MESSAGE_BY_ID).with_header(&header);
+        let answer = forward::ask_leader(hosted, leader, &question, &call.from, call.deadline).await?;
+        return Ok((answer.response_code() == ResponseCode::SUCCESS).then_some(answer.body));
+    }
+    blocking(hosted, move |hosted, serving| record_at(hosted, serving, position)).await
 }
 
 /// The applied message at a position. Only what its queue's index names counts: a void entry's bytes, those of one that is
@@ -50,7 +62,7 @@ pub(crate) fn record_at(
     hosted: &Hosted,
     serving: &Serving,
     position: LogPosition,
-) -> Result<Option<bytes::Bytes>, Error> {
+) -> Result<Option<Bytes>, Error> {
     let end = serving.log.state().end;
     if position.0 + RECORD_BYTES_MIN as u64 > end.0 {
         return Ok(None);
@@ -72,7 +84,7 @@ pub(crate) fn record_at(
 }
 
 /// Whether the message is in its queue still: its topic was not deleted since.
-fn is_live(hosted: &Hosted, message: &StoredMessage<'_>) -> bool {
+pub(crate) fn is_live(hosted: &Hosted, message: &StoredMessage<'_>) -> bool {
     hosted
         .state
         .queue(message.topic, message.queue_id)
@@ -139,4 +151,48 @@ fn find(
         }
     }
     Ok(body)
+}
+
+/// 321: units of a queue's index, from `index` on; and, of a group that is named, its subscription.
+pub(crate) fn consume_queue<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let header = QueryConsumeQueueRequest::decode(&call.request.ext)?;
+        let topic = header.topic.unwrap_or_default();
+        let missing = || {
+            let remark = format!("{}@{topic} is not exist!", header.queue_id);
+            Error::refused(ResponseCode::SYSTEM_ERROR, remark)
+        };
+        let queue = QueueId::from_wire(header.queue_id).ok_or_else(missing)?;
+        let range = hosted.state.queue(&topic, queue).ok_or_else(missing)?;
+        let mut body = QueryConsumeQueueResponseBody {
+            max_queue_index: range.next.to_wire(),
+            min_queue_index: range.min.to_wire(),
+            ..QueryConsumeQueueResponseBody::default()
+        };
+        let mut subscription = None;
+        if let Some(group) = &header.consumer_group {
+            let online = hosted.node.clients.consumer_group(group);
+            subscription = online.and_then(|online| online.subscriptions.get(&topic).cloned());
+            if subscription.is_none() {
+                body.filter_data = Some(format!("{group}@{topic} is not online!"));
+            }
+        }
+        let from = QueueOffset(u64::try_from(header.index).unwrap_or(0).max(range.min.0));
+        let count = usize::try_from(header.count).unwrap_or(0).min(QUERY_UNITS_MAX);
+        let count = count.min(range.next.0.saturating_sub(from.0) as usize);
+        let units =
+            blocking(hosted, move |_, serving| Ok(serving.index.units(&topic, queue, from, count)?)).await?;
+        body.queue_data = units
+            .iter()
+            .map(|unit| ConsumeQueueData {
+                eval: subscription.as_ref().is_some_and(|data| data.may_match(unit.tags_code)),
+                physic_offset: unit.position.to_wire(),
+                physic_size: unit.size as i32,
+                tags_code: unit.tags_code,
+            })
+            .collect();
+        body.subscription_data = subscription.map(|data| SubscriptionData::clone(&data));
+        Ok(success(&call.request).with_body(body.encode()))
+    }
+    .boxed()
 }

@@ -67,7 +67,7 @@ fn check(hosted: &Hosted, header: &RecallMessageRequest) -> Result<RecallHandle,
     if !hosted.config.recall {
         return Err(Error::refused(ResponseCode::NO_PERMISSION, "recall failed, operation is forbidden"));
     }
-    if hosted.config.permission & PERM_WRITE == 0 {
+    if hosted.settings.permission() & PERM_WRITE == 0 {
         let remark = "recall failed, broker service not available";
         return Err(Error::refused(ResponseCode::SERVICE_NOT_AVAILABLE, remark));
     }

@@ -127,8 +127,11 @@ fn check(hosted: &Hosted, call: &Call) -> Result<Checked, Error> {
     let topic = match hosted.state.topic(header.topic) {
         Some(topic) => topic,
         None => {
-            let pattern =
-                hosted.config.auto_create_topic.then(|| hosted.state.topic(header.default_topic)).flatten();
+            let pattern = hosted
+                .settings
+                .auto_create_topic()
+                .then(|| hosted.state.topic(header.default_topic))
+                .flatten();
             let unit = if header.unit_mode == Some(true) { UNIT_FLAG } else { 0 };
             let config = rules::auto_create(
                 header.topic,
@@ -140,7 +143,7 @@ fn check(hosted: &Hosted, call: &Call) -> Result<Checked, Error> {
         }
     };
     // As in RocketMQ: a broker without write permission drains; only ordered topics are refused at once.
-    if hosted.config.permission & PERM_WRITE == 0 && topic.config.order {
+    if hosted.settings.permission() & PERM_WRITE == 0 && topic.config.order {
         let remark = format!("the broker[{}] sending message is forbidden", hosted.config.advertised());
         return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
     }

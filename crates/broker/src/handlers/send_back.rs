@@ -36,7 +36,7 @@ pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'
     async move {
         let header = ConsumerSendMsgBackRequest::decode(&call.request.ext)?;
         let group = group(hosted, &header.group).await?;
-        if hosted.config.permission & PERM_WRITE == 0 {
+        if hosted.settings.permission() & PERM_WRITE == 0 {
             let remark = format!("the broker[{}] sending message is forbidden", hosted.config.advertised());
             return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
         }
@@ -99,7 +99,7 @@ async fn group(hosted: &Hosted, name: &str) -> Result<Arc<Group>, Error> {
     if let Some(group) = hosted.state.group(name) {
         return Ok(group);
     }
-    if !hosted.config.auto_create_group || rules::group_name(name).is_err() {
+    if !hosted.settings.auto_create_group() || rules::group_name(name).is_err() {
         return Err(no_group(name));
     }
     let reply = hosted.propose_here(Command::create_group(rules::default_group(name))).await?;

@@ -1,4 +1,4 @@
-//! Progress in numbers: 202 of a topic, 208 of a group, 317 of all groups, 315 of what this node counted
+//! Progress in numbers: 202 of a topic, 208 of a group, 317 of all groups, 303 by time, 315 of what this node counted
 //! (protocol.md 8.2).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use wire::{
     Body, BrokerStatsData, BrokerStatsItem, ConsumeStats, ConsumeStatsList, GetConsumeStatsInBrokerRequest,
-    GetConsumeStatsRequest, MessageQueue, OffsetWrapper, QueueId, QueueOffset, RemotingCommand, ResponseCode,
+    GetConsumeStatsRequest, MessageQueue, OffsetWrapper, QueryConsumeTimeSpanBody,
+    QueryConsumeTimeSpanRequest, QueueId, QueueOffset, QueueTimeSpan, RemotingCommand, ResponseCode,
     TopicOffset, TopicRequest, TopicStatsTable, ViewBrokerStatsDataRequest,
 };
 
@@ -109,6 +110,46 @@ impl Progress<'_> {
             }
             body.consume_stats_list.push(BTreeMap::from([(group.name.to_string(), list)]));
         }
+        Ok(success(request).with_body(body.encode()))
+    }
+
+    /// 303: in store time, where each queue of a topic begins and ends and how far a group is. Queues without messages
+    /// have -1 as Java has.
+    pub(crate) fn time_spans(
+        &self,
+        now_ms: u64,
+        request: &RemotingCommand,
+    ) -> Result<RemotingCommand, Error> {
+        let QueryConsumeTimeSpanRequest { topic, group } = QueryConsumeTimeSpanRequest::decode(&request.ext)?;
+        let known = self.state.topic(&topic).ok_or_else(|| {
+            Error::refused(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{topic}] not exist"))
+        })?;
+        let ranges = self.state.queues(&topic).unwrap_or_default();
+        let offsets = self.state.offsets(&topic, &group);
+        let spans = (0..known.config.write_queues).map(QueueId).zip(&ranges).map(|(queue, range)| {
+            let time = |offset: QueueOffset| {
+                let is_there = (range.min..range.next).contains(&offset);
+                let time = if is_there { (self.store_time)(&topic, queue, offset) } else { None };
+                time.map_or(-1, |time| time as i64)
+            };
+            let consumed = offsets.get(&queue).copied().unwrap_or_default();
+            let min_time_stamp = time(range.min);
+            let delay_time = match time(consumed) {
+                -1 => 0,
+                next => now_ms as i64 - next,
+            };
+            QueueTimeSpan {
+                consume_time_stamp: match consumed.0.checked_sub(1) {
+                    Some(before) => time(QueueOffset(before)),
+                    None => min_time_stamp,
+                },
+                delay_time,
+                max_time_stamp: range.next.0.checked_sub(1).map_or(-1, |last| time(QueueOffset(last))),
+                message_queue: MessageQueue::new(&topic, &self.names.broker, queue.to_wire()),
+                min_time_stamp,
+            }
+        });
+        let body = QueryConsumeTimeSpanBody { consume_time_span_set: spans.collect() };
         Ok(success(request).with_body(body.encode()))
     }
 
@@ -314,6 +355,27 @@ mod tests {
     }
 
     #[test]
+    fn progress_by_time() {
+        let ask = |topic: &str| {
+            let header = QueryConsumeTimeSpanRequest { topic: topic.into(), group: "g".into() };
+            let request = request(RequestCode::QUERY_CONSUME_TIME_SPAN, &header);
+            progress(&Clients::new(1, 10), |progress| progress.time_spans(5000, &request))
+        };
+        let spans = QueryConsumeTimeSpanBody::decode(&ask("T").unwrap().body).unwrap().consume_time_span_set;
+        let times = |span: &QueueTimeSpan| {
+            (span.min_time_stamp, span.max_time_stamp, span.consume_time_stamp, span.delay_time)
+        };
+        // 2 of 3 consumed, the third stored at 1002; nothing of the one in the other queue.
+        assert_eq!(
+            spans.iter().map(times).collect::<Vec<_>>(),
+            [(1000, 1002, 1001, 3998), (1000, 1000, 1000, 4000)]
+        );
+        let empty = QueryConsumeTimeSpanBody::decode(&ask("U").unwrap().body).unwrap().consume_time_span_set;
+        assert_eq!(times(&empty[0]), (-1, -1, -1, 0));
+        assert_eq!(ask("none").unwrap_err().answer().0.get(), 17);
+    }
+
+    #[test]
     fn items_of_statistics() {
         let start = 1 << 40;
         let stats = Stats::new(start);
@@ -346,6 +408,19 @@ mod tests {
             admin::consumer_connection(&clients, &request(RequestCode::GET_CONSUMER_CONNECTION_LIST, &header))
         };
         let body = wire::ConsumerConnection::decode(&group("g").unwrap().body).unwrap();
+        let subscription = |topic: &str| {
+            let header =
+                wire::QuerySubscriptionByConsumerRequest { group: "g".into(), topic: Some(topic.into()) };
+            let request = request(RequestCode::QUERY_SUBSCRIPTION_BY_CONSUMER, &header);
+            let body = admin::subscription(&clients, &request).unwrap().body;
+            wire::QuerySubscriptionResponseBody::decode(&body).unwrap()
+        };
+        assert_eq!(subscription("U").subscription_data.unwrap().topic, "U");
+        assert_eq!((subscription("T").subscription_data, subscription("T").topic), (None, Some("T".into())));
+        let header = wire::GroupRequest { group: "g".into() };
+        let topics = request(RequestCode::QUERY_TOPICS_BY_CONSUMER, &header);
+        let topics = admin::topics_of(&small_state(), "b:1".into(), &topics).unwrap();
+        assert_eq!(text(&topics), r#"{"brokerAddr":"b:1","topicList":["T"]}"#);
         assert_eq!(body.connection_set[0].client_id, "c@1");
         assert_eq!(body.connection_set[0].client_addr, "127.0.0.1:5");
         assert_eq!(body.subscription_table.keys().collect::<Vec<_>>(), ["U"]);

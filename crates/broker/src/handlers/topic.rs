@@ -10,11 +10,16 @@ use crate::handlers::page::{self, Page};
 use crate::handlers::step::{Step, success};
 use crate::state::command::{DeleteTopic, Kind, UpdateTopic};
 use crate::state::rules;
-use crate::state::{Names, State, TopicConfig};
+use crate::state::{Command, Names, State, TopicConfig};
 
 /// 17. The default topic that it names is only a form: the request carries every value.
 pub(crate) fn update(state: &State, names: &Names, request: &RemotingCommand) -> Result<Step, Error> {
     let header = CreateTopicRequest::decode(&request.ext)?;
+    change(state, names, header).map(Step::Propose)
+}
+
+/// What an administrator asks for, as a command.
+pub(crate) fn change(state: &State, names: &Names, header: CreateTopicRequest) -> Result<Command, Error> {
     let name = header.topic.as_str();
     rules::topic_name(name)?;
     refuse_system(names, name)?;
@@ -35,22 +40,20 @@ pub(crate) fn update(state: &State, names: &Names, request: &RemotingCommand) ->
         header.attributes.as_deref().unwrap_or_default(),
         live.as_ref().map(|topic| &topic.config),
     )?;
-    Ok(Step::Propose(
-        Kind::UpdateTopic(UpdateTopic {
-            config: TopicConfig {
-                name: header.topic,
-                read_queues,
-                write_queues,
-                perm,
-                multi_tag,
-                sys_flag: header.topic_sys_flag.unwrap_or(0),
-                order: header.order,
-                attributes: change.set,
-            },
-            unset: change.unset,
-        })
-        .into(),
-    ))
+    Ok(Kind::UpdateTopic(UpdateTopic {
+        config: TopicConfig {
+            name: header.topic,
+            read_queues,
+            write_queues,
+            perm,
+            multi_tag,
+            sys_flag: header.topic_sys_flag.unwrap_or(0),
+            order: header.order,
+            attributes: change.set,
+        },
+        unset: change.unset,
+    })
+    .into())
 }
 
 /// 215. A topic that does not exist counts as deleted.

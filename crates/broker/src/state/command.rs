@@ -385,32 +385,42 @@ pub struct Attempt {
     pub source: Source,
 }
 
-/// Messages of one queue go to one pop consumer. Granted as a whole, or refused with a code of [`super::pop`].
+/// Messages of some queues go to one pop consumer of a group, at one pop time. Each part is granted as a whole or not at
+/// all: the tables are not as it says, or would hold too much; `granted` counts the parts.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PopTake {
     #[prost(uint32, tag = "1")]
-    pub topic: u32,
-    #[prost(uint32, tag = "2")]
     pub group: u32,
-    #[prost(uint32, tag = "3")]
-    pub queue: u32,
-    /// The consumer offset by which it was worked out; none: none is stored.
-    #[prost(uint64, optional, tag = "4")]
-    pub cursor: Option<u64>,
-    /// The consumer offset afterwards; with `order`, once all is acknowledged.
-    #[prost(uint64, tag = "5")]
-    pub next: u64,
-    /// What is handed out, ascending, below `next`; what the filter left out is not among them.
-    #[prost(uint64, repeated, tag = "6")]
-    pub offsets: Vec<u64>,
-    #[prost(uint64, tag = "7")]
+    #[prost(message, repeated, tag = "2")]
+    pub parts: Vec<TakePart>,
+    #[prost(uint64, tag = "3")]
     pub invisible_ms: u64,
-    /// One batch of the queue at a time, and the offset follows the acknowledgements.
-    #[prost(bool, tag = "8")]
+    /// One batch of a queue at a time, and the offset follows the acknowledgements.
+    #[prost(bool, tag = "4")]
     pub order: bool,
     /// With `order`: the same attempt may take its batch again.
-    #[prost(string, tag = "9")]
+    #[prost(string, tag = "5")]
     pub attempt_id: String,
+}
+
+/// What goes out of one queue.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TakePart {
+    #[prost(uint32, tag = "1")]
+    pub topic: u32,
+    #[prost(uint32, tag = "2")]
+    pub queue: u32,
+    /// The consumer offset by which it was worked out; none: none is stored.
+    #[prost(uint64, optional, tag = "3")]
+    pub cursor: Option<u64>,
+    /// The consumer offset afterwards; with `order`, once all is acknowledged. Below `cursor` only where that is beyond
+    /// the end of the queue.
+    #[prost(uint64, tag = "4")]
+    pub next: u64,
+    /// What is handed out, ascending, below `next`; what the filter left out is not among them. May be empty: then only
+    /// the offset moves.
+    #[prost(uint64, repeated, tag = "5")]
+    pub offsets: Vec<u64>,
 }
 
 /// Acknowledgements, as columns of equal length. A row whose message is not in flight with this pop time is not

@@ -46,7 +46,7 @@ pub use command::{Command, GroupConfig, Reply, TopicConfig};
 pub use locks::Lease;
 pub use merger::{Added, CommitBatch, CommitMerger};
 pub use modes::RequestMode;
-pub use pop::{InFlight, OrderedBatch, PopDue};
+pub use pop::{InFlight, OrderedBatch, PopDue, PopPlace};
 pub use rules::{Names, Refusal};
 use tables::Tables;
 
@@ -141,6 +141,9 @@ pub struct Advance {
     pub groups_changed: bool,
     /// There is something to revive earlier than before ([`State::pop_next_due_ms`]).
     pub pops_sooner: bool,
+    /// Queues in which a pop may have messages now that could not have them before: an orderly batch ended, or less is
+    /// in flight. In the order of their numbers.
+    pub pops_free: Vec<(Arc<str>, QueueId)>,
     /// The tables were replaced by a snapshot's: every queue may have moved.
     pub restored: bool,
 }

@@ -9,23 +9,17 @@
 //! A message that is handed out is in flight until it is acknowledged, or until its invisible time is over and it is
 //! *revived*: it leaves this table in one entry with its copy for the retry topic. Of an orderly consumer one batch of a
 //! queue is out at a time; its messages are never revived but handed out again in their place, and the cursor follows
-//! the acknowledgements.
+//! the acknowledgements. Whoever takes messages that somebody else has, because the cursor was set back or an orderly
+//! batch is visible again, has them alone from then on: the handles of the other one are stale.
 //!
 //! All time is log time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wire::{QueueId, QueueOffset, ResponseCode};
+use wire::{QueueId, QueueOffset};
 
 use super::{GroupId, TopicId, limits};
-
-/// Refusal of a take that was worked out by a consumer offset which is not the stored one any more.
-pub const CURSOR_MOVED: ResponseCode = ResponseCode::PULL_RETRY_IMMEDIATELY;
-/// Refusal of a take while an orderly batch is out.
-pub const BLOCKED: ResponseCode = ResponseCode::PULL_NOT_FOUND;
-/// Refusal of a take that would put too many messages in flight.
-pub const FULL: ResponseCode = ResponseCode::FLOW_CONTROL;
 
 /// A group's messages of a queue.
 pub(super) type PopKey = (TopicId, GroupId, u32);
@@ -50,12 +44,65 @@ pub struct OrderedBatch {
     pub end: QueueOffset,
     /// What is not acknowledged.
     pub messages: BTreeMap<QueueOffset, InFlight>,
+    /// What is acknowledged, though something before it is not: the consumer offset passes it in its turn, and it is not
+    /// handed out again.
+    pub ahead: BTreeSet<QueueOffset>,
 }
 
 impl OrderedBatch {
-    /// From when on somebody else may take the queue, ms.
-    pub fn blocked_until_ms(&self) -> u64 {
-        self.messages.values().map(|message| message.visible_at_ms).max().unwrap_or(0)
+    /// Until when nobody else may take the queue, ms; `None`: anybody may. `attempt_id`: of who asks.
+    pub fn blocked_until_ms(&self, attempt_id: &str, now_ms: u64) -> Option<u64> {
+        if !attempt_id.is_empty() && *self.attempt_id == *attempt_id {
+            return None;
+        }
+        let until_ms = self.messages.values().map(|message| message.visible_at_ms).max();
+        until_ms.filter(|until_ms| now_ms < *until_ms)
+    }
+
+    /// The consumer offset that this makes: everything before it is acknowledged or passed over.
+    fn cursor(&self) -> QueueOffset {
+        let mut cursor = self.messages.keys().next().copied().unwrap_or(self.end);
+        while self.ahead.contains(&cursor) {
+            cursor = cursor.plus(1);
+        }
+        cursor
+    }
+}
+
+/// What a pop has to know of a queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PopPlace {
+    /// The consumer offset.
+    pub cursor: Option<QueueOffset>,
+    /// Messages in the hands of the group's consumers.
+    pub in_flight: usize,
+    /// The batch that an orderly consumer has.
+    pub ordered: Option<OrderedBatch>,
+}
+
+impl OrderedBatch {
+    /// What is left of it when everything before the consumer offset is done; `None`: nothing.
+    fn at(mut self, cursor: QueueOffset) -> Option<OrderedBatch> {
+        self.ahead.retain(|offset| *offset >= cursor);
+        (!self.messages.is_empty() || !self.ahead.is_empty()).then_some(self)
+    }
+}
+
+impl PopPlace {
+    /// So many more may go out.
+    pub fn room(&self) -> usize {
+        limits::IN_FLIGHT_PER_QUEUE_MAX.saturating_sub(self.in_flight)
+    }
+
+    /// What is acknowledged beyond the consumer offset, ascending: it is not handed out again.
+    pub fn acknowledged_ahead(&self) -> Vec<QueueOffset> {
+        let batch = self.ordered.as_ref().filter(|batch| self.cursor >= Some(batch.cursor()));
+        batch.map(|batch| batch.ahead.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// See [`OrderedBatch::blocked_until_ms`].
+    pub fn blocked_until_ms(&self, attempt_id: &str, now_ms: u64) -> Option<u64> {
+        self.ordered.as_ref()?.blocked_until_ms(attempt_id, now_ms)
     }
 }
 
@@ -74,6 +121,8 @@ pub struct PopDue {
 /// What a take hands out; names, bounds and the stored offset have been looked at.
 #[derive(Debug)]
 pub(super) struct Take<'a> {
+    /// The stored offset.
+    pub(super) cursor: Option<u64>,
     pub(super) offsets: &'a [u64],
     pub(super) next: u64,
     pub(super) invisible_ms: u64,
@@ -119,6 +168,9 @@ pub(super) struct Pops {
     count: usize,
     /// The first of `due` has come to be earlier since this was last asked; no part of the value.
     sooner: bool,
+    /// Where a pop may have messages now that could not have them before, since this was last asked; no part of the
+    /// value.
+    free: BTreeSet<PopKey>,
 }
 
 /// A queue's messages in flight; the first four lists are columns of equal length.
@@ -155,6 +207,9 @@ struct OrderedRecord {
     visible_at_ms: Vec<u64>,
     #[prost(uint32, repeated, tag = "6")]
     attempts: Vec<u32>,
+    /// Not one of the columns.
+    #[prost(uint64, repeated, tag = "7")]
+    ahead: Vec<u64>,
 }
 
 impl Pops {
@@ -194,6 +249,11 @@ impl Pops {
         std::mem::take(&mut self.sooner)
     }
 
+    /// Where a pop may have messages that could not have them before the last call.
+    pub(super) fn take_free(&mut self) -> BTreeSet<PopKey> {
+        std::mem::take(&mut self.free)
+    }
+
     pub(super) fn is_due(&self, key: PopKey, offset: u64, now_ms: u64) -> bool {
         let message = self.queues.get(&key).and_then(|queue| queue.messages.get(&offset));
         message.is_some_and(|message| message.visible_at_ms <= now_ms)
@@ -201,24 +261,22 @@ impl Pops {
 
     // ---- changes ----
 
-    /// Hands messages out. The consumer offset that this makes, or a refusal that changes nothing.
-    pub(super) fn take(&mut self, key: PopKey, take: &Take) -> Result<u64, ResponseCode> {
-        let Take { offsets, next, invisible_ms, now_ms, order } = *take;
+    /// Hands messages out. The consumer offset that this makes; `None`: an orderly batch is out, or too much is in flight,
+    /// and nothing has changed.
+    pub(super) fn take(&mut self, key: PopKey, take: &Take) -> Option<u64> {
+        let Take { cursor, offsets, next, invisible_ms, now_ms, order } = *take;
         let known = self.queues.get(&key);
         if let Some(batch) = known.and_then(|queue| queue.ordered.as_ref())
-            && let Some(attempt_id) = order
+            && order.is_some_and(|attempt_id| batch.blocked_until_ms(attempt_id, now_ms).is_some())
         {
-            let is_again = !attempt_id.is_empty() && *batch.attempt_id == *attempt_id;
-            if !is_again && batch.blocked_until_ms() > now_ms {
-                return Err(BLOCKED);
-            }
+            return None;
         }
         // Upper bounds: some may be in flight already, and then change hands.
         let more = offsets.len();
         if known.map_or(0, Queue::len) + more > limits::IN_FLIGHT_PER_QUEUE_MAX
             || self.count + more > limits::IN_FLIGHT_MAX
         {
-            return Err(FULL);
+            return None;
         }
         let message =
             InFlight { pop_time_ms: now_ms, visible_at_ms: now_ms.saturating_add(invisible_ms), attempts: 0 };
@@ -227,26 +285,32 @@ impl Pops {
         let queue = self.queues.entry(key).or_default();
         let last = queue.ordered.take();
         let cursor = if let Some(attempt_id) = order {
-            let again = last.as_ref().filter(|batch| *batch.attempt_id == *attempt_id);
-            let attempts = |offset: u64| match (&last, again) {
-                (Some(batch), again) => batch.messages.get(&QueueOffset(offset)).map_or(0, |message| {
-                    // Who takes its own batch again has not failed with it.
-                    message.attempts.saturating_add(u32::from(again.is_none()))
-                }),
-                (None, _) => 0,
+            let again =
+                !attempt_id.is_empty() && last.as_ref().is_some_and(|batch| *batch.attempt_id == *attempt_id);
+            let attempts = |offset: u64| {
+                let before = last.as_ref().and_then(|batch| batch.messages.get(&QueueOffset(offset)));
+                // Who takes its own batch again has not failed with it.
+                before.map_or(0, |message| message.attempts.saturating_add(u32::from(!again)))
             };
             let messages: BTreeMap<_, _> = offsets
                 .iter()
                 .map(|offset| (QueueOffset(*offset), InFlight { attempts: attempts(*offset), ..message }))
                 .collect();
-            let first = messages.first_key_value().map(|(offset, _)| offset.0);
-            queue.ordered = first.map(|_| OrderedBatch {
+            let mut batch = OrderedBatch {
                 attempt_id: attempt_id.into(),
                 end: QueueOffset(next),
                 messages,
-            });
+                ahead: BTreeSet::new(),
+            };
+            // Unless the offset was set back: then all of it is wanted once more.
+            if let Some(last) = last.filter(|last| cursor >= Some(last.cursor().0)) {
+                batch.ahead = last.ahead;
+                batch.ahead.retain(|offset| !batch.messages.contains_key(offset));
+            }
             // What is before the first is passed over for good.
-            first.unwrap_or(next)
+            let cursor = batch.cursor();
+            queue.ordered = batch.at(cursor);
+            cursor.0
         } else {
             for offset in offsets {
                 if let Some(old) = queue.messages.insert(*offset, message) {
@@ -254,6 +318,10 @@ impl Pops {
                 }
                 self.due.insert((message.visible_at_ms, key, *offset));
             }
+            queue.ordered = last.filter(|last| cursor >= Some(last.cursor().0)).and_then(|mut last| {
+                last.messages.clear();
+                last.at(QueueOffset(next))
+            });
             next
         };
         let after = queue.len();
@@ -263,11 +331,12 @@ impl Pops {
             self.queues.remove(&key);
         }
         self.note_sooner(first_before);
-        Ok(cursor)
+        Some(cursor)
     }
 
     pub(super) fn ack(&mut self, key: PopKey, offset: u64, pop_time_ms: u64) -> Acked {
         let Some(queue) = self.queues.get_mut(&key) else { return Acked::Stale };
+        let was_full = queue.len() >= limits::IN_FLIGHT_PER_QUEUE_MAX;
         let mut acked = Acked::Stale;
         if queue.messages.get(&offset).is_some_and(|message| message.pop_time_ms == pop_time_ms) {
             let message = queue.messages.remove(&offset).expect("looked up");
@@ -277,11 +346,16 @@ impl Pops {
             && batch.messages.get(&QueueOffset(offset)).is_some_and(|held| held.pop_time_ms == pop_time_ms)
         {
             batch.messages.remove(&QueueOffset(offset));
-            let first = batch.messages.keys().next().copied();
-            acked = Acked::Cursor(first.unwrap_or(batch.end).0);
-            if first.is_none() {
-                queue.ordered = None;
+            batch.ahead.insert(QueueOffset(offset));
+            let cursor = batch.cursor();
+            acked = Acked::Cursor(cursor.0);
+            if batch.messages.is_empty() {
+                self.free.insert(key);
             }
+            queue.ordered = queue.ordered.take().and_then(|batch| batch.at(cursor));
+        }
+        if was_full && acked != Acked::Stale {
+            self.free.insert(key);
         }
         self.count -= usize::from(acked != Acked::Stale);
         if queue.is_empty() {
@@ -316,6 +390,8 @@ impl Pops {
             // Its handle stays good.
             Some(message) if message.pop_time_ms == pop_time_ms => {
                 message.visible_at_ms = visible_at_ms;
+                // It may be visible sooner than it was.
+                self.free.insert(key);
                 true
             }
             _ => false,
@@ -328,6 +404,9 @@ impl Pops {
             return false;
         }
         let queue = self.queues.get_mut(&key).expect("it has a message that is due");
+        if queue.len() >= limits::IN_FLIGHT_PER_QUEUE_MAX {
+            self.free.insert(key);
+        }
         let message = queue.messages.remove(&offset).expect("it is due");
         if queue.is_empty() {
             self.queues.remove(&key);
@@ -339,6 +418,7 @@ impl Pops {
 
     /// The consumer offset was set: an orderly batch is not out any more.
     pub(super) fn end_ordered(&mut self, key: PopKey) {
+        self.free.insert(key);
         let Some(queue) = self.queues.get_mut(&key) else { return };
         self.count -= queue.ordered.take().map_or(0, |batch| batch.messages.len());
         if queue.is_empty() {
@@ -411,6 +491,7 @@ impl Pops {
                     pop_times_ms: column(|message| message.pop_time_ms),
                     visible_at_ms: column(|message| message.visible_at_ms),
                     attempts: batch.messages.values().map(|message| message.attempts).collect(),
+                    ahead: batch.ahead.iter().map(|offset| offset.0).collect(),
                 }
             }),
         };
@@ -433,9 +514,19 @@ impl Pops {
                 .ok_or_else(impossible)?;
             let ordered = match &record.ordered {
                 None => None,
-                Some(OrderedRecord { attempt_id, end, offsets, pop_times_ms, visible_at_ms, attempts }) => {
+                Some(record) => {
+                    let OrderedRecord {
+                        attempt_id,
+                        end,
+                        offsets,
+                        pop_times_ms,
+                        visible_at_ms,
+                        attempts,
+                        ahead,
+                    } = record;
                     let held = columns(offsets, pop_times_ms, visible_at_ms, |at| attempts.get(at).copied())
-                        .filter(|held| !held.is_empty() && held.len() == attempts.len())
+                        .filter(|held| held.len() == attempts.len())
+                        .filter(|held| !held.is_empty() || !ahead.is_empty())
                         .ok_or_else(impossible)?;
                     let messages =
                         held.into_iter().map(|(offset, message)| (QueueOffset(offset), message)).collect();
@@ -443,6 +534,7 @@ impl Pops {
                         attempt_id: attempt_id.as_str().into(),
                         end: QueueOffset(*end),
                         messages,
+                        ahead: ahead.iter().copied().map(QueueOffset).collect(),
                     })
                 }
             };
@@ -485,7 +577,7 @@ mod tests {
 
     fn take(offsets: &[u64], now_ms: u64) -> Take<'_> {
         let next = offsets.last().map_or(0, |last| last + 1);
-        Take { offsets, next, invisible_ms: 60, now_ms, order: None }
+        Take { cursor: None, offsets, next, invisible_ms: 60, now_ms, order: None }
     }
 
     fn orderly<'a>(offsets: &'a [u64], now_ms: u64, attempt_id: &'a str) -> Take<'a> {
@@ -500,7 +592,7 @@ mod tests {
     #[test]
     fn taken_acknowledged_changed_and_revived() {
         let mut pops = Pops::default();
-        assert_eq!(pops.take(KEY, &take(&[3, 4, 6], 100)), Ok(7));
+        assert_eq!(pops.take(KEY, &take(&[3, 4, 6], 100)), Some(7));
         assert_eq!((pops.next_due_ms(), pops.count_of(KEY)), (Some(160), 3));
         assert!(pops.take_sooner() && !pops.take_sooner());
         assert_eq!(pops.ack(KEY, 3, 99), Acked::Stale);
@@ -532,21 +624,25 @@ mod tests {
     #[test]
     fn one_orderly_batch_at_a_time() {
         let mut pops = Pops::default();
-        assert_eq!(pops.take(KEY, &orderly(&[3, 4, 6], 100, "a")), Ok(3), "what is before 3 is passed over");
-        assert_eq!(pops.take(KEY, &orderly(&[3], 159, "b")), Err(BLOCKED));
-        assert_eq!(pops.take(KEY, &orderly(&[3], 159, "")), Err(BLOCKED));
-        assert_eq!(pops.take(KEY, &orderly(&[3, 4], 120, "a")), Ok(3), "its own again");
+        assert_eq!(
+            pops.take(KEY, &orderly(&[3, 4, 6], 100, "a")),
+            Some(3),
+            "what is before 3 is passed over"
+        );
+        assert_eq!(pops.take(KEY, &orderly(&[3], 159, "b")), None);
+        assert_eq!(pops.take(KEY, &orderly(&[3], 159, "")), None);
+        assert_eq!(pops.take(KEY, &orderly(&[3, 4], 120, "a")), Some(3), "its own again");
         assert_eq!(pops.get(KEY, 3).unwrap().attempts, 0);
         assert_eq!(pops.ack(KEY, 3, 100), Acked::Stale);
         assert_eq!(pops.ack(KEY, 4, 120), Acked::Cursor(3));
-        assert_eq!(pops.take(KEY, &orderly(&[3, 4, 5], 180, "b")), Ok(3), "its time is over");
+        assert_eq!(pops.take(KEY, &orderly(&[3, 4, 5], 180, "b")), Some(3), "its time is over");
         assert_eq!(pops.get(KEY, 3).unwrap().attempts, 1);
         assert_eq!(pops.get(KEY, 4).unwrap().attempts, 0, "it was acknowledged");
         assert!(due(&pops, 10_000).is_empty(), "none is revived");
         assert!(pops.change(KEY, 3, 180, 200, 900));
         assert_eq!(pops.get(KEY, 3).unwrap().pop_time_ms, 180, "its handle stays good");
-        assert_eq!(pops.ordered(KEY).unwrap().blocked_until_ms(), 900);
-        assert_eq!(pops.take(KEY, &orderly(&[3], 899, "c")), Err(BLOCKED));
+        assert_eq!(pops.ordered(KEY).unwrap().blocked_until_ms("c", 899), Some(900));
+        assert_eq!(pops.take(KEY, &orderly(&[3], 899, "c")), None);
         assert_eq!(pops.ack(KEY, 3, 180), Acked::Cursor(4));
         assert_eq!(pops.ack(KEY, 4, 180), Acked::Cursor(5));
         assert_eq!(pops.ack(KEY, 5, 180), Acked::Cursor(6));
@@ -557,7 +653,7 @@ mod tests {
     #[test]
     fn an_orderly_take_of_nothing_passes_on() {
         let mut pops = Pops::default();
-        assert_eq!(pops.take(KEY, &Take { next: 9, ..orderly(&[], 100, "a") }), Ok(9));
+        assert_eq!(pops.take(KEY, &Take { next: 9, ..orderly(&[], 100, "a") }), Some(9));
         assert!(pops.queues.is_empty());
     }
 
@@ -565,11 +661,11 @@ mod tests {
     fn bounded() {
         let mut pops = Pops::default();
         let offsets: Vec<u64> = (0..limits::IN_FLIGHT_PER_QUEUE_MAX as u64).collect();
-        assert_eq!(pops.take(KEY, &take(&offsets[1..], 1)), Ok(offsets.len() as u64));
-        assert_eq!(pops.take(KEY, &take(&[20_000, 20_001], 1)), Err(FULL));
-        assert_eq!(pops.take(KEY, &take(&[20_000], 1)), Ok(20_001));
+        assert_eq!(pops.take(KEY, &take(&offsets[1..], 1)), Some(offsets.len() as u64));
+        assert_eq!(pops.take(KEY, &take(&[20_000, 20_001], 1)), None);
+        assert_eq!(pops.take(KEY, &take(&[20_000], 1)), Some(20_001));
         pops.count = limits::IN_FLIGHT_MAX;
-        assert_eq!(pops.take((TopicId(7), GroupId(2), 0), &take(&[1], 1)), Err(FULL));
+        assert_eq!(pops.take((TopicId(7), GroupId(2), 0), &take(&[1], 1)), None);
         assert_eq!(pops.queues.len(), 1, "what is refused leaves no trace");
     }
 
@@ -619,5 +715,113 @@ mod tests {
         assert!(refused(|record| record.ordered.as_mut().unwrap().attempts.push(1)));
         assert!(refused(|record| *record.ordered.as_mut().unwrap() = OrderedRecord::default()));
         assert!(Pops::decode([records.clone(), records].concat(), |_, _| true).is_err());
+    }
+
+    fn hand_out(pops: &mut Pops, cursor: u64, offsets: &[u64], next: u64, now_ms: u64) -> Option<u64> {
+        let take = Take { cursor: Some(cursor), offsets, next, invisible_ms: 100, now_ms, order: None };
+        pops.take(KEY, &take)
+    }
+
+    fn hand_out_in_order(
+        pops: &mut Pops,
+        cursor: u64,
+        offsets: &[u64],
+        next: u64,
+        now_ms: u64,
+        attempt_id: &str,
+    ) -> Option<u64> {
+        let order = Some(attempt_id);
+        pops.take(KEY, &Take { cursor: Some(cursor), offsets, next, invisible_ms: 100, now_ms, order })
+    }
+
+    fn round_trip(pops: &Pops) {
+        pops.check();
+        let again = Pops::decode(pops.encode(), |_, _| true).unwrap();
+        assert_eq!((&again.queues, &again.due, again.count), (&pops.queues, &pops.due, pops.count));
+    }
+
+    #[test]
+    fn as_much_is_in_flight_as_may_be() {
+        let mut pops = Pops::default();
+        let all: Vec<u64> = (0..limits::IN_FLIGHT_PER_QUEUE_MAX as u64).collect();
+        let next = all.len() as u64;
+        assert_eq!(hand_out(&mut pops, 0, &all, next, 1_000), Some(next));
+        assert_eq!(hand_out(&mut pops, next, &[next], next + 1, 1_001), None);
+        assert_eq!(
+            hand_out(&mut pops, next, &[], next + 1, 1_001),
+            Some(next + 1),
+            "what is passed over is not out"
+        );
+        assert!(pops.take_free().is_empty());
+        pops.ack(KEY, 3, 1_000);
+        assert_eq!(pops.take_free().into_iter().collect::<Vec<_>>(), [KEY]);
+        pops.ack(KEY, 4, 1_000);
+        assert!(pops.take_free().is_empty(), "there was room before");
+    }
+
+    #[test]
+    fn in_order_the_cursor_follows_the_acknowledgements() {
+        let mut pops = Pops::default();
+        // 3, 5 and 7 are passed over by the filter.
+        assert_eq!(hand_out_in_order(&mut pops, 3, &[4, 6, 8], 9, 1_000, "a"), Some(4));
+        assert_eq!(pops.next_due_ms(), None, "they are not revived");
+        assert_eq!(hand_out_in_order(&mut pops, 4, &[4], 5, 1_050, "b"), None, "blocked");
+        assert_eq!(pops.ack(KEY, 6, 1_000), Acked::Cursor(4), "out of turn");
+        round_trip(&pops);
+        let place = PopPlace {
+            cursor: Some(QueueOffset(4)),
+            in_flight: pops.count_of(KEY),
+            ordered: pops.ordered(KEY).cloned(),
+        };
+        assert_eq!(place.acknowledged_ahead(), [QueueOffset(6)]);
+        assert_eq!(PopPlace { cursor: Some(QueueOffset(3)), ..place.clone() }.acknowledged_ahead(), []);
+        assert_eq!(place.blocked_until_ms("b", 1_099), Some(1_100));
+        assert_eq!((place.blocked_until_ms("a", 1_099), place.blocked_until_ms("", 1_100)), (None, None));
+        assert_eq!(pops.ack(KEY, 4, 1_000), Acked::Cursor(8));
+        assert!(pops.take_free().is_empty());
+        assert_eq!(pops.ack(KEY, 8, 1_000), Acked::Cursor(9));
+        assert_eq!(pops.take_free().into_iter().collect::<Vec<_>>(), [KEY]);
+        assert!(pops.queues.is_empty() && pops.count == 0);
+    }
+
+    #[test]
+    fn in_order_a_batch_is_counted_when_it_was_not_done() {
+        let mut pops = Pops::default();
+        let counts = |pops: &Pops| {
+            let batch = pops.ordered(KEY).unwrap();
+            batch.messages.iter().map(|(offset, message)| (offset.0, message.attempts)).collect::<Vec<_>>()
+        };
+        hand_out_in_order(&mut pops, 0, &[0, 1, 2, 3], 4, 1_000, "a");
+        pops.ack(KEY, 3, 1_000);
+        pops.ack(KEY, 1, 1_000);
+        assert_eq!(hand_out_in_order(&mut pops, 0, &[0, 2], 3, 1_050, "a"), Some(0));
+        assert_eq!(counts(&pops), [(0, 0), (2, 0)], "the same attempt");
+        assert_eq!(hand_out_in_order(&mut pops, 0, &[0, 2], 3, 1_200, ""), Some(0));
+        assert_eq!(counts(&pops), [(0, 1), (2, 1)]);
+        assert_eq!(hand_out_in_order(&mut pops, 0, &[0], 1, 1_400, ""), Some(0));
+        assert_eq!(counts(&pops), [(0, 2)]);
+        // What is acknowledged far ahead is passed when the cursor comes to it, however little was taken since.
+        assert_eq!(pops.ack(KEY, 0, 1_400), Acked::Cursor(2));
+        assert_eq!(pops.ordered(KEY).unwrap().ahead.iter().map(|offset| offset.0).collect::<Vec<_>>(), [3]);
+        round_trip(&pops);
+        assert_eq!(hand_out_in_order(&mut pops, 2, &[2], 3, 1_500, ""), Some(2));
+        assert_eq!(pops.ack(KEY, 2, 1_500), Acked::Cursor(4));
+        assert!(pops.queues.is_empty());
+    }
+
+    #[test]
+    fn who_pops_out_of_order_takes_a_batch_over() {
+        let mut pops = Pops::default();
+        hand_out_in_order(&mut pops, 0, &[0, 1, 2], 3, 1_000, "a");
+        pops.ack(KEY, 1, 1_000);
+        assert_eq!(hand_out(&mut pops, 0, &[0], 1, 1_050), Some(1));
+        assert_eq!(pops.ack(KEY, 0, 1_000), Acked::Stale);
+        assert_eq!(pops.ack(KEY, 2, 1_000), Acked::Stale, "it is handed out again");
+        assert_eq!(pops.ordered(KEY).map(|batch| batch.ahead.len()), Some(1), "but not what is done");
+        assert_eq!((pops.count, due(&pops, 1_150)), (1, vec![0]));
+        round_trip(&pops);
+        pops.end_ordered(KEY);
+        pops.end_topic(KEY.0);
+        assert!(pops.queues.is_empty() && pops.due.is_empty() && pops.count == 0);
     }
 }

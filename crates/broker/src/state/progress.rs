@@ -10,12 +10,12 @@ use wire::ResponseCode;
 use super::attempts::Attempts;
 use super::command::{
     Attempt, Kind, Lock, PopAck, PopBatch, PopChange, PopRevive, PopTake, Release, Reply, ResetOffsets,
-    SetRequestMode, Source, TakeResets,
+    SetRequestMode, Source, TakePart, TakeResets,
 };
 use super::done::{DoneRecord, DoneSet};
 use super::locks::Locks;
 use super::modes::{Modes, RequestMode};
-use super::pop::{self, Acked, PopKey, Pops, Take};
+use super::pop::{Acked, PopKey, Pops, Take};
 use super::resets::Resets;
 use super::tables::{NO_OFFSET, Tables};
 use super::{GroupId, QueueRange, TopicId, limits};
@@ -238,61 +238,52 @@ impl Tables {
     // ---- pop ----
 
     fn pop_take(&mut self, command: &PopTake) -> Reply {
-        let PopTake { topic, group, queue, cursor, next, offsets, invisible_ms, order, attempt_id } = command;
-        let (topic, group) = (TopicId(*topic), GroupId(*group));
         let mut reply = Reply::default();
-        if !self.is_live(topic, group, *queue) {
-            reply.refuse(
-                ResponseCode::TOPIC_NOT_EXIST,
-                "the topic, the queue or the group does not exist (any more)",
-            );
+        if command.attempt_id.len() > limits::ATTEMPT_ID_BYTES_MAX {
+            reply.refuse(ResponseCode::INVALID_PARAMETER, "the attempt id is too long");
             return reply;
         }
+        for (place, part) in (0..).zip(&command.parts) {
+            if self.take_part(command, part).is_some() {
+                reply.grant(place);
+            }
+        }
+        reply
+    }
+
+    /// `None`: it is not granted, and nothing has changed.
+    fn take_part(&mut self, command: &PopTake, part: &TakePart) -> Option<()> {
+        let PopTake { group, parts: _, invisible_ms, order, attempt_id } = command;
+        let TakePart { topic, queue, cursor, next, offsets } = part;
+        let (topic, group) = (TopicId(*topic), GroupId(*group));
+        let range = self.range(topic, *queue)?;
         let stored = self.stored_offset(topic, group, *queue);
-        if stored != *cursor {
-            reply.refuse(pop::CURSOR_MOVED, "the consumer offset is another one");
-            return reply;
-        }
-        let from = cursor.unwrap_or(0);
-        let is_possible = offsets.is_sorted_by(|a, b| a < b)
-            && offsets.iter().all(|offset| (from..*next).contains(offset))
-            && *next >= from
-            && self.range(topic, *queue).is_some_and(|range| *next <= range.next.0)
-            && attempt_id.len() <= limits::ATTEMPT_ID_BYTES_MAX;
+        let is_possible = self.is_live(topic, group, *queue)
+            && stored == *cursor
+            && (cursor.unwrap_or(0).min(range.next.0)..=range.next.0).contains(next)
+            && offsets.is_sorted_by(|a, b| a < b)
+            && offsets.iter().all(|offset| (cursor.unwrap_or(0)..*next).contains(offset))
+            && self.has_room_for_offset(topic, group, *queue);
         if !is_possible {
-            reply.refuse(ResponseCode::INVALID_PARAMETER, "no such messages can be taken");
-            return reply;
-        }
-        if !self.has_room_for_offset(topic, group, *queue) {
-            reply.refuse(ResponseCode::SYSTEM_ERROR, "there is no room for another consumer offset");
-            return reply;
+            return None;
         }
         let take = Take {
+            cursor: stored,
             offsets,
             next: *next,
             invisible_ms: *invisible_ms,
             now_ms: self.log_time_ms,
             order: order.then_some(attempt_id.as_str()),
         };
-        match self.progress.pops.take((topic, group, *queue), &take) {
-            Ok(cursor) => {
-                if stored != Some(cursor) {
-                    self.set_offset(topic, group, *queue, cursor).expect("there is room");
-                }
-                // Whoever pops now pops by the offset that was set.
-                if let Some(offset) = stored {
-                    self.progress.resets.take((topic, group), *queue, offset);
-                }
-                reply.changed = true;
-                reply.granted = (0..offsets.len() as u32).collect();
-            }
-            Err(code) => {
-                let why =
-                    if code == pop::BLOCKED { "an orderly batch is out" } else { "too many are in flight" };
-                reply.refuse(code, why);
-            }
+        let cursor = self.progress.pops.take((topic, group, *queue), &take)?;
+        if stored != Some(cursor) {
+            self.set_offset(topic, group, *queue, cursor).expect("there is room");
         }
-        reply
+        // Whoever pops now pops by the offset that was set.
+        if let Some(offset) = stored {
+            self.progress.resets.take((topic, group), *queue, offset);
+        }
+        Some(())
     }
 
     fn pop_ack(&mut self, command: &PopAck) -> Reply {
@@ -397,7 +388,7 @@ impl Tables {
         reply
     }
 
-    fn stored_offset(&self, topic: TopicId, group: GroupId, queue: u32) -> Option<u64> {
+    pub(super) fn stored_offset(&self, topic: TopicId, group: GroupId, queue: u32) -> Option<u64> {
         let row = self.offsets.get(&(topic, group))?;
         row.get(queue as usize).copied().filter(|offset| *offset != NO_OFFSET)
     }

@@ -6,7 +6,7 @@ use wire::{QueueId, QueueOffset};
 
 use super::locks::Lease;
 use super::modes::RequestMode;
-use super::pop::{InFlight, OrderedBatch, PopDue, PopKey};
+use super::pop::{InFlight, OrderedBatch, PopDue, PopKey, PopPlace};
 use super::tables::Tables;
 use super::{CommitKey, GroupId, State, TopicId};
 
@@ -139,6 +139,17 @@ impl State {
     pub fn pop_ordered(&self, topic: &str, group: &str, queue: QueueId) -> Option<OrderedBatch> {
         let tables = self.read();
         tables.progress.pops.ordered(tables.pop_key(topic, group, queue)?).cloned()
+    }
+
+    /// What a pop has to know of a queue.
+    pub fn pop_place(&self, topic: &str, group: &str, queue: QueueId) -> PopPlace {
+        let tables = self.read();
+        let Some(key) = tables.pop_key(topic, group, queue) else { return PopPlace::default() };
+        PopPlace {
+            cursor: tables.stored_offset(key.0, key.1, key.2).map(QueueOffset),
+            in_flight: tables.progress.pops.count_of(key),
+            ordered: tables.progress.pops.ordered(key).cloned(),
+        }
     }
 
     /// Messages whose invisible time is over at a log time, the oldest first, at most `max`.

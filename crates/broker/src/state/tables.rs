@@ -565,7 +565,12 @@ impl Tables {
             });
         }
         let pops_sooner = self.progress.pops.take_sooner();
-        Advance { queues, topics_changed: topics, groups_changed: groups, pops_sooner, restored }
+        let mut pops_free = Vec::new();
+        for (topic, _, queue) in self.progress.pops.take_free() {
+            let name = self.topics.get(topic.0).map(|slot| Arc::clone(&slot.topic.name));
+            pops_free.extend(name.map(|name| (name, QueueId(queue))));
+        }
+        Advance { queues, topics_changed: topics, groups_changed: groups, pops_sooner, pops_free, restored }
     }
 
     /// Computes what is derived, after the tables were read from a snapshot.

@@ -1,5 +1,6 @@
 //! A broker with one node and one group, asked with real frames over a real connection.
 
+mod administering;
 mod clients;
 mod delaying;
 mod duties;
@@ -8,6 +9,7 @@ mod filtering;
 mod limiting;
 mod locking;
 mod offsets;
+mod popping;
 mod pulling;
 mod registering;
 mod replying;

@@ -114,7 +114,7 @@ fn quoted(text: &str) -> String {
 
 /// Imports the text of a properties file.
 pub(crate) fn import(text: &str) -> Imported {
-    let pairs = nameserver::properties(text);
+    let pairs = wire::java_properties::read(text);
     let values = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let mut source = Source { values, notes: Vec::new() };
 

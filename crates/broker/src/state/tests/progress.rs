@@ -2,9 +2,8 @@
 
 use super::super::command::{
     Attempt, Lock, PopAck, PopBatch, PopChange, PopRevive, PopTake, Release, ResetOffsets, SetRequestMode,
-    Source, TakeResets, released,
+    Source, TakePart, TakeResets, released,
 };
-use super::super::pop;
 use super::*;
 
 const Q0: QueueId = QueueId(0);
@@ -40,13 +39,10 @@ impl Bench {
     }
 
     fn pop(&mut self, cursor: Option<u64>, next: u64, offsets: &[u64]) -> Reply {
+        let part = TakePart { topic: self.id("T"), queue: 0, cursor, next, offsets: offsets.to_vec() };
         let take = PopTake {
-            topic: self.id("T"),
             group: self.group_id("g"),
-            queue: 0,
-            cursor,
-            next,
-            offsets: offsets.to_vec(),
+            parts: vec![part],
             invisible_ms: 60,
             order: false,
             attempt_id: String::new(),
@@ -55,13 +51,11 @@ impl Bench {
     }
 
     fn pop_in_order(&mut self, cursor: Option<u64>, offsets: &[u64], attempt_id: &str) -> Reply {
+        let next = offsets.last().unwrap() + 1;
+        let part = TakePart { topic: self.id("T"), queue: 0, cursor, next, offsets: offsets.to_vec() };
         let take = PopTake {
-            topic: self.id("T"),
             group: self.group_id("g"),
-            queue: 0,
-            cursor,
-            next: offsets.last().unwrap() + 1,
-            offsets: offsets.to_vec(),
+            parts: vec![part],
             invisible_ms: 60,
             order: true,
             attempt_id: attempt_id.into(),
@@ -374,12 +368,13 @@ fn request_modes_are_of_names() {
 fn messages_go_to_one_pop_consumer_at_a_time() {
     let mut bench = consumed();
     let taken = bench.pop(Some(2), 6, &[2, 3, 5]);
-    assert_eq!((taken.code, &taken.granted[..]), (0, &[0, 1, 2][..]));
+    assert_eq!((taken.code, &taken.granted[..]), (0, &[0][..]));
     bench.line("offset g T/0 => 6");
-    assert_eq!(bench.pop(Some(2), 6, &[2]).code, pop::CURSOR_MOVED.get());
-    assert_eq!(bench.pop(None, 6, &[2]).code, pop::CURSOR_MOVED.get());
+    let refused = |reply: Reply| (reply.code, reply.granted.len(), reply.changed) == (0, 0, false);
+    assert!(refused(bench.pop(Some(2), 6, &[2])), "the offset is another one");
+    assert!(refused(bench.pop(None, 6, &[2])));
     for (next, offsets) in [(8, &[8][..]), (8, &[5]), (8, &[7, 6]), (8, &[7, 7]), (11, &[7]), (5, &[])] {
-        assert_eq!(bench.pop(Some(6), next, offsets).code, 29, "{next} {offsets:?}");
+        assert!(refused(bench.pop(Some(6), next, offsets)), "{next} {offsets:?}");
     }
     let in_flight = |bench: &Bench, offset| bench.state.pop_in_flight("T", "g", Q0, QueueOffset(offset));
     let message = in_flight(&bench, 3).unwrap();
@@ -406,10 +401,34 @@ fn messages_go_to_one_pop_consumer_at_a_time() {
     // A queue without an offset.
     let mut other = consumed();
     other.line("group h => changed");
-    let take = PopTake { topic: other.id("T"), group: other.group_id("h"), next: 1, ..PopTake::default() };
-    assert_eq!(other.run(Kind::PopTake(take.clone())).code, 0);
+    let part =
+        |queue, cursor, next| TakePart { topic: other.id("T"), queue, cursor, next, offsets: Vec::new() };
+    // Each part is judged by itself.
+    let parts = vec![
+        part(0, Some(1), 1),
+        part(0, None, 1),
+        part(9, None, 0),
+        TakePart { topic: 99, ..part(0, None, 0) },
+    ];
+    let take = PopTake { group: other.group_id("h"), parts, ..PopTake::default() };
+    assert_eq!(other.run(Kind::PopTake(take.clone())).granted, [1]);
     other.line("offset h T/0 => 1");
-    assert_eq!(other.run(Kind::PopTake(PopTake { group: 99, ..take })).code, 17);
+    assert!(refused(other.run(Kind::PopTake(PopTake { group: 99, ..take.clone() }))));
+    let attempt_id = "a".repeat(256);
+    assert_eq!(other.run(Kind::PopTake(PopTake { attempt_id, ..take })).code, 29);
+    // An offset beyond the end is brought back.
+    other.line("commit h T/0@99 => changed");
+    let part = TakePart { topic: other.id("T"), queue: 0, cursor: Some(99), next: 9, offsets: Vec::new() };
+    let back = |next| PopTake {
+        group: other.state.group("h").unwrap().id.0,
+        parts: vec![TakePart { next, ..part.clone() }],
+        ..PopTake::default()
+    };
+    let end = other.state.queue("T", Q0).unwrap().next.0;
+    let (early, right) = (back(end - 1), back(end));
+    assert!(refused(other.run(Kind::PopTake(early))));
+    assert_eq!(other.run(Kind::PopTake(right)).granted, [0]);
+    assert_eq!(other.state.offset("T", "h", Q0), Some(QueueOffset(end)));
 }
 
 #[test]
@@ -444,9 +463,10 @@ fn orderly_consumers_move_the_offset_by_what_they_acknowledge() {
     let mut bench = consumed();
     let taken = bench.pop_in_order(Some(2), &[3, 4, 6], "a");
     bench.line("offset g T/0 => 3");
-    assert_eq!(bench.pop_in_order(Some(3), &[3], "b").code, pop::BLOCKED.get());
+    assert!(bench.pop_in_order(Some(3), &[3], "b").granted.is_empty(), "blocked");
     let batch = bench.state.pop_ordered("T", "g", Q0).unwrap();
-    assert_eq!((batch.end, batch.blocked_until_ms()), (QueueOffset(7), taken.time_ms + 60));
+    assert_eq!(batch.end, QueueOffset(7));
+    assert_eq!(batch.blocked_until_ms("b", taken.time_ms), Some(taken.time_ms + 60));
     bench.ack(4, taken.time_ms);
     bench.line("offset g T/0 => 3");
     bench.ack(3, taken.time_ms);
@@ -549,21 +569,14 @@ fn the_form_of_these_commands_is_fixed() {
     let source = Source { topic: 1, queue: 0, offsets: vec![5, 300] };
     let release = Kind::Release(Release { sources: vec![source], how: released::CANCELLED });
     assert_eq!(hex(&release.into()), "0802520b0a0708011a0305ac021001");
-    let take = PopTake {
-        topic: 1,
-        group: 2,
-        queue: 3,
-        cursor: Some(0),
-        next: 9,
-        offsets: vec![7, 8],
-        invisible_ms: 300,
-        order: true,
-        attempt_id: "a".into(),
-    };
+    let part = TakePart { topic: 1, queue: 3, cursor: Some(0), next: 9, offsets: vec![7, 8] };
+    let take =
+        PopTake { group: 2, parts: vec![part], invisible_ms: 300, order: true, attempt_id: "a".into() };
     assert_eq!(
         hex(&Kind::PopTake(take).into()),
-        "080262160801100218032000280932020708\
-        38ac0240014a0161"
+        "08026218\
+        0802120c08011003180020092a020708\
+        18ac0220012a0161"
     );
 }
 
@@ -643,13 +656,16 @@ pub(super) fn frame_of(op: &Op, state: &State, frames: &mut Frames) -> Frame {
             let cursor = state.offset(&name(*topic), &group_name(*group), Q0);
             let from = cursor.map_or(0, |cursor| cursor.0);
             let end = (from + count).min(next(&name(*topic)));
-            Kind::PopTake(PopTake {
+            let part = TakePart {
                 topic: id(*topic),
-                group: group_id(*group),
                 queue: 0,
                 cursor: cursor.map(|cursor| cursor.0),
                 next: end,
                 offsets: (from..end).filter(|offset| offset % 4 != 1).collect(),
+            };
+            Kind::PopTake(PopTake {
+                group: group_id(*group),
+                parts: vec![part],
                 invisible_ms: *invisible_ms,
                 order: *order,
                 attempt_id: if *attempt_id { "a".into() } else { String::new() },

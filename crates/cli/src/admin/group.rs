@@ -1,0 +1,81 @@
+//! Groups of nodes: how they are, and who leads.
+
+use anyhow::Context as _;
+use broker::{GROUP_STATUS, GroupReport, TRANSFER_LEADER};
+use client::Client;
+use serde_json::{Value, json};
+use wire::{RemotingCommand, RequestCode};
+
+use super::table::{Answer, Table};
+use super::{ask, brokers};
+
+pub(super) async fn status(client: &Client, name: Option<&str>) -> anyhow::Result<Answer> {
+    let outside = net::Client::new(net::ClientConfig::default());
+    let mut table = Table::new(&[
+        "GROUP",
+        "NODE",
+        "STATE",
+        "TERM",
+        "LEADER",
+        "LAST",
+        "COMMITTED",
+        "APPLIED",
+        "FSYNCED",
+        "LAG",
+        "DURABILITY",
+    ]);
+    let mut rows = Vec::new();
+    let all = brokers(client).await?;
+    if let Some(name) = name
+        && !all.contains_key(name)
+    {
+        anyhow::bail!("the nameserver knows no broker name {name}");
+    }
+    for (broker, (_, addresses)) in all.into_iter().filter(|(b, _)| name.is_none_or(|n| n == b)) {
+        for address in addresses.into_values() {
+            let request = RemotingCommand::request(RequestCode(GROUP_STATUS));
+            let report = match ask(&outside, &address, request).await {
+                Ok(answer) => serde_json::from_slice::<GroupReport>(&answer.body)?,
+                Err(error) => {
+                    table.row([broker.as_str(), "?", &format!("{error:#}"), "", "", "", "", "", "", "", ""]);
+                    rows.push(json!({"group": broker, "address": address, "error": format!("{error:#}")}));
+                    continue;
+                }
+            };
+            let lags: Vec<String> =
+                report.followers.iter().map(|f| format!("{}:{}", f.node, f.lag)).collect();
+            table.row([
+                &report.group,
+                &report.node.to_string(),
+                report.stopped.as_ref().unwrap_or(&report.state),
+                &report.term.to_string(),
+                &report.leader.to_string(),
+                &report.last_index.to_string(),
+                &report.committed_index.to_string(),
+                &report.applied_index.to_string(),
+                &report.synced_index.to_string(),
+                &lags.join(" "),
+                &report.durability,
+            ]);
+            let mut row = serde_json::to_value(&report)?;
+            row["address"] = json!(address);
+            rows.push(row);
+        }
+    }
+    outside.close();
+    Ok(Answer { table, json: Value::Array(rows) })
+}
+
+pub(super) async fn transfer(client: &Client, name: &str, to: u64) -> anyhow::Result<Answer> {
+    let outside = net::Client::new(net::ClientConfig::default());
+    let all = brokers(client).await?;
+    let (_, addresses) =
+        all.get(name).with_context(|| format!("the nameserver knows no broker name {name}"))?;
+    let leader = addresses.get(&wire::MASTER_ID).with_context(|| format!("{name} has no leader now"))?;
+    let request = RemotingCommand::request(RequestCode(TRANSFER_LEADER)).with_ext("node", &to.to_string());
+    ask(&outside, leader, request).await?;
+    outside.close();
+    let mut table = Table::new(&["GROUP", "LEADER"]);
+    table.row([name, &to.to_string()]);
+    Ok(Answer { table, json: json!({"group": name, "leader": to}) })
+}
