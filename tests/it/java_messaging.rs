@@ -42,7 +42,7 @@ const TRANSACTIONS: usize = 10;
 const ORPHANS: usize = 4;
 const REQUESTS: usize = 6;
 /// For so long a client waits for a reply.
-const REQUEST_MS: i64 = 5000;
+const REQUEST_MS: i64 = 15_000;
 const SPACED: usize = 4;
 /// Compressed as the client does unless told otherwise, and in each way that 5.x can be told.
 const LARGE: usize = 6;
@@ -166,7 +166,7 @@ fn start(scratch: &Scratch, cluster: &Running, version: &str) -> Result<(Names, 
 
     let send = |feature: &str, producers: &str, rest: &str| {
         let (topic, group) = (names.topic(feature), names.producers(producers));
-        format!("send --topic {topic} --group {group} --retries 0 {rest}")
+        format!("send --topic {topic} --group {group} --retries 0 --send-timeout-ms 15000 {rest}")
     };
     let consume = |feature: &str, of: &str, rest: &str| {
         format!("consume --topic {} --group {} --from first {rest}", names.topic(of), names.group(feature))
@@ -459,14 +459,17 @@ fn requests(scratch: &Scratch, seen: Seen, c: &mut Complaints) {
     c.check(requests.len() == REQUESTS, || format!("{} requests", requests.len()));
     let text = |line: &Value, name: &str| line[name].as_str().unwrap_or("").to_owned();
     let timed_out = |request: &Value| text(request, "error").contains("RequestTimeoutException");
-    let waited_ms =
-        |request: &Value| (request["end"].as_i64().unwrap_or(0) - request["start"].as_i64().unwrap_or(0)) / 1_000_000;
+    let waited_ms = |request: &Value| {
+        (request["end"].as_i64().unwrap_or(0) - request["start"].as_i64().unwrap_or(0)) / 1_000_000
+    };
     let gave_up = |request: &Value| timed_out(request) && waited_ms(request) < REQUEST_MS;
     let mute = |request: &Value| text(request, "value").ends_with("-mute");
     let right = |request: &Value| request["reply"] == format!("re: {}", text(request, "value")).as_str();
     let wrong: Vec<&Value> = requests
         .iter()
-        .filter(|request| if mute(request) { !timed_out(request) } else { !right(request) && !gave_up(request) })
+        .filter(
+            |request| if mute(request) { !timed_out(request) } else { !right(request) && !gave_up(request) },
+        )
         .collect();
     c.none("requests without the right reply", &wrong);
     let replied = seen.scenario.others("replied");

@@ -17,6 +17,7 @@ use wire::{
 };
 
 use crate::call::Call;
+use crate::creation;
 use crate::delay::{self, Later, When};
 use crate::errors::Error;
 use crate::handlers::offset::blocking;
@@ -25,8 +26,8 @@ use crate::handlers::send::{VERSION_MAX_RECONSUME, dead_letter_topic, no_group, 
 use crate::handlers::step::success;
 use crate::hosted::Hosted;
 use crate::requests::Answer;
-use crate::state::rules::{self, PERM_WRITE};
-use crate::state::{Command, Group, Topic, TopicConfig};
+use crate::state::rules::PERM_WRITE;
+use crate::state::{Command, Topic, TopicConfig};
 
 /// The level of the first retry, unless the consumer says another one: 10 s.
 const FIRST_LEVEL: i32 = 3;
@@ -35,7 +36,8 @@ const FIRST_LEVEL: i32 = 3;
 pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     async move {
         let header = ConsumerSendMsgBackRequest::decode(&call.request.ext)?;
-        let group = group(hosted, &header.group).await?;
+        let group = creation::consumer_group(hosted, &header.group).await?;
+        let group = group.ok_or_else(|| no_group(&header.group))?;
         if hosted.settings.permission() & PERM_WRITE == 0 {
             let remark = format!("the broker[{}] sending message is forbidden", hosted.config.advertised());
             return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
@@ -91,22 +93,6 @@ pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'
         Ok(success(&call.request))
     }
     .boxed()
-}
-
-/// The group. Where groups are made by heartbeats, one that is missing is made here too, as RocketMQ does: a consumer may give
-/// a message back before its first heartbeat is answered.
-async fn group(hosted: &Hosted, name: &str) -> Result<Arc<Group>, Error> {
-    if let Some(group) = hosted.state.group(name) {
-        return Ok(group);
-    }
-    if !hosted.settings.auto_create_group() || rules::group_name(name).is_err() {
-        return Err(no_group(name));
-    }
-    let reply = hosted.propose_here(Command::create_group(rules::default_group(name))).await?;
-    if reply.code != 0 {
-        return Err(Error::refused(ResponseCode(reply.code), reply.remark));
-    }
-    hosted.state.group(name).ok_or_else(|| no_group(name))
 }
 
 /// The topic, made if it does not exist.
