@@ -17,7 +17,7 @@ use crate::errors::Error;
 use crate::handlers::send;
 use crate::hosted::{Hosted, lock};
 use crate::limits::{CLIENT_CALL, PARK};
-use crate::state::{Command, TopicConfig};
+use crate::state::{Command, Group, TopicConfig, rules};
 
 /// Topics of one group that are being created, and the sends that wait for them, in their order.
 pub(crate) struct Creations {
@@ -146,6 +146,20 @@ pub(crate) async fn ensure(hosted: &Arc<Hosted>, config: TopicConfig) -> Result<
         tokio::spawn(async move { everywhere(&hosted, config).await });
     }
     Ok(())
+}
+
+/// A consumer group by its name. One that is missing is made where heartbeats may make it, as RocketMQ does for each request of a
+/// consumer (findSubscriptionGroupConfig): its first heartbeat may not be answered yet.
+pub(crate) async fn consumer_group(hosted: &Hosted, name: &str) -> Result<Option<Arc<Group>>, Error> {
+    let known = hosted.state.group(name);
+    if known.is_some() || !hosted.settings.auto_create_group() || rules::group_name(name).is_err() {
+        return Ok(known);
+    }
+    let reply = hosted.propose_here(Command::create_group(rules::default_group(name))).await?;
+    if reply.code != 0 {
+        return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
+    }
+    Ok(hosted.state.group(name))
 }
 
 /// Creates the topic in the other groups of the cluster. Nobody waits for it; what fails is logged.

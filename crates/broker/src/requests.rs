@@ -275,7 +275,7 @@ const TABLE: &[Row] = &[
     row(
         RequestCode::SET_MESSAGE_REQUEST_MODE,
         Log,
-        Tables(assignment::set_mode),
+        Work(assignment::set_mode),
         "whether a group gets a topic's messages by pull or by pop",
     ),
     row(RequestCode::GET_BROKER_HA_STATUS, Node, Take(node::ha_status), "replication as this node sees it"),

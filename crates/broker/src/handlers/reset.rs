@@ -216,7 +216,7 @@ pub(crate) fn clone<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
             Some(topic) => vec![Arc::from(topic)],
             None => hosted.state.topics_of_group(from).iter().map(|topic| topic.name.clone()).collect(),
         };
-        if hosted.state.lacks_group(to) && hosted.config.auto_create_group {
+        if hosted.state.lacks_group(to) && hosted.settings.auto_create_group() {
             hosted.clone().create_group(to.clone()).await;
         }
         offset::flush_commits(hosted).await;

@@ -17,6 +17,7 @@ use wire::{
 };
 
 use crate::call::Call;
+use crate::creation;
 use crate::delay::{self, Later, When};
 use crate::errors::Error;
 use crate::handlers::offset::blocking;
@@ -35,7 +36,8 @@ const FIRST_LEVEL: i32 = 3;
 pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     async move {
         let header = ConsumerSendMsgBackRequest::decode(&call.request.ext)?;
-        let group = hosted.state.group(&header.group).ok_or_else(|| no_group(&header.group))?;
+        let group = creation::consumer_group(hosted, &header.group).await?;
+        let group = group.ok_or_else(|| no_group(&header.group))?;
         if hosted.settings.permission() & PERM_WRITE == 0 {
             let remark = format!("the broker[{}] sending message is forbidden", hosted.config.advertised());
             return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
