@@ -78,7 +78,7 @@ async fn a_renewal_that_changes_nothing_is_no_entry() {
     let node = OneNode::start().await;
     node.create_topic("T", 4).await;
     node.call(request(&heartbeat("c1", "g", "T"))).await;
-    let entries = || node.broker.status()[0].applied_index;
+    let entries = || node.broker.status()[0].last_index;
     locked(&node.call(lock_request("c1", &[0, 1])).await);
     let before = entries();
     for _ in 0..5 {
