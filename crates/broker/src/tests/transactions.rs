@@ -505,7 +505,9 @@ async fn what_cannot_be_half_is_refused() {
     node.create_topic("T", 1).await;
     for (request, want) in [
         (half_request("T", 0, "K", &[(prop::DELAY, "3")]), 13),
+        (half_request("T", 0, "K", &[(prop::DELAY, "x")]), 13),
         (half_request("T", 0, "K", &[(prop::TIMER_DELAY_SEC, "3")]), 13),
+        (half_request("T", 0, "K", &[(prop::TIMER_DELIVER_MS, "1")]), 13),
         (half_request("T", 9, "K", &[]), 29),
         (half_request(system::TRANS_HALF, 0, "K", &[]), 16),
     ] {
@@ -515,5 +517,12 @@ async fn what_cannot_be_half_is_refused() {
     let halves = stored(&node.client, &node.address, system::TRANS_HALF).await;
     assert!(halves.is_empty());
     assert_eq!(properties_get(&half_properties("K", &[]), prop::PGROUP), Some("p"));
+    // What asks for no delay is no reason.
+    for harmless in [(prop::DELAY, "0"), (prop::TIMER_OUT_MS, "1"), ("TIMER_MINE", "x")] {
+        let half =
+            send_half(&node.client, &node.address, half_request("T", 0, harmless.0, &[harmless])).await;
+        assert_eq!(end(&node.client, &node.address, &end_header(&half, COMMIT)).await.0, 0);
+    }
+    assert_eq!(stored(&node.client, &node.address, "T").await.len(), 3);
     node.stop().await;
 }
