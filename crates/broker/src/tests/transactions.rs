@@ -213,11 +213,20 @@ async fn an_end_that_is_wrong_late_or_repeated_does_nothing() {
             },
             "names another message",
         ),
+        (
+            EndTransactionRequest { transaction_id: Some("K2".into()), ..good.clone() },
+            "names another message",
+        ),
     ] {
         let (code, remark) = end(client, address, &header).await;
         assert_eq!(code, 1, "{header:?}: {remark}");
         assert!(remark.contains(want), "{header:?}: {remark}");
     }
+    // One who does not name it at all ends it by its place.
+    let nameless = send_half(client, address, half_request("T", 0, "K3", &[])).await;
+    let header =
+        EndTransactionRequest { transaction_id: Some(String::new()), ..end_header(&nameless, ROLLBACK) };
+    assert_eq!(end(client, address, &header).await.0, 0);
     // Nobody knows: nothing happens, and nothing is refused.
     assert_eq!(end(client, address, &end_header(&one, 0)).await.0, 0);
     assert!(stored(client, address, "T").await.is_empty());
