@@ -171,6 +171,8 @@ pub(crate) const FORWARD_BATCH_BYTES: usize = 1 << 20;
 /// Transactions that end in one entry, and bytes of their half messages, unless one alone has more.
 pub(crate) const ENDS_PER_ENTRY: usize = 2_048;
 pub(crate) const ENDS_PER_ENTRY_BYTES: usize = 256 << 10;
+/// Commits whose entry was void so often, because of entries before it, are parked like any other request.
+pub(crate) const ENDS_VOID_MAX: u32 = 4;
 /// Bytes of half messages whose ends wait for their entry.
 pub(crate) const ENDS_BYTES_MAX: usize = 32 << 20;
 /// Half messages of which one round of checks asks or gives up, and their bytes; and the pause before the next round where

@@ -100,6 +100,7 @@ fn judge(
                     queue: fitting(&topic, queue),
                     topic: topic.name.clone(),
                     alone: false,
+                    voids: 0,
                 };
                 hosted.ends.push(hosted, End { call, offset, commit: Some(commit), since });
             }
