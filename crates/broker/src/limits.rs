@@ -202,6 +202,8 @@ pub(crate) const DELIVERY_TICK: Duration = Duration::from_millis(10);
 pub(crate) const DELIVERIES_IN_FLIGHT: usize = 8;
 /// After so long what could not be delivered is tried again: a full disk does not say when it has room.
 pub(crate) const DELIVERY_RETRY: Duration = Duration::from_millis(250);
+/// A retry topic that messages wait for is made again after so long where that was refused.
+pub(crate) const DELIVERY_TOPIC_RETRY: Duration = Duration::from_secs(10);
 /// The longest wait for a time, since clocks are set.
 pub(crate) const DELIVERY_LOOK: Duration = Duration::from_millis(500);
 /// Waiting messages that one look at them passes over, and reads, and gives; and the bytes of its answer.
