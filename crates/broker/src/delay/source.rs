@@ -115,7 +115,12 @@ impl Source {
             self.paused = None;
             return Ok(false);
         }
-        match self.page(hosted, end).await {
+        let page = self.page(hosted, end).await;
+        self.after(hosted, end, page)
+    }
+
+    fn after(&mut self, hosted: &Hosted, end: QueueOffset, page: Result<bool, Error>) -> Result<bool, Error> {
+        match page {
             Ok(went_on) => {
                 self.paused = None;
                 Ok(went_on && self.lacks(end))
@@ -266,5 +271,77 @@ mod tests {
         assert!(source.lacks(QueueOffset(1)));
         source.put_off(&vec![1; PUT_OFF_MAX], 0);
         assert!(!source.lacks(QueueOffset(1)));
+    }
+
+    /// Timers that are due in a day, in the queue where the broker puts them; and what looks them up.
+    async fn timers(hosted: &Arc<Hosted>, count: usize) -> (Source, QueueOffset) {
+        let due_ms = (crate::service::wall_clock_ms() + 86_400_000).to_string();
+        let properties = wire::properties_from([
+            ("TIMER_OUT_MS", due_ms.as_str()),
+            ("REAL_TOPIC", "T"),
+            ("REAL_QID", "0"),
+        ]);
+        let message = wire::NewMessage {
+            topic: wire::topic::WHEEL_TIMER,
+            queue_id: QueueId(0),
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 1,
+            born_host: hosted.store_host,
+            store_host: hosted.store_host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: b"later",
+            properties: &properties,
+        };
+        let mut records = bytes::BytesMut::new();
+        for _ in 0..count {
+            wire::encode_message(&message, &mut records).unwrap();
+        }
+        let topic = hosted.state.topic(wire::topic::WHEEL_TIMER).unwrap();
+        let proposal = replica::MessagesProposal {
+            topic: topic.name.clone(),
+            queue: QueueId(0),
+            records,
+            count: count as u32,
+        };
+        let (told, outcome) = tokio::sync::oneshot::channel();
+        let group = &hosted.serving().unwrap().group;
+        group.propose_messages(proposal, Box::new(|outcome| told.send(outcome).unwrap()));
+        outcome.await.unwrap().unwrap();
+        let queue =
+            SourceQueue { topic: topic.name.clone(), id: topic.id, queue: QueueId(0), delay_ms: None };
+        (Source::new(queue), QueueOffset(count as u64))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn timers_are_looked_up_a_page_at_a_time() {
+        let node = crate::tests::OneNode::start().await;
+        let hosted = node.broker.hosted("b1");
+        let (mut source, end) = timers(&hosted, LOOK_UP + 10).await;
+        assert!(source.fill(&hosted, end).await.unwrap(), "there is more");
+        assert_eq!(source.schedule.len(), LOOK_UP);
+        assert!(!source.fill(&hosted, end).await.unwrap());
+        assert_eq!(source.schedule.len(), LOOK_UP + 10);
+        node.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_queue_that_cannot_be_read_pauses() {
+        let node = crate::tests::OneNode::start().await;
+        let hosted = node.broker.hosted("b1");
+        let (mut source, end) = timers(&hosted, 3).await;
+        source
+            .after(&hosted, end, Err(Error::refused(wire::ResponseCode::SYSTEM_ERROR, "bad block")))
+            .unwrap();
+        let until = source.paused().expect("it pauses");
+        assert!(!source.fill(&hosted, end).await.unwrap());
+        assert_eq!(source.schedule.len(), 0);
+        tokio::time::sleep_until(until.into()).await;
+        assert!(!source.fill(&hosted, end).await.unwrap());
+        assert_eq!((source.schedule.len(), source.paused()), (3, None));
+        // Who leads no more has no business here.
+        assert!(source.after(&hosted, end, Err(Error::NotLeader { leader: None })).is_err());
+        node.stop().await;
     }
 }

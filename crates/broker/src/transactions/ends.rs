@@ -410,4 +410,23 @@ mod tests {
             assert_eq!(alone(&ends), 0, "the reason is gone");
         }
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_worker_that_panics_makes_room_for_another() {
+        let node = crate::tests::OneNode::start().await;
+        let hosted = node.broker.hosted("b1");
+        lock(&hosted.ends.waiting).is_worked_on = true;
+        let worker = Worker { hosted: hosted.clone(), is_done: false };
+        let panicked = tokio::spawn(async move {
+            let _worker = worker;
+            panic!("as the test wants it");
+        });
+        panicked.await.unwrap_err();
+        assert!(!lock(&hosted.ends.waiting).is_worked_on);
+        // One that has ended as it should takes nothing from the next.
+        lock(&hosted.ends.waiting).is_worked_on = true;
+        drop(Worker { hosted: hosted.clone(), is_done: true });
+        assert!(lock(&hosted.ends.waiting).is_worked_on);
+        node.stop().await;
+    }
 }
