@@ -171,6 +171,8 @@ pub(crate) const FORWARD_BATCH_BYTES: usize = 1 << 20;
 /// Transactions that end in one entry, and bytes of their half messages, unless one alone has more.
 pub(crate) const ENDS_PER_ENTRY: usize = 2_048;
 pub(crate) const ENDS_PER_ENTRY_BYTES: usize = 256 << 10;
+/// Commits whose entry was void so often, because of entries before it, are parked like any other request.
+pub(crate) const ENDS_VOID_MAX: u32 = 4;
 /// Bytes of half messages whose ends wait for their entry.
 pub(crate) const ENDS_BYTES_MAX: usize = 32 << 20;
 /// Half messages of which one round of checks asks or gives up, and their bytes; and the pause before the next round where
@@ -200,6 +202,8 @@ pub(crate) const DELIVERY_TICK: Duration = Duration::from_millis(10);
 pub(crate) const DELIVERIES_IN_FLIGHT: usize = 8;
 /// After so long what could not be delivered is tried again: a full disk does not say when it has room.
 pub(crate) const DELIVERY_RETRY: Duration = Duration::from_millis(250);
+/// A retry topic that messages wait for is made again after so long where that was refused.
+pub(crate) const DELIVERY_TOPIC_RETRY: Duration = Duration::from_secs(10);
 /// The longest wait for a time, since clocks are set.
 pub(crate) const DELIVERY_LOOK: Duration = Duration::from_millis(500);
 /// Waiting messages that one look at them passes over, and reads, and gives; and the bytes of its answer.

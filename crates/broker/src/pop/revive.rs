@@ -17,6 +17,7 @@ use wire::{
 
 use super::origin;
 use super::take::now_ms;
+use crate::creation;
 use crate::errors::Error;
 use crate::handlers::offset;
 use crate::handlers::pop::retry_topic;
@@ -72,10 +73,7 @@ async fn revive_some(hosted: &Arc<Hosted>, due: Vec<PopDue>) -> Result<(), Error
             perm: perm::READ_WRITE,
             ..TopicConfig::default()
         };
-        let reply = hosted.propose_here(Command::create_topic(config)).await?;
-        if reply.code != 0 {
-            return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
-        }
+        creation::ensure(hosted, config).await?;
     }
     if !gone.is_empty() {
         hosted.propose_here(command(&gone)).await?;

@@ -34,8 +34,8 @@ use crate::{Broker, BrokerConfig, Drain, GroupConfig};
 const SOON: Duration = Duration::from_secs(10);
 
 /// One node, its directory, and a client.
-struct OneNode {
-    broker: Broker,
+pub(crate) struct OneNode {
+    pub(crate) broker: Broker,
     address: String,
     client: Client,
     _data: TempDir,
@@ -62,7 +62,7 @@ fn config(data: &TempDir) -> BrokerConfig {
 }
 
 impl OneNode {
-    async fn start() -> OneNode {
+    pub(crate) async fn start() -> OneNode {
         OneNode::with(|_| {}).await
     }
 
@@ -103,7 +103,7 @@ impl OneNode {
         assert_eq!(response.code, 0, "{:?}", response.remark);
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.broker.shutdown(Drain::Now).await;
     }
 }
