@@ -211,12 +211,16 @@ pub(crate) fn clone<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
             Some(topic) => vec![Arc::from(topic)],
             None => hosted.state.topics_of_group(from).iter().map(|topic| topic.name.clone()).collect(),
         };
-        if hosted.state.lacks_group(to) && hosted.config.auto_create_group {
+        if hosted.state.lacks_group(to) && hosted.settings.auto_create_group() {
             hosted.clone().create_group(to.clone()).await;
         }
         offset::flush_commits(hosted).await;
         let subscribed = hosted.node.clients.consumer_group(from).filter(|_| !header.offline);
         for topic in topics {
+            if Instant::now() >= call.deadline {
+                let remark = format!("the time is over before {topic}: ask for one topic after the other");
+                return Err(Error::refused(ResponseCode::SYSTEM_BUSY, remark));
+            }
             let is_left_out = subscribed.as_ref().is_some_and(|group| {
                 !group.subscriptions.is_empty() && !group.subscriptions.contains_key(&*topic)
             });
