@@ -144,7 +144,7 @@ fn at_least_one(messages: i32) -> Result<usize, Error> {
 }
 
 fn may_read(hosted: &Hosted, what: &str) -> Result<(), Error> {
-    if hosted.config.permission & rules::PERM_READ == 0 {
+    if hosted.settings.permission() & rules::PERM_READ == 0 {
         let remark = format!("the broker[{}] {what} message is forbidden", hosted.config.advertised());
         return refuse(ResponseCode::NO_PERMISSION, remark);
     }
@@ -174,7 +174,7 @@ async fn place(
     }
     let group = match hosted.state.group(group) {
         Some(known) => known,
-        None if hosted.config.auto_create_group && rules::group_name(group).is_ok() => {
+        None if hosted.settings.auto_create_group() && rules::group_name(group).is_ok() => {
             let reply = hosted.propose_here(Command::create_group(rules::default_group(group))).await?;
             match hosted.state.group(group) {
                 Some(made) => made,

@@ -167,7 +167,7 @@ fn create(
 }
 
 fn pattern(hosted: &Hosted, topic: &str) -> Result<TopicConfig, Error> {
-    let allowed = hosted.config.auto_create_topic;
+    let allowed = hosted.settings.auto_create_topic();
     let pattern = allowed.then(|| hosted.state.topic(wire::topic::AUTO_CREATE)).flatten();
     let pattern = pattern.as_ref().map(|topic| &topic.config);
     let queues = pattern.map_or(0, |config| i32::try_from(config.write_queues).unwrap_or(i32::MAX));

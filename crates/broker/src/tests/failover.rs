@@ -125,7 +125,7 @@ async fn any_node_answers_or_passes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_may_read_where_allowed() {
-    let three = Three::start(|config| config.groups[0].follower_reads = true).await;
+    let three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;
     let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
     for n in 0..3 {
@@ -309,7 +309,7 @@ async fn gave_out(client: &Client, address: &str, group: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_reads_only_what_has_more_behind_it() {
-    let three = Three::start(|config| config.groups[0].follower_reads = true).await;
+    let three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;
     let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
     for n in 0..3 {

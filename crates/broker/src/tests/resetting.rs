@@ -184,7 +184,7 @@ async fn a_held_pull_hears_of_a_reset() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resets_outlive_the_leader() {
-    let mut three = Three::start(|config| config.groups[0].follower_reads = true).await;
+    let mut three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;
     let client = Client::new(ClientConfig::default());
     let call = |address: String, request| {
         let client = &client;
