@@ -239,7 +239,7 @@ const TABLE: &[Row] = &[
         "every group's progress",
     ),
     brief(RequestCode::SEND_BATCH_MESSAGE, Take(send::send), "send a batch"),
-    row(RequestCode::QUERY_CONSUME_QUEUE, Read, Work(query::consume_queue), "units of a queue's index"),
+    row(RequestCode::QUERY_CONSUME_QUEUE, Current, Work(query::consume_queue), "units of a queue's index"),
     row(RequestCode::SEND_REPLY_MESSAGE, Log, Work(reply::reply), "a reply, pushed to who waits for it"),
     row(RequestCode::SEND_REPLY_MESSAGE_V2, Log, Work(reply::reply), "the same, short field names"),
     row(
@@ -262,13 +262,13 @@ const TABLE: &[Row] = &[
     ),
     row(
         RequestCode::GET_TOPIC_CONFIG,
-        Read,
+        Current,
         Tables(|h, r| topic::one(&h.state, r).map(Step::Answer)),
         "a topic's configuration",
     ),
     row(
         RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG,
-        Read,
+        Current,
         Tables(|h, r| group::one(&h.state, r).map(Step::Answer)),
         "a consumer group's configuration",
     ),
