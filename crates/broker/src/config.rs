@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::delay::{DelayLevels, TIMER_MAX_DELAY_MS};
 use crate::limits::{Limits, SEGMENT_BYTES, SEGMENT_BYTES_STEP};
+use crate::settings::Initial;
 use crate::state::limits::QUEUES_PER_TOPIC_MAX;
 
 /// The broker role of one process.
@@ -108,12 +109,12 @@ pub struct GroupConfig {
     /// Bytes of a log segment, a property of the group.
     pub segment_bytes: u64,
     /// Whether pulls may be served by this node while it does not lead.
-    pub follower_reads: bool,
+    pub follower_reads: Initial<bool>,
     /// RocketMQ's brokerPermission: 4 read, 2 write.
-    pub permission: u32,
+    pub permission: Initial<u32>,
     /// Whether a first send creates its topic, and a first heartbeat its consumer group.
-    pub auto_create_topic: bool,
-    pub auto_create_group: bool,
+    pub auto_create_topic: Initial<bool>,
+    pub auto_create_group: Initial<bool>,
     /// Whether consumers may filter by SQL92 expressions on properties (RocketMQ's enablePropertyFilter, which is off
     /// there by default).
     pub property_filter: bool,
@@ -154,10 +155,10 @@ impl Default for GroupConfig {
             advertise: None,
             advertise_leader: None,
             segment_bytes: 1 << 30,
-            follower_reads: false,
-            permission: 6,
-            auto_create_topic: true,
-            auto_create_group: true,
+            follower_reads: false.into(),
+            permission: 6.into(),
+            auto_create_topic: true.into(),
+            auto_create_group: true.into(),
             property_filter: true,
             in_memory_percent: 40,
             server_side_reset: true,
@@ -349,12 +350,7 @@ impl GroupConfig {
             let rule = "must keep 0 < heartbeat_ms, 2 × heartbeat_ms ≤ election_ms.0 < election_ms.1";
             return broken("election_ms", rule);
         }
-        if self.permission > 6 || self.permission & 1 != 0 {
-            return broken(
-                "permission",
-                &format!("must be a sum of 4 (read) and 2 (write), not {}", self.permission),
-            );
-        }
+        self.permission.check_permission().map_err(|rule| ("permission", rule))?;
         if !(1..=QUEUES_PER_TOPIC_MAX).contains(&self.default_topic_queues) {
             let rule = format!("must be 1 to {QUEUES_PER_TOPIC_MAX}, not {}", self.default_topic_queues);
             return broken("default_topic_queues", &rule);
@@ -471,7 +467,7 @@ mod tests {
         assert_eq!(broken(|g| g.segment_bytes = (16 << 20) + 512), "segment_bytes");
         assert_eq!(broken(|g| g.transaction_check_interval_ms = 0), "transaction_check_interval_ms");
         assert_eq!(broken(|g| g.election_ms = (50, 60)), "election_ms");
-        assert_eq!(broken(|g| g.permission = 7), "permission");
+        assert_eq!(broken(|g| g.permission = 7.into()), "permission");
         assert_eq!(broken(|g| g.default_topic_queues = 0), "default_topic_queues");
         assert_eq!(broken(|g| g.timer_max_delay_ms = 999), "timer_max_delay_ms");
     }

@@ -1,7 +1,8 @@
 //! Passing requests on to the node that leads, and what nodes ask each other.
 //!
 //! ```text
-//! Log            one batch of a group under way at a time, taken from the park, so that order is kept
+//! Log, brief     one batch of a group under way at a time, taken from the park, so that order is kept
+//! Log, others    one call each: they may wait for a client, a scan or the disk, and nothing is to wait with them
 //! questions      one call each, asked again when no answer comes
 //! ```
 //!

@@ -3,7 +3,7 @@
 //! ```text
 //! take ─▶ table ─┬─ Node, Clients, Read ─────────────────▶ run the handler here
 //!                └─ Log, Current ─▶ who leads? ─┬─ this node ─▶ run
-//!                        ▲                      ├─ another ──▶ forward: Log from the park in batches, Current alone
+//!                        ▲                      ├─ another ──▶ forward: what is brief of Log in batches, the rest alone
 //!                        └── park ◀─────────────┴─ nobody, or it was definitely not done
 //! ```
 //!
@@ -371,7 +371,7 @@ impl Hosted {
                     Step::Propose(command) => {
                         let reply = hosted.propose_here(command).await?;
                         if reply.changed {
-                            hosted.register_now().await;
+                            hosted.register_by(call.deadline).await;
                         }
                         Ok(step::answer(&call.request, &reply))
                     }
@@ -446,8 +446,8 @@ impl Hosted {
         call.refuse(code, remark);
     }
 
-    /// Does what waits as soon as somebody leads, in order; gives up what has waited too long. What belongs to Log is
-    /// passed on in batches, one under way at a time.
+    /// Does what waits as soon as somebody leads, in order; gives up what has waited too long. What ends with its commit
+    /// is passed on in batches, one under way at a time.
     pub(crate) async fn keep_park(self: Arc<Self>) {
         let mut standing = self.standing.subscribe();
         let mut under_way: Option<(NodeId, JoinHandle<()>)> = None;
@@ -505,16 +505,22 @@ impl Hosted {
     }
 
     /// What of the parked calls goes to the leader in one batch. The others do not belong there: what another node has
-    /// passed on is passed on once only, and a question's answer may be large and its order does not count.
+    /// passed on is passed on once only, a question's answer may be large and its order does not count, and what waits for
+    /// more than its commit would hold up the answers of all the others and the next batch.
     fn pass_on(self: &Arc<Self>, leader: NodeId, calls: Vec<Call>) -> Vec<Call> {
         let mut batch = Vec::with_capacity(calls.len());
         for call in calls {
             if call.is_forwarded() {
                 call.not_here(Some(leader));
-            } else if requests::row_of(call.code()).is_some_and(|row| row.class == Class::Log) {
-                batch.push(call);
-            } else {
-                forward::alone(self, leader, call);
+                continue;
+            }
+            match requests::row_of(call.code()) {
+                Some(row) if row.is_brief => batch.push(call),
+                Some(Row { class: Class::Log, .. }) => {
+                    let hosted = self.clone();
+                    tokio::spawn(async move { forward::batch(&hosted, leader, vec![call]).await });
+                }
+                _ => forward::alone(self, leader, call),
             }
         }
         batch
@@ -610,6 +616,12 @@ impl Hosted {
         if tokio::time::timeout(Duration::from_millis(500), all).await.is_err() {
             tracing::debug!(group = self.name(), "not every nameserver has answered yet");
         }
+    }
+
+    /// The same, where somebody waits for an answer until `deadline`.
+    pub(crate) async fn register_by(&self, deadline: Instant) {
+        // They are told all the same.
+        let _ = tokio::time::timeout_at(deadline.into(), self.register_now()).await;
     }
 
     /// Has the nameservers told of the newest state, soon.

@@ -53,3 +53,4 @@ pub use handlers::story::{Copy, MESSAGE_STORY, MessageStory, Reader};
 pub use limits::Limits;
 pub use requests::{Class, documentation};
 pub use service::{Broker, BrokerError, Drain};
+pub use settings::Initial;

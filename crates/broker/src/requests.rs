@@ -50,12 +50,20 @@ pub(crate) struct Row {
     pub(crate) code: RequestCode,
     pub(crate) class: Class,
     pub(crate) action: Action,
+    /// Log: each ends when its one entry is committed, and waits for nothing else: no client, no scan, no turn at the
+    /// disk, no nameserver. Nodes that do not lead pass those on together, in order, and each is answered with the last.
+    pub(crate) is_brief: bool,
     /// What it is, for people.
     what: &'static str,
 }
 
 const fn row(code: RequestCode, class: Class, action: Action, what: &'static str) -> Row {
-    Row { code, class, action, what }
+    Row { code, class, action, is_brief: false, what }
+}
+
+/// A row of Log whose requests end with their commit.
+const fn brief(code: RequestCode, action: Action, what: &'static str) -> Row {
+    Row { code, class: Class::Log, action, is_brief: true, what }
 }
 
 use Action::{Step as Tables, Take, Work};
@@ -63,7 +71,7 @@ use Class::{Clients, Current, Log, Node, Read};
 
 /// By code.
 const TABLE: &[Row] = &[
-    row(RequestCode::SEND_MESSAGE, Log, Take(send::send), "send a message"),
+    brief(RequestCode::SEND_MESSAGE, Take(send::send), "send a message"),
     row(
         RequestCode::PULL_MESSAGE,
         Read,
@@ -72,7 +80,7 @@ const TABLE: &[Row] = &[
     ),
     row(RequestCode::QUERY_MESSAGE, Read, Work(query::query), "messages by key or unique id"),
     row(RequestCode::QUERY_CONSUMER_OFFSET, Current, Work(offset::query), "a consumer's offset"),
-    row(RequestCode::UPDATE_CONSUMER_OFFSET, Log, Take(offset::update), "commit a consumer's offset"),
+    brief(RequestCode::UPDATE_CONSUMER_OFFSET, Take(offset::update), "commit a consumer's offset"),
     row(
         RequestCode::UPDATE_AND_CREATE_TOPIC,
         Log,
@@ -119,8 +127,8 @@ const TABLE: &[Row] = &[
         Work(heartbeat::members),
         "members of a consumer group",
     ),
-    row(RequestCode::LOCK_BATCH_MQ, Log, Take(lock::lock), "lock queues for one consumer"),
-    row(RequestCode::UNLOCK_BATCH_MQ, Log, Take(lock::unlock), "unlock queues"),
+    brief(RequestCode::LOCK_BATCH_MQ, Take(lock::lock), "lock queues for one consumer"),
+    brief(RequestCode::UNLOCK_BATCH_MQ, Take(lock::unlock), "unlock queues"),
     row(RequestCode::CHECK_CLIENT_CONFIG, Node, Take(heartbeat::check), "check a subscription"),
     row(
         RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
@@ -210,7 +218,7 @@ const TABLE: &[Row] = &[
         Work(node::consume_directly),
         "relayed to a consumer with a message",
     ),
-    row(RequestCode::SEND_MESSAGE_V2, Log, Take(send::send), "send a message, short field names"),
+    brief(RequestCode::SEND_MESSAGE_V2, Take(send::send), "send a message, short field names"),
     row(
         RequestCode::CLONE_GROUP_OFFSET,
         Log,
@@ -230,8 +238,8 @@ const TABLE: &[Row] = &[
         Work(node::all_consume_stats),
         "every group's progress",
     ),
-    row(RequestCode::SEND_BATCH_MESSAGE, Log, Take(send::send), "send a batch"),
-    row(RequestCode::QUERY_CONSUME_QUEUE, Read, Work(query::consume_queue), "units of a queue's index"),
+    brief(RequestCode::SEND_BATCH_MESSAGE, Take(send::send), "send a batch"),
+    row(RequestCode::QUERY_CONSUME_QUEUE, Current, Work(query::consume_queue), "units of a queue's index"),
     row(RequestCode::SEND_REPLY_MESSAGE, Log, Work(reply::reply), "a reply, pushed to who waits for it"),
     row(RequestCode::SEND_REPLY_MESSAGE_V2, Log, Work(reply::reply), "the same, short field names"),
     row(
@@ -254,13 +262,13 @@ const TABLE: &[Row] = &[
     ),
     row(
         RequestCode::GET_TOPIC_CONFIG,
-        Read,
+        Current,
         Tables(|h, r| topic::one(&h.state, r).map(Step::Answer)),
         "a topic's configuration",
     ),
     row(
         RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG,
-        Read,
+        Current,
         Tables(|h, r| group::one(&h.state, r).map(Step::Answer)),
         "a consumer group's configuration",
     ),
@@ -294,11 +302,10 @@ const TABLE: &[Row] = &[
         Take(pop::pop),
         "pop; passed on by followers, and held where it arrived",
     ),
-    row(RequestCode::ACK_MESSAGE, Log, Take(pop::ack), "acknowledge a popped message"),
+    brief(RequestCode::ACK_MESSAGE, Take(pop::ack), "acknowledge a popped message"),
     row(RequestCode::PEEK_MESSAGE, Current, Work(pop::peek), "what a pop would bring, without taking it"),
-    row(
+    brief(
         RequestCode::CHANGE_MESSAGE_INVISIBLETIME,
-        Log,
         Take(pop::change),
         "another invisible time for a popped message",
     ),
@@ -314,7 +321,7 @@ const TABLE: &[Row] = &[
         Tables(|h, r| pop::polling_info(h, r).map(Step::Answer)),
         "how many pops wait at this node",
     ),
-    row(RequestCode::BATCH_ACK_MESSAGE, Log, Take(pop::batch_ack), "acknowledge many popped messages"),
+    brief(RequestCode::BATCH_ACK_MESSAGE, Take(pop::batch_ack), "acknowledge many popped messages"),
 ];
 
 /// The row of a code.
@@ -357,6 +364,14 @@ mod tests {
         assert!(TABLE.windows(2).all(|pair| pair[0].code < pair[1].code));
         assert!(row_of(RequestCode::SEND_MESSAGE_V2).is_some());
         assert!(row_of(RequestCode::GET_TOPIC_NAME_LIST).is_none());
+    }
+
+    /// What waits for anything but its commit holds up every send that a follower passes on with it.
+    #[test]
+    fn what_is_passed_on_together_ends_with_its_commit() {
+        let brief: Vec<i32> = TABLE.iter().filter(|row| row.is_brief).map(|row| row.code.get()).collect();
+        assert_eq!(brief, [10, 15, 41, 42, 310, 320, 200_051, 200_053, 200_151]);
+        assert!(TABLE.iter().filter(|row| row.is_brief).all(|row| row.class == Class::Log));
     }
 
     #[test]

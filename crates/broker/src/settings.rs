@@ -16,6 +16,27 @@ use crate::errors::Error;
 /// A property text longer than this is refused, bytes: all there is to change fits many times.
 const TEXT_BYTES_MAX: usize = 64 << 10;
 
+/// What a setting is when the node starts. What it is later is known to [`Settings`] alone, which therefore is the only
+/// one that can read this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Initial<T>(T);
+
+impl<T> From<T> for Initial<T> {
+    fn from(value: T) -> Initial<T> {
+        Initial(value)
+    }
+}
+
+impl Initial<u32> {
+    /// The rule that a permission of the configuration breaks.
+    pub(crate) fn check_permission(self) -> Result<(), String> {
+        match self.0 {
+            0 | 2 | 4 | 6 => Ok(()),
+            other => Err(format!("must be a sum of 4 (read) and 2 (write), not {other}")),
+        }
+    }
+}
+
 /// What a group may do on this node, now.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -71,10 +92,10 @@ impl Taken {
 impl Settings {
     pub(crate) fn new(config: &GroupConfig) -> Settings {
         Settings {
-            permission: AtomicU32::new(config.permission),
-            auto_create_topic: AtomicBool::new(config.auto_create_topic),
-            auto_create_group: AtomicBool::new(config.auto_create_group),
-            follower_reads: AtomicBool::new(config.follower_reads),
+            permission: AtomicU32::new(config.permission.0),
+            auto_create_topic: AtomicBool::new(config.auto_create_topic.0),
+            auto_create_group: AtomicBool::new(config.auto_create_group.0),
+            follower_reads: AtomicBool::new(config.follower_reads.0),
             changes: AtomicU64::new(0),
         }
     }

@@ -207,7 +207,7 @@ pub(crate) fn config_table(
         ("namesrvAddr", config.nameservers.join(";")),
         ("recallMessageEnable", group.recall.to_string()),
         ("regionId", config.region.clone()),
-        ("rejectTransactionMessage", "true".into()),
+        ("rejectTransactionMessage", "false".into()),
         ("slaveReadEnable", settings.follower_reads().to_string()),
         ("storePathCommitLog", config.data.join(&group.name).join("log").display().to_string()),
         ("storePathRootDir", config.data.join(&group.name).display().to_string()),

@@ -2,6 +2,7 @@
 //! proposed where one of them breaks a rule.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::FutureExt;
 use wire::{
@@ -22,7 +23,7 @@ use crate::state::{Command, Names, State};
 pub(crate) fn topics<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     async move {
         let commands = topic_commands(&hosted.state, &hosted.names, &call.request.body)?;
-        propose(hosted, &call.request, commands).await
+        propose(hosted, call, commands).await
     }
     .boxed()
 }
@@ -31,7 +32,7 @@ pub(crate) fn topics<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> 
 pub(crate) fn groups<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     async move {
         let commands = group_commands(&call.request.body)?;
-        propose(hosted, &call.request, commands).await
+        propose(hosted, call, commands).await
     }
     .boxed()
 }
@@ -76,26 +77,35 @@ fn asked(config: TopicConfig) -> CreateTopicRequest {
     }
 }
 
-/// Proposes one after the other. An error leaves what came before it: to ask again for all does no harm.
-async fn propose(
-    hosted: &Hosted,
-    request: &RemotingCommand,
-    commands: Vec<Command>,
-) -> Result<RemotingCommand, Error> {
+/// Proposes one after the other, until nobody waits for the answer any more: a long list must not keep others from
+/// their turn for longer. An error leaves what came before it: to ask again for all does no harm, and what is as it is to
+/// be is not proposed again, so that each time brings the list further.
+async fn propose(hosted: &Hosted, call: &Call, commands: Vec<Command>) -> Result<RemotingCommand, Error> {
     let mut changed = false;
-    let mut refused = None;
-    for command in commands {
+    let mut end = success(&call.request);
+    let count = commands.len();
+    for (done, command) in commands.into_iter().enumerate() {
+        // The last one is proposed in any case: with it this node has led all the time.
+        if done + 1 < count && hosted.state.has(&command) {
+            continue;
+        }
+        if Instant::now() >= call.deadline {
+            let remark =
+                format!("{done} of {count} entries are done and the time is over: send the list again");
+            end = call.response(ResponseCode::SYSTEM_BUSY).with_remark(remark);
+            break;
+        }
         let reply = hosted.propose_here(command).await?;
         changed |= reply.changed;
         if reply.code != 0 {
-            refused = Some(reply);
+            end = step::answer(&call.request, &reply);
             break;
         }
     }
     if changed {
-        hosted.register_now().await;
+        hosted.register_by(call.deadline).await;
     }
-    Ok(refused.map_or_else(|| success(request), |reply| step::answer(request, &reply)))
+    Ok(end)
 }
 
 #[cfg(test)]

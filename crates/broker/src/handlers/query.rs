@@ -1,5 +1,6 @@
-//! Single messages: 33 by position, 12 by key or unique id, and 321, the units of a queue (protocol.md 3.3). Answered from what is applied here: an
-//! offset message id names the address of whoever led then.
+//! Single messages: 33 by position, 12 by key or unique id, and 321, the units of a queue (protocol.md 3.3). 33 and 12 are
+//! answered from what is applied here, for an offset message id names the address of whoever led then; but that there is no
+//! such message is the leader's to say.
 
 use std::sync::Arc;
 
@@ -103,6 +104,9 @@ pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
             usize::try_from(header.max_num).unwrap_or(0).clamp(1, QUERY_MESSAGES_MAX)
         };
         let body = blocking(hosted, move |hosted, serving| find(hosted, serving, &header, max)).await?;
+        if body.is_empty() && !hosted.leads() {
+            return ask_leader(hosted, call).await;
+        }
         if body.is_empty() {
             let remark = "can not find message, maybe time range not correct";
             return Err(Error::refused(ResponseCode::QUERY_NOT_FOUND, remark));
@@ -115,6 +119,20 @@ pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
         Ok(success(&call.request).with_header(&header).with_body(body.freeze()))
     }
     .boxed()
+}
+
+/// Has the leader look, where more may be applied. It is a question: without an answer it may be asked again.
+async fn ask_leader(hosted: &Hosted, call: &Call) -> Result<RemotingCommand, Error> {
+    match hosted.toward() {
+        Toward::Node(leader) if !call.is_forwarded() => {
+            match forward::ask_leader(hosted, leader, &call.request, &call.from, call.deadline).await {
+                Err(Error::Unknown(_)) => Err(Error::NotLeader { leader: None }),
+                answer => answer,
+            }
+        }
+        Toward::Node(leader) => Err(Error::NotLeader { leader: Some(leader) }),
+        Toward::Here | Toward::Nobody => Err(Error::NotLeader { leader: None }),
+    }
 }
 
 /// Messages that carry the key, newest first. The index knows hashes; the messages know their keys.

@@ -222,6 +222,10 @@ pub(crate) fn clone<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
         offset::flush_commits(hosted).await;
         let subscribed = hosted.node.clients.consumer_group(from).filter(|_| !header.offline);
         for topic in topics {
+            if Instant::now() >= call.deadline {
+                let remark = format!("the time is over before {topic}: ask for one topic after the other");
+                return Err(Error::refused(ResponseCode::SYSTEM_BUSY, remark));
+            }
             let is_left_out = subscribed.as_ref().is_some_and(|group| {
                 !group.subscriptions.is_empty() && !group.subscriptions.contains_key(&*topic)
             });

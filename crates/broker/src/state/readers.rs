@@ -8,9 +8,14 @@ use super::locks::Lease;
 use super::modes::RequestMode;
 use super::pop::{InFlight, OrderedBatch, PopDue, PopKey, PopPlace};
 use super::tables::Tables;
-use super::{CommitKey, GroupId, State, TopicId};
+use super::{Command, CommitKey, GroupId, State, TopicId};
 
 impl State {
+    /// Whether a topic or a consumer group is as an update wants it.
+    pub fn has(&self, update: &Command) -> bool {
+        self.read().has(update)
+    }
+
     // ---- source queues ----
 
     /// All below it is done; `None`: no such queue.

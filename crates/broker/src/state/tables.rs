@@ -236,10 +236,18 @@ impl Tables {
     }
 
     fn update_topic(&mut self, command: UpdateTopic) -> Reply {
+        match self.updated(command) {
+            Some(config) => self.put_topic(config),
+            None => Reply::default(),
+        }
+    }
+
+    /// What a topic is after an update; `None`: as it is.
+    fn updated(&self, command: UpdateTopic) -> Option<TopicConfig> {
         let UpdateTopic { mut config, unset } = command;
-        let old = self.topic(&config.name).map(|slot| slot.topic.config.clone());
+        let old = self.topic(&config.name).map(|slot| &slot.topic.config);
         let mut attributes: BTreeMap<String, String> = BTreeMap::new();
-        let kept = old.iter().flat_map(|old| old.attributes.iter().cloned());
+        let kept = old.into_iter().flat_map(|old| old.attributes.iter().cloned());
         for Attribute { key, value } in kept.chain(std::mem::take(&mut config.attributes)) {
             attributes.insert(key, value);
         }
@@ -247,10 +255,20 @@ impl Tables {
             attributes.remove(key);
         }
         config.attributes = attributes.into_iter().map(|(key, value)| Attribute { key, value }).collect();
-        if old.as_ref() == Some(&config) {
-            return Reply::default();
+        (old != Some(&config)).then_some(config)
+    }
+
+    /// Whether an update of a topic or a consumer group would leave it as it is.
+    pub(super) fn has(&self, command: &Command) -> bool {
+        match &command.kind {
+            Some(Kind::UpdateTopic(command)) => self.updated(command.clone()).is_none(),
+            Some(Kind::UpdateGroup(config)) => self.has_group(config),
+            _ => false,
         }
-        self.put_topic(config)
+    }
+
+    fn has_group(&self, config: &GroupConfig) -> bool {
+        self.group(&config.name).is_some_and(|group| group.config == *config)
     }
 
     /// Inserts or replaces a topic, attributes sorted. Queues are added, never removed.
@@ -380,7 +398,7 @@ impl Tables {
     }
 
     fn update_group(&mut self, config: GroupConfig) -> Reply {
-        if self.group(&config.name).is_some_and(|group| group.config == config) {
+        if self.has_group(&config) {
             return Reply::default();
         }
         self.put_group(config)

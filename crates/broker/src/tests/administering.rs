@@ -10,6 +10,9 @@ use wire::{
     TopicRequest, UpdateConsumerOffsetRequest, java_properties, to_json,
 };
 
+use super::popping::pop_header;
+use super::replying::reply_request;
+use super::transactions::{COMMIT, end, end_header, half_request, send_half};
 use super::*;
 use crate::{MESSAGE_STORY, MessageStory};
 
@@ -32,7 +35,8 @@ async fn settings_change_while_the_node_runs() {
     let node = OneNode::start().await;
     assert_eq!(node.send("T", 0, "", "a").await, 0);
     let before = node.config().await;
-    let (code, remark) = node.update_config("brokerPermission=2\nautoCreateTopicEnable=false").await;
+    let text = "brokerPermission=2\nautoCreateTopicEnable=false\nautoCreateSubscriptionGroup=false";
+    let (code, remark) = node.update_config(text).await;
     assert_eq!(code, 0, "{remark}");
     assert!(
         remark.contains("brokerPermission=2") && remark.contains("autoCreateTopicEnable=false"),
@@ -40,9 +44,14 @@ async fn settings_change_while_the_node_runs() {
     );
     let after = node.config().await;
     assert_eq!((before["brokerPermission"].as_str(), after["brokerPermission"].as_str()), ("6", "2"));
+    assert_eq!(after["rejectTransactionMessage"], "false");
     // What it says is what it does.
     assert_eq!(node.pull_code(pull_header("T", 0, 0)).await, 16);
     assert_eq!(node.call(send_request("U", 0, "", "b")).await.code, 17);
+    let pop = pop_header("T", 0);
+    assert_eq!(node.ask(RequestCode::POP_MESSAGE, &pop).await.code, 16);
+    let reply = || reply_request(RequestCode::SEND_REPLY_MESSAGE_V2, "V", "nobody", "r");
+    assert_eq!(node.call(reply()).await.code, 17);
     // Tools may send everything back that they were told.
     let everything = java_properties::write(after.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     assert_eq!(node.update_config(&everything).await.0, 0);
@@ -52,15 +61,35 @@ async fn settings_change_while_the_node_runs() {
         assert_eq!(node.config().await, after, "nothing is changed");
     }
     assert_eq!(node.update_config("brokerPermission=6\nautoCreateTopicEnable=true").await.0, 0);
+    assert_eq!(node.ask(RequestCode::POP_MESSAGE, &pop).await.code, 26);
+    assert_eq!(node.update_config("autoCreateSubscriptionGroup=true").await.0, 0);
+    assert_eq!(node.ask(RequestCode::POP_MESSAGE, &pop).await.code, 0);
     assert_eq!(node.pull_code(pull_header("T", 0, 0)).await, 0);
     assert_eq!(node.send("U", 0, "", "b").await, 0);
+    assert_eq!(node.call(reply()).await.code, 1, "there is nobody");
+    node.stop().await;
+}
+
+/// A transaction makes its topic as a first send does.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_of_transactions_are_not_made_where_that_is_switched_off() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let half = send_half(&node.client, &node.address, half_request("T", 0, "K1", &[])).await;
+    let delete = TopicRequest { topic: "T".into() };
+    assert_eq!(node.ask(RequestCode::DELETE_TOPIC_IN_BROKER, &delete).await.code, 0);
+    for (allowed, want) in [(false, 17), (true, 0)] {
+        assert_eq!(node.update_config(&format!("autoCreateTopicEnable={allowed}")).await.0, 0);
+        let (code, remark) = end(&node.client, &node.address, &end_header(&half, COMMIT)).await;
+        assert_eq!(code, want, "{remark}");
+    }
     node.stop().await;
 }
 
 /// TBW102 is made when first sends may create topics, also where that begins at run time.
 #[tokio::test(flavor = "multi_thread")]
 async fn creation_by_first_sends_can_be_switched_on() {
-    let node = OneNode::with(|config| config.groups[0].auto_create_topic = false).await;
+    let node = OneNode::with(|config| config.groups[0].auto_create_topic = false.into()).await;
     assert_eq!(node.call(send_request("T", 0, "", "a")).await.code, 17);
     assert_eq!(node.update_config("autoCreateTopicEnable=true").await.0, 0);
     assert_eq!(node.send("T", 0, "", "a").await, 0);
@@ -85,6 +114,16 @@ async fn lists_of_topics_and_groups() {
     assert_eq!(node.call(request.with_body(groups.encode())).await.code, 0);
     let group = wire::GroupRequest { group: "g2".into() };
     assert_eq!(node.ask(RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG, &group).await.code, 0);
+    // A list that was cut off is sent again: what is there is not proposed again, except for the last.
+    let last = || node.broker.status()[0].last_index;
+    let before = last();
+    for (code, body) in [
+        (RequestCode::UPDATE_AND_CREATE_TOPIC_LIST, topics.encode()),
+        (RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST, groups.encode()),
+    ] {
+        assert_eq!(node.call(RemotingCommand::request(code).with_body(body)).await.code, 0);
+    }
+    assert_eq!(last() - before, 2);
     node.stop().await;
 }
 

@@ -155,7 +155,7 @@ async fn a_heartbeat_has_limits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_of_another_broker_keeps_its_members() {
     let node = OneNode::with(|config| {
-        config.groups[0].auto_create_group = false;
+        config.groups[0].auto_create_group = false.into();
         config.groups.push(GroupConfig { name: "b2".into(), ..config.groups[0].clone() });
     })
     .await;
@@ -178,7 +178,7 @@ async fn clients_are_known_before_recovery() {
     let data = tempfile::tempdir().unwrap();
     let mut config = config(&data);
     config.groups[0].voters = vec![1, 2, 3];
-    config.groups[0].auto_create_group = false;
+    config.groups[0].auto_create_group = false.into();
     // Nobody listens there.
     config.peers = (1..=3).map(|node| (node, format!("127.0.0.1:{node}"))).collect();
     let broker = Broker::start(config).await.unwrap();
@@ -195,7 +195,7 @@ async fn clients_are_known_before_recovery() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_a_group_is_no_member() {
-    let node = OneNode::with(|config| config.groups[0].auto_create_group = false).await;
+    let node = OneNode::with(|config| config.groups[0].auto_create_group = false.into()).await;
     assert_eq!(node.call(request(&heartbeat("c1", "g g", "T"))).await.code, 0);
     assert!(members(&node, "g g").await.is_empty());
     // That it is not to be created is another matter.

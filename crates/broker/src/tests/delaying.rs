@@ -484,7 +484,7 @@ async fn a_message_is_given_back_before_the_first_heartbeat() {
     assert_eq!((retries[0].reconsume_times, bodies(&retries)), (1, vec!["m".to_owned()]));
     node.stop().await;
 
-    let node = OneNode::with(|config| config.groups[0].auto_create_group = false).await;
+    let node = OneNode::with(|config| config.groups[0].auto_create_group = false.into()).await;
     assert_eq!(send_back(&node, position, 0, None).await.0, 26);
     node.stop().await;
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use wire::Body;
+
 use super::*;
 
 pub(super) struct Three {
@@ -125,7 +127,7 @@ async fn any_node_answers_or_passes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_may_read_where_allowed() {
-    let three = Three::start(|config| config.groups[0].follower_reads = true).await;
+    let three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;
     let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
     for n in 0..3 {
@@ -309,7 +311,7 @@ async fn gave_out(client: &Client, address: &str, group: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_reads_only_what_has_more_behind_it() {
-    let three = Three::start(|config| config.groups[0].follower_reads = true).await;
+    let three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;
     let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
     for n in 0..3 {
@@ -377,5 +379,82 @@ async fn leadership_moves_while_commits_keep_coming() {
     assert_eq!(three.leader().await, to);
     assert!(!committing.is_finished(), "they went on all the time");
     committing.abort();
+    three.stop().await;
+}
+
+/// What a follower has not applied yet it does not say is missing, and no maximum of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_lags_does_not_refuse_for_the_leader() {
+    let three = Three::start(|_| {}).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    let follower = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1;
+    let ask = async |address: &String, request: RemotingCommand| {
+        let response = client.call(address, request, SOON).await.unwrap();
+        assert_eq!(response.code, 0, "{} at {address}: {:?}", response.code, response.remark);
+        response
+    };
+    sent(&client, &three.addresses[&leader], "0").await;
+    // It lags a little behind every one of these.
+    for n in 1..=50i64 {
+        let name = format!("N{n}");
+        let properties = super::properties(&[("KEYS", name.as_str())]);
+        ask(&three.addresses[&leader], send_request("T", 0, &properties, "m")).await;
+        let units = wire::QueryConsumeQueueRequest {
+            topic: Some("T".into()),
+            queue_id: 0,
+            index: n,
+            count: 1,
+            consumer_group: None,
+        };
+        let request = RemotingCommand::request(RequestCode::QUERY_CONSUME_QUEUE).with_header(&units);
+        let response = ask(follower, request).await;
+        let units = wire::QueryConsumeQueueResponseBody::decode(&response.body).unwrap();
+        assert_eq!((units.max_queue_index, units.queue_data.len()), (n + 1, 1));
+
+        let name = format!("M{n}");
+        let properties = super::properties(&[("KEYS", name.as_str())]);
+        ask(&three.addresses[&leader], send_request("U", 0, &properties, "m")).await;
+        let key = wire::QueryMessageRequest {
+            topic: "U".into(),
+            key: name.clone(),
+            max_num: 1,
+            begin_timestamp: 0,
+            end_timestamp: i64::MAX,
+        };
+        let request = RemotingCommand::request(RequestCode::QUERY_MESSAGE).with_header(&key);
+        assert_eq!(Message::decode_all(&ask(follower, request).await.body).unwrap().len(), 1);
+
+        let topic = wire::CreateTopicRequest {
+            topic: name.clone(),
+            read_queue_nums: 1,
+            write_queue_nums: 1,
+            perm: 6,
+            ..Default::default()
+        };
+        let request = RemotingCommand::request(RequestCode::UPDATE_AND_CREATE_TOPIC).with_header(&topic);
+        ask(&three.addresses[&leader], request).await;
+        let topic = wire::TopicRequest { topic: name.clone() };
+        ask(follower, RemotingCommand::request(RequestCode::GET_TOPIC_CONFIG).with_header(&topic)).await;
+
+        let config = wire::SubscriptionGroupConfig::new(&name);
+        let request = RemotingCommand::request(RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP);
+        ask(&three.addresses[&leader], request.with_body(config.encode())).await;
+        let group = wire::GroupRequest { group: name };
+        let request = RemotingCommand::request(RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG);
+        ask(follower, request.with_header(&group)).await;
+    }
+    let missing = wire::TopicRequest { topic: "none".into() };
+    let request = RemotingCommand::request(RequestCode::GET_TOPIC_CONFIG).with_header(&missing);
+    assert_eq!(client.call(follower, request, SOON).await.unwrap().code, 17);
+    let missing = wire::QueryMessageRequest {
+        topic: "U".into(),
+        key: "none".into(),
+        max_num: 1,
+        begin_timestamp: 0,
+        end_timestamp: i64::MAX,
+    };
+    let request = RemotingCommand::request(RequestCode::QUERY_MESSAGE).with_header(&missing);
+    assert_eq!(client.call(follower, request, SOON).await.unwrap().code, 22);
     three.stop().await;
 }

@@ -617,7 +617,7 @@ async fn where_a_new_group_begins() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_refused_by_name() {
-    let node = OneNode::with(|config| config.groups[0].auto_create_group = false).await;
+    let node = OneNode::with(|config| config.groups[0].auto_create_group = false.into()).await;
     node.create_topic("T", 2).await;
     node.send("T", 0, "", "m").await;
     let at = node.at();

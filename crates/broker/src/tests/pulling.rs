@@ -41,7 +41,7 @@ async fn offsets_decide_the_code() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checks() {
-    let node = OneNode::with(|config| config.groups[0].auto_create_group = false).await;
+    let node = OneNode::with(|config| config.groups[0].auto_create_group = false.into()).await;
     node.create_topic("T", 2).await;
     let tools = || PullMessageRequest { consumer_group: "TOOLS_CONSUMER".into(), ..pull_header("T", 0, 0) };
     assert_eq!(node.pull_code(tools()).await, 19);
@@ -68,7 +68,7 @@ async fn configure(node: &OneNode, change: impl FnOnce(&mut SubscriptionGroupCon
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_says_what_its_consumers_may() {
-    let node = OneNode::with(|config| config.groups[0].follower_reads = true).await;
+    let node = OneNode::with(|config| config.groups[0].follower_reads = true.into()).await;
     node.create_topic("T", 1).await;
     node.send("T", 0, "", "m").await;
     configure(&node, |group| group.broker_id = 2).await;

@@ -33,8 +33,12 @@ async fn requester(
     answer: ResponseCode,
 ) -> (Client, mpsc::UnboundedReceiver<RemotingCommand>) {
     let (sender, pushed) = mpsc::unbounded_channel();
-    let handler = Arc::new(Requester { pushed: Mutex::new(sender), answer });
-    let client = Client::with_handler(ClientConfig::default(), handler);
+    (connected(address, id, Requester { pushed: Mutex::new(sender), answer }).await, pushed)
+}
+
+/// The same, with a handler of its own.
+async fn connected(address: &str, id: &str, handler: impl Handler) -> Client {
+    let client = Client::with_handler(ClientConfig::default(), Arc::new(handler));
     let data = HeartbeatData {
         client_id: id.into(),
         producer_data_set: vec![ProducerData { group_name: "p".into() }],
@@ -42,10 +46,21 @@ async fn requester(
     };
     let request = RemotingCommand::request(RequestCode::HEART_BEAT).with_body(data.encode());
     assert_eq!(client.call(address, request, SOON).await.unwrap().code, 0);
-    (client, pushed)
+    client
 }
 
-fn reply_request(code: RequestCode, topic: &str, to: &str, body: &str) -> RemotingCommand {
+/// A requester that never says whether it has the reply.
+struct Silent {
+    pushed: mpsc::UnboundedSender<Replier>,
+}
+
+impl Handler for Silent {
+    fn handle(&self, _request: RemotingCommand, replier: Replier) {
+        self.pushed.send(replier).unwrap();
+    }
+}
+
+pub(super) fn reply_request(code: RequestCode, topic: &str, to: &str, body: &str) -> RemotingCommand {
     let properties = properties(&[
         (prop::CORRELATION_ID, "c-1"),
         (prop::REPLY_TO_CLIENT, to),
@@ -139,5 +154,31 @@ async fn a_reply_finds_a_requester_on_any_node() {
         }
         requester.close();
     }
+    three.stop().await;
+}
+
+/// What a follower passes on is answered for itself, and sends do not wait for what waits for a client.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_waits_for_its_client_holds_up_no_send() {
+    let three = Three::start(|_| {}).await;
+    let leader = three.leader().await;
+    let follower = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1.clone();
+    let (sender, mut pushed) = mpsc::unbounded_channel();
+    let _requester = connected(&three.addresses[&leader], "silent", Silent { pushed: sender }).await;
+    let client = Client::new(ClientConfig::default());
+    let send = async || {
+        let response = client.call(&follower, send_request("T", 0, "", "m"), SOON).await.unwrap();
+        assert_eq!(response.code, 0, "{:?}", response.remark);
+    };
+    send().await;
+    let request = reply_request(RequestCode::SEND_REPLY_MESSAGE_V2, "c1_REPLY_TOPIC", "silent", "r");
+    let (replier, at) = (Client::new(ClientConfig::default()), follower.clone());
+    let replying = tokio::spawn(async move { replier.call(&at, request, SOON).await });
+    let _unanswered = pushed.recv().await.unwrap();
+    for _ in 0..5 {
+        send().await;
+    }
+    assert!(!replying.is_finished(), "the sends waited for the reply");
+    assert_eq!(replying.await.unwrap().unwrap().code, 1);
     three.stop().await;
 }

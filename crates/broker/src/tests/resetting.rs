@@ -231,7 +231,7 @@ async fn who_stands_at_the_offset_of_a_reset_is_told_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resets_outlive_the_leader() {
-    let mut three = Three::start(|config| config.groups[0].follower_reads = true).await;
+    let mut three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;
     let client = Client::new(ClientConfig::default());
     let call = |address: String, request| {
         let client = &client;

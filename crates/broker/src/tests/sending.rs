@@ -116,7 +116,7 @@ async fn what_is_wrong_is_refused_and_not_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_are_made_by_a_first_send_only_where_allowed() {
-    let node = OneNode::with(|config| config.groups[0].auto_create_topic = false).await;
+    let node = OneNode::with(|config| config.groups[0].auto_create_topic = false.into()).await;
     let (got, remark) = code(&node, &send_header("T", 0, ""), vec![1]).await;
     assert_eq!(got, 17, "{remark}");
     assert!(remark.starts_with("topic[T] not exist"), "{remark}");

@@ -13,12 +13,12 @@ use wire::{
 use super::failover::Three;
 use super::*;
 
-const COMMIT: i32 = sysflag::TRANSACTION_COMMIT;
+pub(super) const COMMIT: i32 = sysflag::TRANSACTION_COMMIT;
 const ROLLBACK: i32 = sysflag::TRANSACTION_ROLLBACK;
 
 /// A half message as its sender knows it.
 #[derive(Debug, Clone, PartialEq)]
-struct Half {
+pub(super) struct Half {
     offset: i64,
     position: i64,
     transaction_id: String,
@@ -29,7 +29,7 @@ fn half_properties(key: &str, more: &[(&str, &str)]) -> String {
     properties(&[&own[..], more].concat())
 }
 
-fn half_request(topic: &str, queue: i32, key: &str, more: &[(&str, &str)]) -> RemotingCommand {
+pub(super) fn half_request(topic: &str, queue: i32, key: &str, more: &[(&str, &str)]) -> RemotingCommand {
     let properties = half_properties(key, more);
     let mut header = send_header(topic, queue, &properties);
     header.sys_flag = sysflag::TRANSACTION_PREPARED;
@@ -39,7 +39,7 @@ fn half_request(topic: &str, queue: i32, key: &str, more: &[(&str, &str)]) -> Re
     request
 }
 
-async fn send_half(client: &Client, address: &str, request: RemotingCommand) -> Half {
+pub(super) async fn send_half(client: &Client, address: &str, request: RemotingCommand) -> Half {
     let response = client.call(address, request, SOON).await.unwrap();
     assert_eq!(response.code, 0, "{:?}", response.remark);
     let sent = SendMessageResponse::decode(&response.ext).unwrap();
@@ -51,7 +51,7 @@ async fn send_half(client: &Client, address: &str, request: RemotingCommand) -> 
     }
 }
 
-fn end_header(half: &Half, how: i32) -> EndTransactionRequest {
+pub(super) fn end_header(half: &Half, how: i32) -> EndTransactionRequest {
     EndTransactionRequest {
         topic: Some("T".into()),
         producer_group: "p".into(),
@@ -69,7 +69,7 @@ fn end_request(header: &EndTransactionRequest) -> RemotingCommand {
 }
 
 /// Ends a transaction, asking for an answer, which no stock client does: its code and remark.
-async fn end(client: &Client, address: &str, header: &EndTransactionRequest) -> (i32, String) {
+pub(super) async fn end(client: &Client, address: &str, header: &EndTransactionRequest) -> (i32, String) {
     let response = client.call(address, end_request(header), SOON).await.unwrap();
     (response.code, response.remark.unwrap_or_default())
 }
@@ -297,7 +297,7 @@ async fn many_ends_at_once_each_have_their_own_fate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_gone_is_made_again_where_that_is_allowed() {
     for allowed in [true, false] {
-        let node = OneNode::with(|config| config.groups[0].auto_create_topic = allowed).await;
+        let node = OneNode::with(|config| config.groups[0].auto_create_topic = allowed.into()).await;
         node.create_topic("T", 4).await;
         let (client, address) = (&node.client, node.address.as_str());
         let half = send_half(client, address, half_request("T", 3, "K1", &[])).await;

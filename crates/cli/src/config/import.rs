@@ -321,7 +321,10 @@ mod tests {
         );
         let broker = checked(&imported).unwrap().broker.unwrap();
         let group = &broker.groups[0];
-        assert!(group.auto_create_topic && !group.auto_create_group && group.follower_reads);
+        assert_eq!(
+            (group.auto_create_topic, group.auto_create_group, group.follower_reads),
+            (true.into(), false.into(), true.into())
+        );
         assert_eq!(group.default_topic_queues, 16);
         assert_eq!((group.delay_levels.max(), group.timer_max_delay_ms, group.recall), (2, 60_000, false));
         assert_eq!(broker.limits, broker::Limits::default());

@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use broker::{BrokerConfig, DelayLevels, GroupConfig, Limits, RateRule, Whom, duration_ms};
+use broker::{BrokerConfig, DelayLevels, GroupConfig, Initial, Limits, RateRule, Whom, duration_ms};
 use serde::Deserialize;
 use toml::de::DeTable;
 
@@ -329,9 +329,15 @@ impl NodeFile {
                 advertise: group.advertise.clone(),
                 advertise_leader: group.advertise_leader.clone(),
                 segment_bytes: group.segment_size.unwrap_or(default.segment_bytes),
-                follower_reads: group.follower_reads.unwrap_or(default.follower_reads),
-                auto_create_topic: self.broker.auto_create_topic.unwrap_or(default.auto_create_topic),
-                auto_create_group: self.broker.auto_create_group.unwrap_or(default.auto_create_group),
+                follower_reads: group.follower_reads.map_or(default.follower_reads, Initial::from),
+                auto_create_topic: self
+                    .broker
+                    .auto_create_topic
+                    .map_or(default.auto_create_topic, Initial::from),
+                auto_create_group: self
+                    .broker
+                    .auto_create_group
+                    .map_or(default.auto_create_group, Initial::from),
                 property_filter: self.broker.property_filter.unwrap_or(default.property_filter),
                 in_memory_percent: self.broker.in_memory_percent.unwrap_or(default.in_memory_percent),
                 server_side_reset: self.broker.server_side_reset.unwrap_or(default.server_side_reset),
