@@ -288,4 +288,34 @@ mod tests {
             assert_eq!(is_local(topic), want, "{topic}");
         }
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_topic_that_many_need_is_created_once() {
+        let node = crate::tests::OneNode::start().await;
+        let hosted = node.broker.hosted("b1");
+        let config = |name: &str| TopicConfig {
+            name: name.to_owned(),
+            read_queues: 1,
+            write_queues: 1,
+            perm: 6,
+            ..TopicConfig::default()
+        };
+        let too_long = "t".repeat(1000);
+        for (name, works) in [("T", true), (too_long.as_str(), false), ("T", true)] {
+            let before = node.broker.status()[0].last_index;
+            let all = (0..200).map(|_| ensure(&hosted, config(name)));
+            for result in futures::future::join_all(all).await {
+                match result {
+                    Ok(()) => assert!(works),
+                    Err(Error::Refused { .. }) => assert!(!works),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let entries = node.broker.status()[0].last_index - before;
+            assert!(entries <= 20, "{entries} entries for one topic");
+        }
+        assert!(hosted.state.topic("T").is_some());
+        assert!(lock(&hosted.creations.under_way).is_empty());
+        node.stop().await;
+    }
 }

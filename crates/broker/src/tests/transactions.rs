@@ -319,34 +319,6 @@ async fn a_topic_that_is_gone_is_made_again_where_that_is_allowed() {
     }
 }
 
-/// Everything in the log waits for the creation of a topic: it is not proposed by each who needs it.
-#[tokio::test(flavor = "multi_thread")]
-async fn many_ends_make_a_topic_once() {
-    let node = OneNode::start().await;
-    node.create_topic("T", 1).await;
-    let (client, address) = (&node.client, node.address.as_str());
-    let sends = (0..200).map(|n| send_half(client, address, half_request("T", 0, &format!("K{n:03}"), &[])));
-    let halves = futures::future::join_all(sends).await;
-    let delete = wire::TopicRequest { topic: "T".into() };
-    assert_eq!(node.ask(RequestCode::DELETE_TOPIC_IN_BROKER, &delete).await.code, 0);
-    let before = node.broker.status()[0].last_index;
-    let ends = halves.iter().map(|half| async move { end(client, address, &end_header(half, COMMIT)).await });
-    for (code, remark) in futures::future::join_all(ends).await {
-        assert_eq!(code, 0, "{remark}");
-    }
-    let entries = node.broker.status()[0].last_index - before;
-    assert!(entries < 100, "{entries} entries for 200 transactions");
-    let mut queues = Vec::new();
-    for queue in 0..8 {
-        if node.pull_code(pull_header("T", queue, 0)).await == 0 {
-            queues.push(queue);
-        }
-    }
-    assert_eq!(queues, [0]);
-    assert_eq!(keys(client, address, "T").await.len(), 200);
-    node.stop().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn producers_are_asked_until_one_knows() {
     let node = OneNode::with(quick).await;
