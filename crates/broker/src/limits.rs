@@ -216,7 +216,10 @@ pub(crate) const PULL_UNITS: usize = 800;
 /// stopped. One message is read whatever its size.
 pub(crate) const SELECT_BYTES: usize = 4 << 20;
 pub(crate) const SELECT_TIME: Duration = Duration::from_millis(50);
-/// Messages that it reads at a time.
+/// How long expressions are asked, when messages come, whether anybody who waits wants one of them: beyond it who has an
+/// expression is woken and looks for itself.
+pub(crate) const WAKE_TIME: Duration = Duration::from_millis(50);
+/// Messages that a pull with an expression reads at a time.
 pub(crate) const SELECT_UNITS: usize = 64;
 /// Compiled expressions that are remembered, and bytes of their texts.
 pub(crate) const FILTERS_MAX: usize = 1024;
@@ -225,6 +228,9 @@ pub(crate) const FILTER_CACHE_BYTES: usize = 1 << 20;
 pub(crate) const HOLD_MAX: Duration = Duration::from_mins(1);
 /// How often held pulls are looked through for those whose group was reset, while any reset is pending.
 pub(crate) const RESET_TICK: Duration = Duration::from_secs(1);
+/// Queues of which it is remembered who was told of a reset, and consumers of each.
+pub(crate) const TOLD_QUEUES_MAX: usize = 100_000;
+pub(crate) const TOLD_CONSUMERS_MAX: usize = 16;
 /// How long a client has a queue for itself (41), ms: RocketMQ's `rocketmq.broker.rebalance.lockMaxLiveTime`. Clients
 /// renew every 20 s.
 pub(crate) const LOCK_LEASE_MS: u64 = 60_000;
