@@ -564,7 +564,7 @@ impl Pair {
             send("delay", 10, "--delays level:1,level:2,level:99"),
             send("retry", 3, ""),
             format!(
-                "transactions --topic {} --group {} --retries 0 --count 100000 --rate 5 --decisions {DECISIONS} {common}",
+                "transactions --topic {} --group {} --retries 0 --count 100000 --rate 5 --decisions {DECISIONS} --settle-ms 2500 {common}",
                 names.topic("tx"),
                 names.producers("tx"),
             ),

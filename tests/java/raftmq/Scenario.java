@@ -15,7 +15,7 @@ import java.util.concurrent.atomic.AtomicReference;
  * send               --topic T --count N [--mode M,M] [--rate R] [--threads K] [--size B] [--tags A,B] [--keys P] [--batch B]
  *                    [--delays level:1,sec:1,ms:1500,at:2000,none] [--recall K] [--compress LZ4] [--stay] [--after G]
  * pinned             the same with a MessageQueueSelector by hash: --shards S
- * transactions       --topic T --group G --count N [--rate R] [--decisions D,D] [--undecided]: until stdin closes
+ * transactions       --topic T --group G --count N [--rate R] [--decisions D,D] [--undecided] [--settle-ms MS]: until stdin closes
  * request            --topic T --count N [--rate R] [--ttl-ms MS] [--mute-last]
  * reply              --topic T --group G: until stdin closes
  * consume            --topic T [--group G] [--tags 'A || B'] [--broadcasting] [--orderly] [--until N] [--idle MS] [--quiet]

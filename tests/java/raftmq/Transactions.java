@@ -1,6 +1,7 @@
 package raftmq;
 
 import java.nio.charset.StandardCharsets;
+import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.rocketmq.client.producer.LocalTransactionState;
@@ -17,10 +18,15 @@ import org.apache.rocketmq.common.message.MessageExt;
  * process sees. With --undecided everything stays open for ever. Prints each send and each check.
  */
 final class Transactions implements TransactionListener {
+    private static final long PATIENCE_NS = 20000000000L;
+
     private final String topic;
     private final String prefix;
     private final boolean undecided;
     private final ConcurrentHashMap<String, AtomicInteger> checks = new ConcurrentHashMap<String, AtomicInteger>();
+    /** What is decided later, until it is. */
+    private final Set<String> open = ConcurrentHashMap.newKeySet();
+    private volatile long lastCheck = Clock.now();
 
     private Transactions(Options options) {
         topic = options.text("topic");
@@ -28,7 +34,10 @@ final class Transactions implements TransactionListener {
         undecided = options.flag("undecided");
     }
 
-    /** Sends {@code --count} messages, then answers checks until standard input closes, which also ends the sending. */
+    /**
+     * Sends {@code --count} messages, then answers checks until standard input closes, which also ends the sending. With
+     * --settle-ms it goes on until everything is decided and no check has come for so long, since an answer may get lost.
+     */
     static void run(Options options) throws Exception {
         Transactions transactions = new Transactions(options);
         TransactionMQProducer producer = new TransactionMQProducer(options.text("group", "it_transactions"));
@@ -38,6 +47,7 @@ final class Transactions implements TransactionListener {
         String[] decisions = options.text("decisions", "commit,rollback,later-commit,later-rollback").split(",");
         long count = options.number("count", 0);
         double rate = options.number("rate", 0);
+        long settle = options.number("settle-ms", 0) * 1000000;
         options.checkAllRead();
         producer.start();
         new Line("started").print();
@@ -50,6 +60,11 @@ final class Transactions implements TransactionListener {
             }
         }
         Stdin.waitUntilClosed();
+        long closed = Clock.now();
+        while (settle > 0 && Clock.now() < closed + PATIENCE_NS
+                && (!transactions.open.isEmpty() || Clock.now() < Math.max(closed, transactions.lastCheck) + settle)) {
+            Thread.sleep(20);
+        }
         producer.shutdown();
         new Line("done").put("checks", transactions.checks.size()).print();
     }
@@ -70,6 +85,9 @@ final class Transactions implements TransactionListener {
                 .put("queue", result.getMessageQueue().getQueueId()).put("offset", result.getQueueOffset())
                 .put("msg_id", result.getMsgId()).put("transaction_id", result.getTransactionId())
                 .put("state", String.valueOf(result.getLocalTransactionState()));
+            if (result.getLocalTransactionState() == LocalTransactionState.UNKNOW && !checks.containsKey(value)) {
+                open.add(value);
+            }
         } catch (Throwable error) {
             line.put("ok", false).put("error", Send.text(error));
         }
@@ -88,6 +106,12 @@ final class Transactions implements TransactionListener {
         int times = seen.incrementAndGet();
         String decision = message.getUserProperty("decision");
         LocalTransactionState answer = decide(decision, times);
+        lastCheck = Clock.now();
+        if (answer == LocalTransactionState.UNKNOW) {
+            open.add(value);
+        } else {
+            open.remove(value);
+        }
         new Line("check").put("value", value).put("answer", answer.name()).put("times", times)
             .put("topic", message.getTopic()).put("msg_id", message.getMsgId())
             .put("transaction_id", message.getTransactionId())
