@@ -2,13 +2,16 @@
 //!
 //! How far dead letters were given another try is kept by the brokers, as the offset of a group of its own, [`REDRIVE`],
 //! in the dead-letter topic: the letter itself stays where it is. A redrive sends first and notes then, so that one which
-//! is cut off repeats at most the letter that it was at.
+//! is cut off repeats at most the letter that it was at. That it can be noted is tried before anything is sent.
 
+use std::collections::HashSet;
+
+use anyhow::Context as _;
 use client::{
-    Client, ClientError, Filter, Message, ProducerConfig, PullConsumer, QueueOffset, ReceivedMessage,
+    Client, ClientError, Filter, Message, ProducerConfig, PullConsumer, Pulled, QueueOffset, ReceivedMessage,
 };
 use serde_json::{Value, json};
-use wire::{MessageQueue, prop};
+use wire::{MessageQueue, ResponseCode, SubscriptionGroupConfig, prop};
 
 use super::message::json_of;
 use super::table::{Answer, Table};
@@ -56,9 +59,23 @@ pub(super) async fn redrive(client: &Client, group: &str, max: usize, goal: Goal
     let producer = client.producer("CID_RMQ_SYS_REDRIVE_PRODUCER", ProducerConfig::default()).await?;
     let mut table = Table::new(&["BROKER", "OFFSET", "ID", "SENT TO", "AT"]);
     let mut rows = Vec::new();
+    let mut noted = HashSet::new();
     let result = each(client, group, max, false, async |consumer, queue, letter, _| {
-        let receipt = producer.send(&another_try(letter, group, goal)).await?;
-        consumer.commit(queue, letter.offset().plus(1)).await?;
+        if noted.insert(queue.clone()) {
+            consumer.commit(queue, letter.offset()).await?;
+        }
+        let next = letter.offset().plus(1);
+        let Some(copy) = another_try(letter, group, goal) else {
+            // It is not to be in the way of those behind it.
+            consumer.commit(queue, next).await?;
+            let offset = letter.offset();
+            table.row([queue.broker_name.as_str(), &offset.to_string(), &letter.message_id(), "", SKIPPED]);
+            rows.push(json!({"broker": queue.broker_name, "offset": offset, "id": letter.message_id(),
+                             "skipped": SKIPPED}));
+            return Ok(());
+        };
+        let receipt = producer.send(&copy).await?;
+        consumer.commit(queue, next).await?;
         let at = format!("{} queue {} offset {}", receipt.broker, receipt.queue_id, receipt.queue_offset);
         table.row([
             queue.broker_name.as_str(),
@@ -76,6 +93,28 @@ pub(super) async fn redrive(client: &Client, group: &str, max: usize, goal: Goal
     producer.shutdown().await;
     result?;
     Ok(Answer { table, json: Value::Array(rows) })
+}
+
+/// Why a letter gets no other try.
+const SKIPPED: &str = "skipped: it does not say what topic it was sent to";
+
+/// Pulls letters. A broker that makes no groups by itself is told to make [`REDRIVE`].
+async fn pull(
+    client: &Client,
+    consumer: &PullConsumer,
+    queue: &MessageQueue,
+    from: QueueOffset,
+) -> anyhow::Result<Pulled> {
+    match consumer.pull(queue, from, &Filter::all(), PULL, None).await {
+        Err(ClientError::Broker { code: ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, .. }) => {}
+        result => return Ok(result?),
+    }
+    let info = client.admin().cluster_info().await?;
+    let broker = info.broker_addr_table.get(&queue.broker_name);
+    let master = broker.and_then(|broker| broker.broker_addrs.get(&wire::MASTER_ID));
+    let master = master.with_context(|| format!("{} has no leader now", queue.broker_name))?;
+    client.admin().update_group_at(master, &SubscriptionGroupConfig::new(REDRIVE)).await?;
+    Ok(consumer.pull(queue, from, &Filter::all(), PULL, None).await?)
 }
 
 /// Goes through the dead letters of a group, oldest first in each queue.
@@ -100,7 +139,7 @@ async fn each(
             let end = consumer.max_offset(&queue).await?;
             let mut next = if all { min } else { redriven.max(min) };
             while next < end && left > 0 {
-                let pulled = consumer.pull(&queue, next, &Filter::all(), PULL, None).await?;
+                let pulled = pull(client, &consumer, &queue, next).await?;
                 for letter in pulled.messages.iter().take(left) {
                     visit(&consumer, &queue, letter, letter.offset() < redriven).await?;
                     left -= 1;
@@ -121,10 +160,12 @@ fn origin(letter: &ReceivedMessage) -> &str {
     letter.property(prop::RETRY_TOPIC).or_else(|| letter.property(prop::DLQ_ORIGIN_TOPIC)).unwrap_or("")
 }
 
-fn another_try(letter: &ReceivedMessage, group: &str, goal: Goal) -> Message {
+/// `None`: it does not say where it came from, which a consumer wants to know too.
+fn another_try(letter: &ReceivedMessage, group: &str, goal: Goal) -> Option<Message> {
+    let origin = Some(origin(letter)).filter(|topic| !topic.is_empty())?;
     let topic = match goal {
         Goal::Group => wire::retry_topic(group),
-        Goal::Topic => origin(letter).to_owned(),
+        Goal::Topic => origin.to_owned(),
     };
     let mut copy = Message::new(topic, letter.body().clone()).flag(letter.flag());
     for (name, value) in letter.properties().filter(|(name, _)| stays(name, goal)) {
@@ -133,7 +174,7 @@ fn another_try(letter: &ReceivedMessage, group: &str, goal: Goal) -> Message {
     if letter.property(prop::ORIGIN_MESSAGE_ID).is_none() {
         copy = copy.reserved(prop::ORIGIN_MESSAGE_ID, &letter.message_id());
     }
-    if goal == Goal::Group { copy.reserved(prop::RETRY_TOPIC, origin(letter)) } else { copy }
+    Some(if goal == Goal::Group { copy.reserved(prop::RETRY_TOPIC, origin) } else { copy })
 }
 
 /// Whether a property goes along. Delays and counts are those of the attempts that failed.
