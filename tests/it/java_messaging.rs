@@ -41,8 +41,9 @@ const RETRIED: usize = 4;
 const TRANSACTIONS: usize = 10;
 const ORPHANS: usize = 4;
 const REQUESTS: usize = 6;
-/// For so long a client waits for a reply.
-const REQUEST_MS: i64 = 15_000;
+/// For so long a client waits for a reply: longer than a consumer may take to find its queues that misses its first chance
+/// while everything starts (20 s).
+const REQUEST_MS: i64 = 25_000;
 const SPACED: usize = 4;
 /// Compressed as the client does unless told otherwise, and in each way that 5.x can be told.
 const LARGE: usize = 6;
