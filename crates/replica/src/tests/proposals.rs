@@ -36,7 +36,8 @@ impl Deaf {
     fn start(cluster: &Cluster, node: u64, role: Role) -> Deaf {
         let member = &cluster.nodes[&node];
         let log = member.group.log().clone();
-        let slot = GroupSlot::new(cluster.name, "g", NodeId(node), vec![NodeId(node)], log);
+        let slot =
+            GroupSlot::new(cluster.name, "g", NodeId(node), vec![NodeId(node)], log, Default::default());
         let (role, role_rx) = watch::channel(role);
         let (paused, paused_rx) = watch::channel(false);
         let (intake, proposer) = Proposer::new(
