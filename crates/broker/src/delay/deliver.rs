@@ -11,13 +11,13 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use wire::{QueueId, topic};
 
-use super::clock::Clock;
 use super::release::{Delivery, Due, read, release};
 use super::source::{Source, SourceQueue};
 use crate::errors::Error;
 use crate::hosted::Hosted;
-use crate::limits::{DELIVERIES_IN_FLIGHT, DELIVERY_LOOK, DELIVERY_MESSAGES, DELIVERY_RETRY, DELIVERY_TICK};
-use crate::service::wall_clock_ms;
+use crate::limits::{
+    DAMAGE_LOOK, DELIVERIES_IN_FLIGHT, DELIVERY_LOOK, DELIVERY_MESSAGES, DELIVERY_RETRY, DELIVERY_TICK,
+};
 use crate::state::Command;
 use crate::state::command::{Kind, UpdateTopic, released};
 
@@ -70,7 +70,6 @@ async fn deliver(
     if may_be_recalled {
         claims.begin();
     }
-    let mut clock = Clock::new(hosted.state.log_time_ms(), Instant::now());
     // In the order in which they were taken, so that messages of one time keep theirs.
     let mut reads = FuturesOrdered::new();
     let mut under_way = FuturesUnordered::new();
@@ -82,7 +81,7 @@ async fn deliver(
         for (source, range) in sources.iter_mut().zip(ends) {
             source.fill(hosted, range.next).await?;
         }
-        let now_ms = clock.now_ms(hosted.state.log_time_ms(), wall_clock_ms(), Instant::now());
+        let now_ms = hosted.log_now_ms();
         let mut took = false;
         if Instant::now() >= take_at {
             for (number, source) in sources.iter_mut().enumerate() {
@@ -105,7 +104,7 @@ async fn deliver(
         }
         let is_full = reads.len() + under_way.len() >= DELIVERIES_IN_FLIGHT;
         let next = sources.iter().filter_map(|source| source.schedule.next_ms()).min().filter(|_| !is_full);
-        // A clock may be set: look again now and then.
+        // Log time may leap: clocks are set, and a new leader learns only now what the others' say.
         let wait = next.map(|due| Duration::from_millis(due.saturating_sub(now_ms)).min(DELIVERY_LOOK));
         let next_take = wait.map(|wait| (Instant::now() + wait).max(take_at));
         tokio::select! {
@@ -181,12 +180,13 @@ async fn read_due(
 
 /// Sees to what cannot be delivered now, and gives what can.
 fn settle(hosted: &Arc<Hosted>, source: &mut Source, due: Due, now_ms: u64) -> Delivery {
-    let Due { delivery, rest, dropped, put_off, missing } = due;
+    let Due { delivery, rest, dropped, put_off, damaged, missing } = due;
     // Of larger messages fewer are taken at once, so that they keep their order.
     let fits = delivery.offsets.len() + dropped.len();
     source.batch = if rest.is_empty() { (source.batch * 2).min(DELIVERY_MESSAGES) } else { fits.max(1) };
     put_back(source, &rest, now_ms);
     put_back(source, &put_off, now_ms + DELIVERY_RETRY.as_millis() as u64);
+    put_back(source, &damaged, now_ms + DAMAGE_LOOK.as_millis() as u64);
     for config in missing {
         let hosted = hosted.clone();
         tokio::spawn(async move {

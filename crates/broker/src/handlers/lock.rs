@@ -14,7 +14,6 @@ use crate::handlers::step::{self, success};
 use crate::hosted::Hosted;
 use crate::limits::{LOCK_LEASE_MS, LOCK_QUEUES_MAX};
 use crate::requests::Answer;
-use crate::service::wall_clock_ms;
 use crate::state::command::{Kind, Lock};
 use crate::state::{Command, TopicId};
 
@@ -70,8 +69,7 @@ impl Wanted {
     /// Whether its client has all of the queues, for half a lease and more (clients.md 12). A leader that was deposed
     /// may say so too: what it knows holds for that long at least.
     fn is_held(&self, hosted: &Hosted) -> bool {
-        // Log time as it would be now: it follows this clock, or stands still where this clock is behind.
-        let now_ms = hosted.state.log_time_ms().max(wall_clock_ms());
+        let now_ms = hosted.log_now_ms();
         let Wanted { body, queues, .. } = self;
         let until_ms = now_ms + LOCK_LEASE_MS / 2;
         queues.iter().all(|(place, _, queue)| {
