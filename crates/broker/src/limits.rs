@@ -200,8 +200,8 @@ pub(crate) const DELIVERY_TICK: Duration = Duration::from_millis(10);
 pub(crate) const DELIVERIES_IN_FLIGHT: usize = 8;
 /// After so long what could not be delivered is tried again: a full disk does not say when it has room.
 pub(crate) const DELIVERY_RETRY: Duration = Duration::from_millis(250);
-/// The longest wait for a log time before it is looked at again: it leaps where clocks are set, and at the start of a term,
-/// when this node learns what the others' clocks say. Deliveries, and what is less urgent.
+/// The longest wait for a log time before it is looked at again: it leaps where clocks are set, and when others come to agree
+/// with this node's. Of deliveries, and of what is less urgent.
 pub(crate) const DELIVERY_LOOK: Duration = Duration::from_millis(500);
 pub(crate) const LOG_TIME_LOOK: Duration = Duration::from_secs(1);
 /// After so long a message is looked at again that is damaged on this disk; and places that are remembered as told of.

@@ -104,7 +104,7 @@ async fn deliver(
         }
         let is_full = reads.len() + under_way.len() >= DELIVERIES_IN_FLIGHT;
         let next = sources.iter().filter_map(|source| source.schedule.next_ms()).min().filter(|_| !is_full);
-        // Log time may leap: clocks are set, and a new leader learns only now what the others' say.
+        // Log time may leap: clocks are set, and others come to agree with this one.
         let wait = next.map(|due| Duration::from_millis(due.saturating_sub(now_ms)).min(DELIVERY_LOOK));
         let next_take = wait.map(|wait| (Instant::now() + wait).max(take_at));
         tokio::select! {
