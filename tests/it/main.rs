@@ -6,12 +6,15 @@ mod command_line;
 mod conf_files;
 mod drill;
 mod failover;
+mod go_client;
 mod java_basic;
 mod java_consumption;
 mod java_failover;
+mod java_messaging;
 mod mqadmin;
 mod mqadmin_commands;
 mod nameserver_mix;
+mod pop;
 mod replicas_equal;
 mod virtual_address;
 
@@ -20,6 +23,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let tests = [
         java_basic::tests(),
+        java_messaging::tests(),
+        go_client::tests(),
+        pop::tests(),
         java_consumption::tests(),
         mqadmin::tests(),
         mqadmin_commands::tests(),

@@ -21,6 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// One question to one node.
 const QUESTION: Duration = Duration::from_secs(2);
 
+/// The delays of the levels in tests, in seconds: short, for tests of delays, retries and dead letters.
+pub const DELAY_LEVELS_S: [u64; 6] = [1, 2, 1, 2, 3, 1];
+
+/// Apache's names for the settings that tests of messaging need of it: `apache.py --extra`.
+pub const APACHE_SETTINGS: &str = "messageDelayLevel=1s 2s 1s 2s 3s 1s;recallMessageEnable=true;\
+    traceTopicEnable=true;transactionTimeOut=1000;transactionCheckInterval=1000";
+
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -38,6 +45,17 @@ pub struct Plan {
     pub advertise_leader: BTreeMap<String, String>,
 }
 
+/// What tests of messaging need of a group, so that they take seconds: [`DELAY_LEVELS_S`], and producers that are asked soon
+/// what became of their transactions.
+fn short_delays() -> Vec<String> {
+    let levels: Vec<String> = DELAY_LEVELS_S.iter().map(|seconds| format!("{seconds}s")).collect();
+    vec![
+        format!("message_delay_level = \"{}\"", levels.join(" ")),
+        "transaction_timeout_ms = 1000".to_owned(),
+        "transaction_check_interval_ms = 1000".to_owned(),
+    ]
+}
+
 impl Plan {
     /// `nodes` nodes that are nameservers too, with `groups` groups named broker-a, broker-b …
     pub fn new(nodes: u64, groups: u8) -> Plan {
@@ -49,7 +67,7 @@ impl Plan {
             nameservers: None,
             auto_create_topic: true,
             broker_settings: Vec::new(),
-            group_settings: Vec::new(),
+            group_settings: short_delays(),
             advertise_leader: BTreeMap::new(),
         }
     }

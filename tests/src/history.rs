@@ -93,6 +93,16 @@ pub fn of_mode(sends: &[Send], mode: &str) -> Vec<Send> {
     sends.iter().filter(|send| send.mode == mode).cloned().collect()
 }
 
+/// The values of sends that the client called a success.
+pub fn sent(sends: &[Send]) -> BTreeSet<String> {
+    sends.iter().filter(|send| send.ok).flat_map(|send| send.values.clone()).collect()
+}
+
+/// The values that were delivered.
+pub fn values(deliveries: &[Delivery]) -> BTreeSet<String> {
+    deliveries.iter().map(|delivery| delivery.value.clone()).collect()
+}
+
 /// Acknowledged values that nobody received. One-way sends are never acknowledged.
 pub fn lost(sends: &[Send], deliveries: &[Delivery]) -> Vec<String> {
     let seen: HashSet<&str> = deliveries.iter().map(|d| d.value.as_str()).collect();
@@ -210,6 +220,52 @@ pub fn longest_wait(sends: &[Send], deliveries: &[Delivery]) -> i64 {
         before = Some((place, at));
     }
     longest
+}
+
+/// How delayed messages kept their time, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Punctuality {
+    /// From the earliest moment that a message may have been due at to its delivery; negative is early for sure.
+    pub soonest: i64,
+    /// From the latest moment that a message may have been due at to its delivery.
+    pub latest: i64,
+}
+
+/// Compares when copies were stored for delivery with when they were due: `delay_ms` (of a value) after the send, which
+/// the broker took in at some moment between its start and its end. `None` when nothing of the sends was delivered.
+pub fn punctuality(
+    sends: &[Send],
+    deliveries: &[Delivery],
+    delay_ms: impl Fn(&str) -> i64,
+) -> Option<Punctuality> {
+    let sends: HashMap<&str, &Send> =
+        sends.iter().flat_map(|send| send.values.iter().map(move |value| (value.as_str(), send))).collect();
+    let mut found: Option<Punctuality> = None;
+    for delivery in deliveries {
+        let Some(send) = sends.get(delivery.value.as_str()) else { continue };
+        let after = |moment: i64| delivery.stored_ms - moment / 1_000_000 - delay_ms(&delivery.value);
+        let before = found.unwrap_or(Punctuality { soonest: i64::MAX, latest: i64::MIN });
+        found = Some(Punctuality {
+            soonest: before.soonest.min(after(send.start)),
+            latest: before.latest.max(after(send.end)),
+        });
+    }
+    found
+}
+
+/// Values that were delivered from more than one place.
+pub fn stored_twice(deliveries: &[Delivery]) -> Vec<String> {
+    let mut places: BTreeMap<&str, BTreeSet<&Place>> = BTreeMap::new();
+    for delivery in deliveries {
+        places.entry(&delivery.value).or_default().insert(&delivery.place);
+    }
+    let twice = places.into_iter().filter(|(_, places)| places.len() > 1);
+    twice
+        .map(|(value, places)| {
+            let places: Vec<String> = places.into_iter().map(Place::to_string).collect();
+            format!("{value} at {}", places.join(" and "))
+        })
+        .collect()
 }
 
 /// Sends that the client called failed, as `value: error`.
@@ -356,6 +412,25 @@ mod tests {
         let late =
             [delivery("a", 0, 12), delivery("b", 1, 730), delivery("c", 2, 5015), delivery("b", 1, 9000)];
         assert_eq!(longest_wait(&sends, &late) / 1_000_000, 700);
+    }
+
+    #[test]
+    fn early_and_late_deliveries_are_measured() {
+        let sends = [ack("a", 0, 100, 110), ack("b", 1, 200, 260)];
+        let stored = |value: &str, stored_ms: i64| Delivery { stored_ms, ..delivery(value, 0, stored_ms) };
+        let delay = |_: &str| 1000;
+        assert_eq!(punctuality(&sends, &[], delay), None);
+        assert_eq!(punctuality(&sends, &[stored("x", 5)], delay), None);
+        let good = [stored("a", 1105), stored("b", 1230)];
+        assert_eq!(punctuality(&sends, &good, delay), Some(Punctuality { soonest: 5, latest: -5 }));
+        let bad = [stored("a", 1099), stored("b", 1560)];
+        assert_eq!(punctuality(&sends, &bad, delay), Some(Punctuality { soonest: -1, latest: 300 }));
+    }
+
+    #[test]
+    fn what_was_stored_twice_is_named() {
+        let again = [delivery("a", 0, 1), delivery("a", 0, 2), delivery("b", 1, 1), delivery("b", 4, 2)];
+        assert_eq!(stored_twice(&again), ["b at a/0@1 and a/0@4"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!   go      ── tests/go, the same with RocketMQ's Go client        scenario ── such a program while it runs
 //!   remoting── the protocol over a blocking socket, written apart from crates/wire on purpose
 //!   relay   ── an address that moves between nodes
-//!   history ── what clients did; lost, skipped, duplicated, gaps: plain functions over it
+//!   history ── what clients did; lost, skipped, duplicated, gaps: plain functions over it      complaints ── all that is wrong
 //! ```
 //!
 //! The harness shares no code with the broker, so that a mistake in one does not hide in the other.
@@ -26,6 +26,7 @@
 
 pub mod apache;
 pub mod cluster;
+pub mod complaints;
 pub mod go;
 pub mod history;
 pub mod java;

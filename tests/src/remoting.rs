@@ -27,6 +27,7 @@ pub const LOCK_BATCH_MQ: i32 = 41;
 pub const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
 pub const GET_BROKER_CLUSTER_INFO: i32 = 106;
 pub const SEND_MESSAGE_V2: i32 = 310;
+pub const SET_MESSAGE_REQUEST_MODE: i32 = 401;
 
 /// A response code.
 pub const REQUEST_CODE_NOT_SUPPORTED: i32 = 3;
@@ -272,6 +273,13 @@ pub fn create_topic(broker: &str, topic: &str, queues: u32) -> Result<()> {
         ("order", "false"),
     ];
     call(broker, UPDATE_AND_CREATE_TOPIC, &fields, &[])?;
+    Ok(())
+}
+
+/// How a group takes the messages of a topic from one broker: `PULL`, or `POP` by every client from every queue.
+pub fn set_request_mode(broker: &str, topic: &str, group: &str, mode: &str) -> Result<()> {
+    let body = json!({ "topic": topic, "consumerGroup": group, "mode": mode, "popShareQueueNum": 0 });
+    call(broker, SET_MESSAGE_REQUEST_MODE, &[], body.to_string().as_bytes())?;
     Ok(())
 }
 

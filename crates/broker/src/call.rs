@@ -118,6 +118,14 @@ impl Call {
         self.from.node.is_some()
     }
 
+    /// It waited here, and is tried again as if it had just come: what was found out before says nothing by now.
+    pub(crate) fn renew(&mut self, ticket: Ticket) {
+        self.deadline = Instant::now() + PARK;
+        self.ticket = ticket;
+        self.tried = false;
+        self.confirmed = false;
+    }
+
     pub(crate) fn answer(mut self, response: RemotingCommand) {
         match std::mem::replace(&mut self.reply, Reply::None) {
             Reply::Connection(replier) => replier.send(response),
@@ -174,5 +182,27 @@ impl Waits for Call {
 
     fn deadline(&self) -> Instant {
         self.deadline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A minute may lie between: the node may have been deposed.
+    #[test]
+    fn what_waited_is_to_be_confirmed_again() {
+        let from = Sender {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            listener: "l".into(),
+            client_id: String::new(),
+            node: None,
+        };
+        let ticket = crate::park::Park::<Call>::new(1, 1).ticket();
+        let mut call = Call::from_self(RemotingCommand::request(RequestCode::PULL_MESSAGE), from, ticket);
+        (call.confirmed, call.tried, call.deadline) = (true, true, Instant::now());
+        let before = call.deadline;
+        call.renew(ticket);
+        assert!(!call.confirmed && !call.tried && call.deadline > before);
     }
 }

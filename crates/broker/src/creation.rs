@@ -1,12 +1,18 @@
 //! Topics made by a first send: in the group that the send met, which the send waits for, and then in every other
 //! group of the cluster, so that the topic survives the loss of one leader (clients.md 4). Topics of a consumer group, for
 //! retries and dead letters, are made where they are needed only.
+//!
+//! A command that creates a topic holds up everything behind it. So of each topic there is one under way at a time, whoever
+//! needs it and however often, and none for a topic that has come meanwhile.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
+use tokio::sync::oneshot;
 use wire::{
     Body, ClusterInfo, CreateTopicRequest, GetRouteInfoRequest, MASTER_ID, RemotingCommand, RequestCode,
     TopicRouteData,
@@ -17,10 +23,14 @@ use crate::errors::Error;
 use crate::handlers::send;
 use crate::hosted::{Hosted, lock};
 use crate::limits::{CLIENT_CALL, PARK};
-use crate::state::{Command, TopicConfig};
+use crate::state::{Command, Group, TopicConfig, rules};
+
+/// A topic that is being created, for all who wait for it.
+type Creation = Shared<BoxFuture<'static, Result<(), Arc<Error>>>>;
 
 /// Topics of one group that are being created, and the sends that wait for them, in their order.
 pub(crate) struct Creations {
+    under_way: Mutex<HashMap<String, Creation>>,
     waiting: Mutex<Waiting>,
     /// How many topics are being created: so that an ordinary send need not look.
     count: AtomicUsize,
@@ -45,7 +55,7 @@ pub(crate) enum Join {
 
 impl Creations {
     pub(crate) fn new(max: usize) -> Creations {
-        Creations { waiting: Mutex::default(), count: AtomicUsize::new(0), max }
+        Creations { under_way: Mutex::default(), waiting: Mutex::default(), count: AtomicUsize::new(0), max }
     }
 
     pub(crate) fn join(&self, call: Call) -> Join {
@@ -86,22 +96,39 @@ impl Creations {
         let hosted = hosted.clone();
         tokio::spawn(async move {
             let name = config.name.clone();
-            let result = hosted.propose_here(Command::create_topic(config.clone())).await;
-            let created = matches!(&result, Ok(reply) if reply.code == 0 && reply.changed);
-            let result = match result {
-                Ok(reply) if reply.code != 0 => {
-                    Err(Error::refused(wire::ResponseCode(reply.code), reply.remark))
-                }
-                result => result.map(|_| ()),
-            };
+            let result = ensure(&hosted, config).await;
             hosted.creations.release(&hosted, &name, &result);
-            if created {
-                tracing::info!(group = hosted.name(), topic = name, "topic created by a first send");
-                if !wire::is_retry_topic(&name) && !wire::is_dlq_topic(&name) {
+        });
+    }
+
+    /// The creation of a topic that is under way, begun where there is none.
+    fn join_creation(&self, hosted: &Arc<Hosted>, config: TopicConfig) -> Creation {
+        let mut under_way = lock(&self.under_way);
+        let name = config.name.clone();
+        // One that is over and still here has come to no good end.
+        if let Some(creation) = under_way.get(&name).filter(|creation| creation.peek().is_none()) {
+            return creation.clone();
+        }
+        let (told, outcome) = oneshot::channel();
+        let stopped = |_| Err(Arc::new(Error::Unknown("the topic's creation was broken off".into())));
+        let creation = outcome.map(move |outcome| outcome.unwrap_or_else(stopped)).boxed().shared();
+        under_way.insert(name.clone(), creation.clone());
+        drop(under_way);
+        let hosted = hosted.clone();
+        tokio::spawn(async move {
+            let result = create(&hosted, &config).await;
+            lock(&hosted.creations.under_way).remove(&name);
+            let is_new = matches!(result, Ok(true));
+            // Who asked may be gone by then.
+            let _ = told.send(result.map(drop).map_err(Arc::new));
+            if is_new {
+                tracing::info!(group = hosted.name(), topic = name, "topic created by a first message");
+                if !is_local(&name) {
                     everywhere(&hosted, config).await;
                 }
             }
         });
+        creation
     }
 
     /// Lets the sends of a topic go on; those that arrive meanwhile join the end.
@@ -133,19 +160,43 @@ impl Creations {
     }
 }
 
-/// Creates a topic for one that is stored by other ways than a send, and returns when it is there; in the other groups
-/// of the cluster behind that.
+/// Creates a topic where it does not exist, and returns when it is there; in the other groups of the cluster behind that.
+///
+/// # Errors
+/// That of the one creation, for all who waited for it.
 pub(crate) async fn ensure(hosted: &Arc<Hosted>, config: TopicConfig) -> Result<(), Error> {
+    hosted.creations.join_creation(hosted, config).await.map_err(|error| error.shared())
+}
+
+/// False: it is there already.
+async fn create(hosted: &Hosted, config: &TopicConfig) -> Result<bool, Error> {
+    if hosted.state.topic(&config.name).is_some() {
+        return Ok(false);
+    }
     let reply = hosted.propose_here(Command::create_topic(config.clone())).await?;
     if reply.code != 0 {
         return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
     }
-    if reply.changed {
-        tracing::info!(group = hosted.name(), topic = config.name, "topic created by a first message");
-        let hosted = hosted.clone();
-        tokio::spawn(async move { everywhere(&hosted, config).await });
+    Ok(reply.changed)
+}
+
+/// Whether a topic is of the group that needs it alone: others make their own, or refuse it as one of the system's.
+fn is_local(topic: &str) -> bool {
+    wire::is_retry_topic(topic) || wire::is_dlq_topic(topic) || topic == wire::topic::TRANS_CHECK_MAX_TIME
+}
+
+/// A consumer group by its name. One that is missing is made where heartbeats may make it, as RocketMQ does for each request of a
+/// consumer (findSubscriptionGroupConfig): its first heartbeat may not be answered yet.
+pub(crate) async fn consumer_group(hosted: &Hosted, name: &str) -> Result<Option<Arc<Group>>, Error> {
+    let known = hosted.state.group(name);
+    if known.is_some() || !hosted.settings.auto_create_group() || rules::group_name(name).is_err() {
+        return Ok(known);
     }
-    Ok(())
+    let reply = hosted.propose_here(Command::create_group(rules::default_group(name))).await?;
+    if reply.code != 0 {
+        return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
+    }
+    Ok(hosted.state.group(name))
 }
 
 /// Creates the topic in the other groups of the cluster. Nobody waits for it; what fails is logged.
@@ -223,4 +274,18 @@ async fn elsewhere(hosted: &Hosted, here: &[&str], topic: &str) -> Vec<(String, 
             .collect();
     }
     Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_are_told_of() {
+        for (topic, want) in
+            [("T", false), ("%RETRY%g", true), ("%DLQ%g", true), ("TRANS_CHECK_MAX_TIME_TOPIC", true)]
+        {
+            assert_eq!(is_local(topic), want, "{topic}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use wire::{StoredMessage, SubscriptionData};
 
@@ -37,6 +38,15 @@ impl Wish {
 /// Whether an expression says yes to a stored message.
 pub(crate) fn accepts(filter: &Filter, record: &[u8]) -> bool {
     StoredMessage::parse(record).is_ok_and(|message| filter.matches(message.properties))
+}
+
+/// Whether an expression says yes to any of these, or there is no time to find out.
+pub(crate) fn any_accepted<'a>(
+    filter: &Filter,
+    mut records: impl Iterator<Item = &'a [u8]>,
+    until: Instant,
+) -> bool {
+    records.any(|record| Instant::now() >= until || accepts(filter, record))
 }
 
 /// Expressions that were compiled, by their text: every pull of a group has the same one.
@@ -78,6 +88,8 @@ impl Filters {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -87,6 +99,17 @@ mod tests {
         assert!(!tags("a").takes_everything());
         let expression = SubscriptionData::from_expression("T", "SQL92", "*", 1);
         assert!(!Wish::by_tags(Arc::new(expression)).takes_everything());
+    }
+
+    #[test]
+    fn without_time_any_message_may_be_wanted() {
+        let filter = Filter::compile("a = 1").unwrap();
+        // None of them can be read, so none is wanted.
+        let records = || [&b"x"[..]; 3].into_iter();
+        let now = Instant::now();
+        assert!(!any_accepted(&filter, records(), now + Duration::from_mins(1)));
+        assert!(any_accepted(&filter, records(), now));
+        assert!(!any_accepted(&filter, [].into_iter(), now));
     }
 
     #[test]

@@ -37,6 +37,7 @@ use crate::filters::Filters;
 use crate::flow::Flow;
 use crate::forward;
 use crate::handlers::assignment::Routes;
+use crate::handlers::lock::Leaving;
 use crate::handlers::pull::{HeldPull, Served};
 use crate::handlers::refused;
 use crate::handlers::step::{self, Step};
@@ -50,6 +51,7 @@ use crate::service::{Node, wall_clock_ms};
 use crate::settings::Settings;
 use crate::state::{Command, CommitMerger, Names, Reply, State};
 use crate::stats::Stats;
+use crate::told::Told;
 use crate::transactions::ends::Ends;
 
 /// One group on this node. See the module.
@@ -78,6 +80,7 @@ pub(crate) struct Hosted {
     pub(crate) pops_sooner: Notify,
     pub(crate) damage: Damage,
     pub(crate) served: Served,
+    pub(crate) told: Told,
     pub(crate) pop: Popping,
     pub(crate) routes: Routes,
     pub(crate) filters: Filters,
@@ -91,6 +94,8 @@ pub(crate) struct Hosted {
     pub(crate) ends: Ends,
     /// Timer messages that are on their way out of their queue.
     pub(crate) timer_claims: delay::Claims,
+    /// Clients that are giving queues away.
+    pub(crate) leaving: Leaving,
     /// Consumer groups whose creation is under way.
     creating_groups: Mutex<HashSet<String>>,
     pub(crate) cold_reads: Arc<Semaphore>,
@@ -165,6 +170,7 @@ impl Hosted {
             pops_sooner: Notify::new(),
             damage: Damage::default(),
             served: Served::default(),
+            told: Told::default(),
             pop: Popping::new(),
             routes: Routes::default(),
             filters: Filters::default(),
@@ -175,6 +181,7 @@ impl Hosted {
             flow: Flow::new(&limits, &node.config.rates),
             ends: Ends::default(),
             timer_claims: delay::Claims::default(),
+            leaving: Leaving::default(),
             creating_groups: Mutex::default(),
             cold_reads: Arc::new(Semaphore::new(limits.cold_reads)),
             admin_scans: Arc::new(Semaphore::new(ADMIN_SCANS)),
@@ -392,13 +399,17 @@ impl Hosted {
         call: &Call,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        if class != Class::Current {
-            return work.await;
+        if class == Class::Current {
+            self.barrier(call).await?;
         }
+        work.await
+    }
+
+    /// What the tables say after it is current: this node leads, and has applied what was answered before.
+    pub(crate) async fn barrier(&self, call: &Call) -> Result<(), Error> {
         let barrier = async { Ok(self.served_here()?.group.read_barrier().await?) };
         let passed = tokio::time::timeout_at(call.deadline.into(), barrier).await;
-        passed.unwrap_or(Err(Error::NotLeader { leader: None }))?;
-        work.await
+        passed.unwrap_or(Err(Error::NotLeader { leader: None }))
     }
 
     fn finish(self: &Arc<Self>, call: Call, result: Result<RemotingCommand, Error>) {
@@ -429,6 +440,7 @@ impl Hosted {
             return call.not_here(leader);
         }
         call.tried = true;
+        call.confirmed = false;
         if Instant::now() >= call.deadline || self.node.stopping.is_cancelled() {
             return call.give_up();
         }

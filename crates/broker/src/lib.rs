@@ -43,6 +43,7 @@ pub mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod told;
 mod transactions;
 
 pub use config::{BrokerConfig, GroupConfig, RateRule, Whom};

@@ -171,6 +171,8 @@ pub(crate) const FORWARD_BATCH_BYTES: usize = 1 << 20;
 /// Transactions that end in one entry, and bytes of their half messages, unless one alone has more.
 pub(crate) const ENDS_PER_ENTRY: usize = 2_048;
 pub(crate) const ENDS_PER_ENTRY_BYTES: usize = 256 << 10;
+/// Commits whose entry was void so often, because of entries before it, are parked like any other request.
+pub(crate) const ENDS_VOID_MAX: u32 = 4;
 /// Bytes of half messages whose ends wait for their entry.
 pub(crate) const ENDS_BYTES_MAX: usize = 32 << 20;
 /// Half messages of which one round of checks asks or gives up, and their bytes; and the pause before the next round where
@@ -200,6 +202,8 @@ pub(crate) const DELIVERY_TICK: Duration = Duration::from_millis(10);
 pub(crate) const DELIVERIES_IN_FLIGHT: usize = 8;
 /// After so long what could not be delivered is tried again: a full disk does not say when it has room.
 pub(crate) const DELIVERY_RETRY: Duration = Duration::from_millis(250);
+/// A retry topic that messages wait for is made again after so long where that was refused.
+pub(crate) const DELIVERY_TOPIC_RETRY: Duration = Duration::from_secs(10);
 /// The longest wait for a log time before it is looked at again: it leaps where clocks are set, and when others come to agree
 /// with this node's. Of deliveries, and of what is less urgent.
 pub(crate) const DELIVERY_LOOK: Duration = Duration::from_millis(500);
@@ -221,7 +225,10 @@ pub(crate) const PULL_UNITS: usize = 800;
 /// stopped. One message is read whatever its size.
 pub(crate) const SELECT_BYTES: usize = 4 << 20;
 pub(crate) const SELECT_TIME: Duration = Duration::from_millis(50);
-/// Messages that it reads at a time.
+/// How long expressions are asked, when messages come, whether anybody who waits wants one of them: beyond it who has an
+/// expression is woken and looks for itself.
+pub(crate) const WAKE_TIME: Duration = Duration::from_millis(50);
+/// Messages that a pull with an expression reads at a time.
 pub(crate) const SELECT_UNITS: usize = 64;
 /// Compiled expressions that are remembered, and bytes of their texts.
 pub(crate) const FILTERS_MAX: usize = 1024;
@@ -230,6 +237,9 @@ pub(crate) const FILTER_CACHE_BYTES: usize = 1 << 20;
 pub(crate) const HOLD_MAX: Duration = Duration::from_mins(1);
 /// How often held pulls are looked through for those whose group was reset, while any reset is pending.
 pub(crate) const RESET_TICK: Duration = Duration::from_secs(1);
+/// Queues of which it is remembered who was told of a reset, and consumers of each.
+pub(crate) const TOLD_QUEUES_MAX: usize = 100_000;
+pub(crate) const TOLD_CONSUMERS_MAX: usize = 16;
 /// How long a client has a queue for itself (41), ms: RocketMQ's `rocketmq.broker.rebalance.lockMaxLiveTime`. Clients
 /// renew every 20 s.
 pub(crate) const LOCK_LEASE_MS: u64 = 60_000;

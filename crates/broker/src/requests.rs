@@ -119,8 +119,8 @@ const TABLE: &[Row] = &[
         Work(heartbeat::members),
         "members of a consumer group",
     ),
-    row(RequestCode::LOCK_BATCH_MQ, Log, Work(lock::lock), "lock queues for one consumer"),
-    row(RequestCode::UNLOCK_BATCH_MQ, Log, Work(lock::unlock), "unlock queues"),
+    row(RequestCode::LOCK_BATCH_MQ, Log, Take(lock::lock), "lock queues for one consumer"),
+    row(RequestCode::UNLOCK_BATCH_MQ, Log, Take(lock::unlock), "unlock queues"),
     row(RequestCode::CHECK_CLIENT_CONFIG, Node, Take(heartbeat::check), "check a subscription"),
     row(
         RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
@@ -275,7 +275,7 @@ const TABLE: &[Row] = &[
     row(
         RequestCode::SET_MESSAGE_REQUEST_MODE,
         Log,
-        Tables(assignment::set_mode),
+        Work(assignment::set_mode),
         "whether a group gets a topic's messages by pull or by pop",
     ),
     row(RequestCode::GET_BROKER_HA_STATUS, Node, Take(node::ha_status), "replication as this node sees it"),

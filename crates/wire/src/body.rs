@@ -109,6 +109,16 @@ mod tests {
     // The texts below are what RocketMQ 5.3.3 writes for the same values.
 
     #[test]
+    fn codes_of_tags_may_be_in_quotes() {
+        let java = String::from_utf8(Body::encode(&orders()).to_vec()).unwrap();
+        let codes: Vec<String> = orders().code_set.iter().map(i32::to_string).collect();
+        let quoted = java.replace(&codes.join(","), &format!("\"{}\"", codes.join("\",\"")));
+        assert_ne!(quoted, java);
+        assert_eq!(SubscriptionData::decode(quoted.as_bytes()).unwrap(), orders());
+        assert!(SubscriptionData::decode(java.replace(&codes[0], "\"x\"").as_bytes()).is_err());
+    }
+
+    #[test]
     fn heartbeat() {
         let java = r#"{"clientID":"10.0.0.7@1","consumerDataSet":[{"consumeFromWhere":"CONSUME_FROM_LAST_OFFSET","consumeType":"CONSUME_PASSIVELY","groupName":"cg","messageModel":"CLUSTERING","subscriptionDataSet":[{"classFilterMode":false,"codeSet":[2598919,2598920],"expressionType":"TAG","subString":"TagA || TagB","subVersion":1700000000000,"tagsSet":["TagA","TagB"],"topic":"orders"}],"unitMode":false}],"heartbeatFingerprint":0,"producerDataSet":[{"groupName":"pg"}],"withoutSub":false}"#;
         let value = HeartbeatData {

@@ -73,6 +73,9 @@ final class Clients {
         if (options.text("poll-ms", null) != null) {
             client.setPollNameServerInterval((int) options.number("poll-ms", 0));
         }
+        if (options.text("heartbeat-ms", null) != null) {
+            client.setHeartbeatBrokerInterval((int) options.number("heartbeat-ms", 0));
+        }
         if (options.text("vip", null) != null) {
             client.setVipChannelEnabled(options.flag("vip"));
         }

@@ -2,9 +2,11 @@ package raftmq;
 
 import java.util.List;
 import java.util.TreeSet;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
+import java.util.concurrent.locks.LockSupport;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyContext;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
@@ -21,9 +23,12 @@ import org.apache.rocketmq.common.message.MessageQueue;
  * deliveries, after --idle milliseconds without one, or when standard input closes, whichever comes first.
  * --reject N answers RECONSUME_LATER to the first N attempts at each message, with the delay level --reject-level if given;
  * --send-back L instead gives a first attempt back with delay level L by an explicit call. --properties prints those of
- * each message too.
+ * each message too. With --hang the listener never comes back, so that nothing is acknowledged.
  */
 final class Consume {
+    /** By group: opened when a consumer of it in this process has started. */
+    private static final ConcurrentHashMap<String, CountDownLatch> STARTED = new ConcurrentHashMap<String, CountDownLatch>();
+
     private final boolean quiet;
     private final long until;
     private final int reject;
@@ -31,6 +36,7 @@ final class Consume {
     private final boolean sendsBack;
     private final int sendBackLevel;
     private final boolean properties;
+    private final boolean hang;
     private final DefaultMQPushConsumer consumer;
     private final String group;
     private final AtomicLong count = new AtomicLong();
@@ -45,9 +51,18 @@ final class Consume {
         sendsBack = options.text("send-back", null) != null;
         sendBackLevel = (int) options.number("send-back", 0);
         properties = options.flag("properties");
+        hang = options.flag("hang");
         quiet = options.flag("quiet");
         until = options.number("until", Long.MAX_VALUE);
         reject = (int) options.number("reject", 0);
+    }
+
+    private static CountDownLatch started(String group) {
+        return STARTED.computeIfAbsent(group, name -> new CountDownLatch(1));
+    }
+
+    static void waitUntilStarted(String group) throws InterruptedException {
+        started(group).await();
     }
 
     static void run(Options options) throws Exception {
@@ -75,6 +90,7 @@ final class Consume {
     private void watch(String topic, boolean pop, long idle) throws Exception {
         consumer.start();
         last = Clock.now();
+        started(group).countDown();
         new Line("started").put("client", consumer.buildMQClientId()).print();
         Stdin.whenClosed(new Runnable() {
             @Override
@@ -159,6 +175,9 @@ final class Consume {
         }
         if (count.get() >= until) {
             stop.countDown();
+        }
+        if (hang) {
+            LockSupport.park();
         }
         return accepted;
     }

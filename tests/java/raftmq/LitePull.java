@@ -22,6 +22,7 @@ final class LitePull {
         String tags = options.text("tags", "*");
         boolean assign = options.flag("assign");
         boolean commitEach = options.flag("commit-each");
+        boolean properties = options.flag("properties");
         long until = options.number("until", Long.MAX_VALUE);
         long idle = options.number("idle", Long.MAX_VALUE / 1000000L) * 1000000L;
         DefaultLitePullConsumer consumer = new DefaultLitePullConsumer(group);
@@ -49,7 +50,7 @@ final class LitePull {
         while (count < until && Clock.now() - last < idle && !Stdin.isClosed()) {
             for (MessageExt message : consumer.poll(200)) {
                 last = Clock.now();
-                Consume.delivery(message, message.getBrokerName(), group, false, last).print();
+                Consume.delivery(message, message.getBrokerName(), group, properties, last).print();
                 count++;
             }
             if (commitEach) {

@@ -4,6 +4,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyContext;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
@@ -61,16 +62,16 @@ final class Requests {
             throws InterruptedException {
         final long start = Clock.now();
         final CountDownLatch answered = new CountDownLatch(1);
+        final AtomicBoolean first = new AtomicBoolean(true);
         try {
             producer.request(message, new RequestCallback() {
                 @Override
                 public void onSuccess(Message reply) {
-                    if (reply == null) {
-                        // Clients up to 5.5.0 call it when the request has been sent, too.
-                        return;
+                    // Clients up to 5.5.0 call it when the request has been sent, too; the reply may be there by then.
+                    if (reply != null && first.compareAndSet(true, false)) {
+                        report(value, reply, null, start);
+                        answered.countDown();
                     }
-                    report(value, reply, null, start);
-                    answered.countDown();
                 }
 
                 @Override

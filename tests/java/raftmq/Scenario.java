@@ -13,14 +13,14 @@ import java.util.concurrent.atomic.AtomicReference;
  *
  * <pre>
  * send               --topic T --count N [--mode M,M] [--rate R] [--threads K] [--size B] [--tags A,B] [--keys P] [--batch B]
- *                    [--delays level:1,sec:1,ms:1500,at:2000,none] [--recall K] [--compress LZ4]
+ *                    [--delays level:1,sec:1,ms:1500,at:2000,none] [--recall K] [--compress LZ4] [--stay] [--after G]
  * pinned             the same with a MessageQueueSelector by hash: --shards S
  * transactions       --topic T --group G --count N [--rate R] [--decisions D,D] [--undecided]: until stdin closes
  * request            --topic T --count N [--rate R] [--ttl-ms MS] [--mute-last]
  * reply              --topic T --group G: until stdin closes
  * consume            --topic T [--group G] [--tags 'A || B'] [--broadcasting] [--orderly] [--until N] [--idle MS] [--quiet]
  *                    [--reject N] [--reject-level L] [--send-back L] [--max-reconsume N] [--properties]
- *                    [--pop] [--invisible-ms MS] [--sql EXPRESSION] [--from first|last] [--from-ms MS]
+ *                    [--pop] [--invisible-ms MS] [--hang] [--sql EXPRESSION] [--from first|last] [--from-ms MS]
  * lite-pull          --topic T [--group G] [--assign] [--commit-each] [--until N] [--idle MS]
  * rebalance          --topic T [--group G]: prints the assigned queues each time they change, until stdin closes
  * failover-producer  --topic T --modes sync,async,batch,oneway,pinned [--rate R]: one producer per mode, until stdin closes

@@ -53,7 +53,8 @@ final class Send {
 
     /**
      * For each of the modes in turn: {@code --count} messages from {@code --threads} threads at {@code --rate} sends a
-     * second (0: as fast as it goes).
+     * second (0: as fast as it goes). With --stay, producers end only when standard input closes; with --after GROUP, they
+     * begin when a consumer of the group in this process has started.
      */
     static void run(Options options, String modes) throws Exception {
         List<Send> sends = new ArrayList<Send>();
@@ -63,7 +64,12 @@ final class Send {
         long count = options.number("count", 1);
         final double rate = options.number("rate", 0);
         final int threads = (int) options.number("threads", 1);
+        boolean stay = options.flag("stay");
+        String after = options.text("after", null);
         options.checkAllRead();
+        if (after != null) {
+            Consume.waitUntilStarted(after);
+        }
         for (final Send send : sends) {
             send.start();
             final long last = send.next.get() + count;
@@ -80,6 +86,9 @@ final class Send {
             }
             for (Thread thread : running) {
                 thread.join();
+            }
+            if (stay) {
+                Stdin.waitUntilClosed();
             }
             send.finish();
         }

@@ -26,7 +26,8 @@ pub(crate) struct Recall<'a> {
 }
 
 impl Claims {
-    /// A new term: whatever an earlier one had under way is decided, or void.
+    /// The duty begins, with a term or once more within one. What an earlier term had under way is decided, or void. What
+    /// this term had may still be under way, unclaimed: should a recall come now, the log decides between the two.
     pub(super) fn begin(&self) {
         lock(&self.0).delivered.clear();
     }

@@ -13,8 +13,9 @@ use wire::{
 };
 
 use crate::call::Call;
+use crate::creation;
 use crate::errors::Error;
-use crate::handlers::step::{Step, success};
+use crate::handlers::step::success;
 use crate::hosted::{Hosted, lock};
 use crate::limits::{CLIENT_CALL, ROUTE_VALID, ROUTES_KEPT};
 use crate::requests::Answer;
@@ -22,27 +23,34 @@ use crate::state::RequestMode;
 use crate::state::command::{Kind, SetRequestMode};
 
 /// 401.
-pub(crate) fn set_mode(hosted: &Hosted, request: &RemotingCommand) -> Result<Step, Error> {
-    let body = SetMessageRequestModeRequestBody::decode(&request.body)?;
-    let SetMessageRequestModeRequestBody { consumer_group, mode, pop_share_queue_num, topic } = body;
-    if is_retry_topic(&topic) {
-        let remark = "retry topic is not allowed to set mode";
-        return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
+pub(crate) fn set_mode<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let body = SetMessageRequestModeRequestBody::decode(&call.request.body)?;
+        let SetMessageRequestModeRequestBody { consumer_group, mode, pop_share_queue_num, topic } = body;
+        if is_retry_topic(&topic) {
+            let remark = "retry topic is not allowed to set mode";
+            return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
+        }
+        if hosted.state.topic(&topic).is_none() {
+            return Err(Error::refused(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{topic}] not exist")));
+        }
+        if creation::consumer_group(hosted, &consumer_group).await?.is_none() {
+            let remark = "subscription group does not exist";
+            return Err(Error::refused(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+        }
+        let command = Kind::RequestMode(SetRequestMode {
+            topic,
+            group: consumer_group,
+            pop: mode == MessageRequestMode::Pop,
+            pop_share_queues: pop_share_queue_num,
+        });
+        let reply = hosted.propose_here(command.into()).await?;
+        if reply.code != 0 {
+            return Err(Error::refused(ResponseCode(reply.code), reply.remark));
+        }
+        Ok(success(&call.request))
     }
-    if hosted.state.topic(&topic).is_none() {
-        return Err(Error::refused(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{topic}] not exist")));
-    }
-    if hosted.state.group(&consumer_group).is_none() {
-        let remark = "subscription group does not exist";
-        return Err(Error::refused(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
-    }
-    let command = Kind::RequestMode(SetRequestMode {
-        topic,
-        group: consumer_group,
-        pop: mode == MessageRequestMode::Pop,
-        pop_share_queues: pop_share_queue_num,
-    });
-    Ok(Step::Propose(command.into()))
+    .boxed()
 }
 
 /// 400.

@@ -3,17 +3,16 @@
 //! other, therefore changes nothing.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use futures::future::FutureExt;
 use wire::{Body, LockBatchRequestBody, LockBatchResponseBody, MessageQueue, QueueId, ResponseCode};
 
 use crate::call::Call;
 use crate::errors::Error;
+use crate::handlers::offset;
 use crate::handlers::step::{self, success};
-use crate::hosted::Hosted;
+use crate::hosted::{Hosted, lock as guard};
 use crate::limits::{LOCK_LEASE_MS, LOCK_QUEUES_MAX};
-use crate::requests::Answer;
 use crate::state::command::{Kind, Lock};
 use crate::state::{Command, TopicId};
 
@@ -66,9 +65,20 @@ impl Wanted {
         .into()
     }
 
-    /// Whether its client has all of the queues, for half a lease and more (clients.md 12). A leader that was deposed
-    /// may say so too: what it knows holds for that long at least.
+    fn who(&self) -> (u32, String) {
+        (self.group, self.body.client_id.clone())
+    }
+
+    /// Whether its client has all of the queues, for half a lease and more (clients.md 12), and gives none away. A leader
+    /// that was deposed may say so too: what it knows holds for that long at least.
     fn is_held(&self, hosted: &Hosted) -> bool {
+        let is_leaving = {
+            let leaving = guard(&hosted.leaving);
+            !leaving.is_empty() && leaving.contains_key(&self.who())
+        };
+        if is_leaving {
+            return false;
+        }
         let now_ms = hosted.log_now_ms();
         let Wanted { body, queues, .. } = self;
         let until_ms = now_ms + LOCK_LEASE_MS / 2;
@@ -85,33 +95,85 @@ impl Wanted {
     }
 }
 
-/// 41.
-pub(crate) fn lock<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
-    async move {
-        let wanted = Wanted::decode(hosted, call)?;
-        let body = if wanted.is_held(hosted) {
-            wanted.granted(0..wanted.queues.len())
-        } else {
-            let reply = hosted.propose_here(wanted.command(false)).await?;
-            if reply.code != 0 {
-                return Ok(step::answer(&call.request, &reply));
-            }
-            wanted.granted(reply.granted.iter().map(|place| *place as usize))
-        };
-        Ok(success(&call.request).with_body(body.encode()))
+/// 41. Decided about in the order in which they come: what is proposed here is in the log in that order.
+pub(crate) fn lock(hosted: &Arc<Hosted>, call: Call) {
+    let wanted = match Wanted::decode(hosted, &call) {
+        Ok(wanted) => wanted,
+        Err(error) => return hosted.fail(call, error),
+    };
+    if wanted.is_held(hosted) {
+        let body = wanted.granted(0..wanted.queues.len());
+        let response = success(&call.request).with_body(body.encode());
+        return call.answer(response);
     }
-    .boxed()
+    decide(hosted, call, wanted, None);
 }
 
 /// 42. What its client does not hold is passed over.
-pub(crate) fn unlock<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
-    async move {
-        let wanted = Wanted::decode(hosted, call)?;
-        if wanted.queues.is_empty() {
-            return Ok(success(&call.request));
-        }
-        let reply = hosted.propose_here(wanted.command(true)).await?;
-        Ok(step::answer(&call.request, &reply))
+pub(crate) fn unlock(hosted: &Arc<Hosted>, call: Call) {
+    let wanted = match Wanted::decode(hosted, &call) {
+        Ok(wanted) => wanted,
+        Err(error) => return hosted.fail(call, error),
+    };
+    if wanted.queues.is_empty() {
+        return call.succeed();
     }
-    .boxed()
+    let unlocking = Unlocking::begin(hosted, &wanted);
+    decide(hosted, call, wanted, Some(unlocking));
+}
+
+/// Proposes it at once, and answers when it is decided.
+fn decide(hosted: &Arc<Hosted>, call: Call, wanted: Wanted, unlocking: Option<Unlocking>) {
+    let command = wanted.command(unlocking.is_some());
+    let answer = match hosted.served_here() {
+        Ok(serving) => serving.group.propose_command_now(command.to_bytes(), command.is_barrier()),
+        Err(error) => return hosted.fail(call, error),
+    };
+    let hosted = hosted.clone();
+    tokio::spawn(async move {
+        let reply = offset::reply_of(answer).await;
+        let is_lock = unlocking.is_none();
+        drop(unlocking);
+        match reply {
+            Ok(reply) if reply.code == 0 && is_lock => {
+                let body = wanted.granted(reply.granted.iter().map(|place| *place as usize));
+                let response = success(&call.request).with_body(body.encode());
+                call.answer(response);
+            }
+            Ok(reply) => {
+                let response = step::answer(&call.request, &reply);
+                call.answer(response);
+            }
+            Err(error) => hosted.fail(call, error),
+        }
+    });
+}
+
+/// Clients of which an unlock is under way, by group, and how many are: what they hold is not theirs for long.
+pub(crate) type Leaving = Mutex<HashMap<(u32, String), usize>>;
+
+/// One unlock that is under way, from before it is proposed until it is decided or given up.
+struct Unlocking {
+    hosted: Arc<Hosted>,
+    who: (u32, String),
+}
+
+impl Unlocking {
+    fn begin(hosted: &Arc<Hosted>, wanted: &Wanted) -> Unlocking {
+        let who = wanted.who();
+        *guard(&hosted.leaving).entry(who.clone()).or_default() += 1;
+        Unlocking { hosted: hosted.clone(), who }
+    }
+}
+
+impl Drop for Unlocking {
+    fn drop(&mut self) {
+        let mut leaving = guard(&self.hosted.leaving);
+        if let Some(count) = leaving.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                leaving.remove(&self.who);
+            }
+        }
+    }
 }

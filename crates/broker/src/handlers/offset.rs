@@ -196,7 +196,7 @@ async fn decided(hosted: &Hosted, proposed: Proposed) -> Result<Reply, Error> {
 }
 
 /// What the tables said to a command that was proposed.
-async fn reply_of(answer: oneshot::Receiver<Result<Bytes, ProposeError>>) -> Result<Reply, Error> {
+pub(crate) async fn reply_of(answer: oneshot::Receiver<Result<Bytes, ProposeError>>) -> Result<Reply, Error> {
     let stopped = ProposeError::Unknown("the group stopped while the command was under way");
     let answer = answer.await.unwrap_or(Err(stopped))?;
     prost::Message::decode(answer).map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))
@@ -293,6 +293,10 @@ pub(crate) fn query<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
             settle_commits(hosted, key, queue).await;
         }
         if let Some(stored) = hosted.state.offset(&header.topic, &header.consumer_group, queue) {
+            if hosted.state.pending_reset(&header.topic, &header.consumer_group, queue) == Some(stored) {
+                let (topic, group) = (&header.topic, &header.consumer_group);
+                hosted.told.note(topic, group, queue, stored, call.from.address);
+            }
             return Ok(offset(&call.request, stored.to_wire()));
         }
         let is_young =

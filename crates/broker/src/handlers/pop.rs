@@ -13,6 +13,7 @@ use wire::{
 };
 
 use crate::call::Call;
+use crate::creation;
 use crate::errors::Error;
 use crate::filters::Wish;
 use crate::handlers::pull;
@@ -23,7 +24,7 @@ use crate::pop::{self, Asked, Plan, Poll, Popped, Settled, refuse_change};
 use crate::requests::Answer;
 use crate::service::wall_clock_ms;
 use crate::state::limits::ATTEMPT_ID_BYTES_MAX;
-use crate::state::{Command, Group, Topic, rules};
+use crate::state::{Group, Topic, rules};
 
 /// 200050.
 pub(crate) fn pop(hosted: &Arc<Hosted>, call: Call) {
@@ -144,7 +145,7 @@ fn at_least_one(messages: i32) -> Result<usize, Error> {
 }
 
 fn may_read(hosted: &Hosted, what: &str) -> Result<(), Error> {
-    if hosted.config.permission & rules::PERM_READ == 0 {
+    if hosted.settings.permission() & rules::PERM_READ == 0 {
         let remark = format!("the broker[{}] {what} message is forbidden", hosted.config.advertised());
         return refuse(ResponseCode::NO_PERMISSION, remark);
     }
@@ -172,19 +173,9 @@ async fn place(
         let remark = no_queue(call, &topic, queue.map_or(-1, QueueId::to_wire));
         return refuse(ResponseCode::INVALID_PARAMETER, remark);
     }
-    let group = match hosted.state.group(group) {
-        Some(known) => known,
-        None if hosted.config.auto_create_group && rules::group_name(group).is_ok() => {
-            let reply = hosted.propose_here(Command::create_group(rules::default_group(group))).await?;
-            match hosted.state.group(group) {
-                Some(made) => made,
-                None => return refuse(ResponseCode(reply.code.max(1)), reply.remark),
-            }
-        }
-        None => {
-            let remark = format!("subscription group [{group}] does not exist");
-            return refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark);
-        }
+    let Some(group) = creation::consumer_group(hosted, group).await? else {
+        let remark = format!("subscription group [{group}] does not exist");
+        return refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark);
     };
     if !group.config.consume_enable {
         let remark = format!("subscription group no permission, {}", group.name);

@@ -21,9 +21,9 @@
 //!
 //! The leader itself confirms that it still leads before it says that an offset moved (log.md 11).
 //!
-//! **Resets** (222, reset.rs). While one is pending, a pull of that group and queue at any other offset is answered with 21
-//! and the offset of the reset. A pull at that offset takes the reset, which is an entry of the log, and goes on: it shows
-//! that the consumer was told, as an answer that was sent does not.
+//! **Resets** (222, reset.rs). While one is pending, a pull of that group and queue is answered with 21 and the offset of the
+//! reset. A pull at that offset, of a consumer that was told (told.rs), takes the reset, which is an entry of the log, and
+//! goes on: it shows that the consumer heard of it, as an answer that was sent does not.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -49,7 +49,7 @@ use crate::handlers::offset;
 use crate::hold::{Held, NotHeld};
 use crate::hosted::{Hosted, Serving, Toward, lock};
 use crate::limits::{
-    HOLD_MAX, HOLD_TICK, PARK, PULL_UNITS, RESET_TICK, SELECT_BYTES, SELECT_TIME, SELECT_UNITS,
+    HOLD_MAX, HOLD_TICK, PULL_UNITS, RESET_TICK, SELECT_BYTES, SELECT_TIME, SELECT_UNITS, WAKE_TIME,
 };
 use crate::state::command::{Kind, TakeResets};
 use crate::state::rules;
@@ -182,7 +182,7 @@ fn begin(hosted: &Arc<Hosted>, mut pull: Pull) {
                 pull.clear(pull_flag::COMMIT_OFFSET);
             }
             match plan.reset {
-                Some(offset) if led && offset.to_wire() == plan.offset => {
+                Some(offset) if led && offset.to_wire() == plan.offset && was_told(hosted, &pull, &plan) => {
                     take_reset(hosted.clone(), pull, plan, offset);
                 }
                 Some(_) | None => execute(hosted, pull, plan),
@@ -190,6 +190,15 @@ fn begin(hosted: &Arc<Hosted>, mut pull: Pull) {
         }
         Err(error) => fail(hosted, pull, led, error),
     }
+}
+
+/// Whether the consumer that pulls knows of the reset that is pending, and is not at its offset by chance: it would go on
+/// consuming what it has from elsewhere in the queue, and commit that.
+fn was_told(hosted: &Hosted, pull: &Pull, plan: &Plan) -> bool {
+    let group = &pull.header.consumer_group;
+    plan.reset.is_some_and(|offset| {
+        hosted.told.knows(&plan.topic.name, group, plan.queue, offset, pull.call.from.address)
+    })
 }
 
 /// Below the leader nothing is refused: what is missing here may be there.
@@ -573,6 +582,10 @@ fn select(
         let share = &units[selected.looked_at..][..within.count().max(1)];
         let records = records_of(serving, share, limits.may_block)?;
         for record in each_record(&records, share) {
+            // One whatever it takes.
+            if selected.looked_at > 0 && Instant::now() >= until {
+                return Ok(Some(selected));
+            }
             if filters::accepts(filter, record) {
                 let is_full = selected.body.len() + record.len() > limits.bytes;
                 if is_full && selected.messages > 0 {
@@ -695,8 +708,8 @@ fn settle(hosted: &Arc<Hosted>, pull: Pull, plan: Plan, read: Read) {
     answer(hosted, pull, &plan, read);
 }
 
-/// A consumer goes on where its group was told to: from here on its commits count. It asks at this offset because it was
-/// told, by a pull or by the stored offset; one that was told and whose answer got lost does not, and is told again.
+/// A consumer goes on where its group was told to: from here on its commits count. It was told, by a pull or by the stored
+/// offset; one whose answer got lost is told again.
 fn take_reset(hosted: Arc<Hosted>, pull: Pull, mut plan: Plan, offset: QueueOffset) {
     tokio::spawn(async move {
         let Ok(key) = hosted.state.commit_key(&plan.topic.name, &pull.header.consumer_group) else {
@@ -717,6 +730,7 @@ fn take_reset(hosted: Arc<Hosted>, pull: Pull, mut plan: Plan, offset: QueueOffs
                 execute(&hosted, pull, plan);
             }
             Ok(_) => {
+                hosted.told.forget(&plan.topic.name, &pull.header.consumer_group, plan.queue);
                 plan.reset = None;
                 execute(&hosted, pull, plan);
             }
@@ -760,6 +774,9 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
         hosted.flow.pulled(group, messages, body.len());
     } else {
         hosted.stats.missed();
+    }
+    if let (Status::OffsetReset, Some(offset)) = (status, plan.reset) {
+        hosted.told.note(&plan.topic.name, group, plan.queue, offset, pull.call.from.address);
     }
     if let Some(next) = QueueOffset::from_wire(next) {
         hosted.served.note(group, &plan.topic.name, plan.queue, next, now);
@@ -873,8 +890,7 @@ pub(crate) fn again(hosted: &Arc<Hosted>, held: Held<HeldPull>) {
         return pull.call.give_up();
     }
     pull.clear(pull_flag::SUSPEND | pull_flag::COMMIT_OFFSET);
-    let call = &mut pull.call;
-    (call.deadline, call.ticket, call.tried) = (Instant::now() + PARK, hosted.ticket(), false);
+    pull.call.renew(hosted.ticket());
     begin(hosted, pull);
 }
 
@@ -889,15 +905,16 @@ pub(crate) async fn wake(hosted: Arc<Hosted>) {
             queues = hosted.arrivals.take() => queues,
         };
         let queues: Vec<_> = queues.into_iter().collect();
+        let until = Instant::now() + WAKE_TIME;
         if let [(topic, queue)] = &queues[..] {
-            wake_queue(&hosted, topic, *queue);
+            wake_queue(&hosted, topic, *queue, until);
             continue;
         }
         let tasks = queues.chunks(queues.len().div_ceil(WAKERS)).map(|share| {
             let (hosted, share) = (hosted.clone(), share.to_vec());
             tokio::spawn(async move {
                 for (topic, queue) in &share {
-                    wake_queue(&hosted, topic, *queue);
+                    wake_queue(&hosted, topic, *queue, until);
                 }
             })
         });
@@ -915,7 +932,8 @@ struct News {
     records: Option<Records>,
 }
 
-fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
+/// Expressions are asked until `until`; after it, whoever has one is woken and finds out for itself.
+fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId, until: Instant) {
     let Some(QueueRange { next, .. }) = hosted.state.queue(topic, queue) else { return };
     // Most pulls of a queue wait at the same offset: what is there is read once.
     let mut news: Option<News> = None;
@@ -936,19 +954,25 @@ fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
         let Some(filter) = &wish.expression else {
             return units.iter().any(|unit| wish.may_match(unit.tags_code));
         };
-        // So much that its client may as well be told how far it was looked at.
-        if next.0.saturating_sub(from.0) > PULL_UNITS as u64 {
+        // So much that its client may as well be told how far it was looked at; or there is no time.
+        if next.0.saturating_sub(from.0) > PULL_UNITS as u64 || Instant::now() >= until {
             return true;
         }
         let records = records.get_or_insert_with(|| {
             let nothing = Records { count: 0, pieces: Vec::new() };
             records_of(serving, units, false).unwrap_or(nothing)
         });
-        records.count != count || each_record(records, units).any(|record| filters::accepts(filter, record))
+        records.count != count || filters::any_accepted(filter, each_record(records, units), until)
     };
     let wish = |held: &HeldPull| (QueueOffset(held.pull.header.queue_offset as u64), held.wish.clone());
     for held in hosted.holds.wake(topic, queue, next, wish, is_wanted) {
-        again(hosted, held);
+        if Instant::now() < until {
+            again(hosted, held);
+        } else {
+            // Its expression may take as long as all of this has: others are not to wait for it.
+            let hosted = hosted.clone();
+            tokio::spawn(async move { again(&hosted, held) });
+        }
     }
 }
 
@@ -958,6 +982,10 @@ fn wake_reset(hosted: &Arc<Hosted>) {
         return;
     }
     for (topic, queue) in hosted.holds.queues() {
+        // A reset of a group that is gone for good is pending for good: others are not to be looked at for it.
+        if !hosted.state.has_resets_in(&topic, queue) {
+            continue;
+        }
         let group = |held: &HeldPull| held.pull.header.consumer_group.clone();
         let is_reset = |group: String| hosted.state.pending_reset(&topic, &group, queue).is_some();
         for held in hosted.holds.pick(&topic, queue, group, is_reset) {
@@ -966,7 +994,8 @@ fn wake_reset(hosted: &Arc<Hosted>) {
     }
 }
 
-/// Answers held pulls whose time is over, wakes those whose group was reset, and forgets how far groups were served that are gone. Ends with the node.
+/// Answers held pulls whose time is over, wakes those whose group was reset, and forgets how far groups were served that are
+/// gone, and who was told of resets that are over. Ends with the node.
 pub(crate) async fn expire(hosted: Arc<Hosted>) {
     let mut tick = tokio::time::interval(HOLD_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -987,6 +1016,7 @@ pub(crate) async fn expire(hosted: Arc<Hosted>) {
         if now.saturating_duration_since(swept) >= SERVED_SWEEP {
             swept = now;
             hosted.served.sweep(now, |group| hosted.state.group(group).is_some());
+            hosted.told.sweep(|topic, group, queue| hosted.state.pending_reset(topic, group, queue));
         }
     }
 }

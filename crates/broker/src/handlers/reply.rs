@@ -88,7 +88,8 @@ async fn topic(hosted: &Arc<Hosted>, header: &SendMessageRequest<'_>) -> Result<
     if let Some(topic) = hosted.state.topic(header.topic) {
         return Ok(topic);
     }
-    let pattern = hosted.config.auto_create_topic.then(|| hosted.state.topic(header.default_topic)).flatten();
+    let pattern =
+        hosted.settings.auto_create_topic().then(|| hosted.state.topic(header.default_topic)).flatten();
     let pattern = pattern.as_ref().map(|topic| &topic.config);
     let config = rules::auto_create(header.topic, pattern, header.default_topic_queue_nums, 0)?;
     creation::ensure(hosted, config).await?;

@@ -32,6 +32,10 @@ use crate::state::{CommitKey, NoCommitKey, Topic};
 pub(crate) fn reset<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     async move {
         let header = ResetOffsetRequest::decode(&call.request.ext)?;
+        if !hosted.config.server_side_reset {
+            // Nothing is proposed, which would say so: a node that was deposed must not send consumers back.
+            hosted.barrier(call).await?;
+        }
         let Some(topic) = hosted.state.topic(&header.topic) else {
             let remark = format!("Topic {} does not exist", header.topic);
             return Err(Error::refused(ResponseCode::TOPIC_NOT_EXIST, remark));
@@ -92,8 +96,9 @@ async fn one_queue(
     topic: &Arc<Topic>,
     queue: QueueId,
 ) -> Result<QueueOffset, Error> {
-    let count = topic.queue_count();
-    let range = hosted.state.queue(&topic.name, queue);
+    // Nobody pulls from what is only written to, and the reset would be pending for ever.
+    let count = topic.config.read_queues;
+    let range = hosted.state.queue(&topic.name, queue).filter(|_| queue.0 < count);
     let range = range.ok_or_else(|| no_queue(&topic.name, header.queue_id, count))?;
     match header.offset.filter(|offset| *offset != -1) {
         Some(offset) => {
@@ -211,7 +216,7 @@ pub(crate) fn clone<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
             Some(topic) => vec![Arc::from(topic)],
             None => hosted.state.topics_of_group(from).iter().map(|topic| topic.name.clone()).collect(),
         };
-        if hosted.state.lacks_group(to) && hosted.config.auto_create_group {
+        if hosted.state.lacks_group(to) && hosted.settings.auto_create_group() {
             hosted.clone().create_group(to.clone()).await;
         }
         offset::flush_commits(hosted).await;
@@ -225,7 +230,7 @@ pub(crate) fn clone<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
                 continue;
             }
             match hosted.state.commit_key(&topic, to) {
-                Ok(key) => offset::commit_all(hosted, key, offsets).await?,
+                Ok(key) => set(hosted, key, offsets).await?,
                 // Deleted meanwhile.
                 Err(NoCommitKey::NoTopic) => {}
                 Err(NoCommitKey::NoGroup) => {
@@ -237,6 +242,28 @@ pub(crate) fn clone<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
         Ok(success(&call.request))
     }
     .boxed()
+}
+
+/// Stores offsets of a group whatever waits. Where the group was reset and has not gone on, a commit would count for
+/// nothing: there the reset becomes one to the new offset.
+async fn set(hosted: &Hosted, key: CommitKey, offsets: BTreeMap<QueueId, QueueOffset>) -> Result<(), Error> {
+    let (reset, others): (Vec<_>, Vec<_>) =
+        offsets.into_iter().partition(|(queue, _)| hosted.state.ignores_commits(key, *queue));
+    if !others.is_empty() {
+        offset::commit_all(hosted, key, others).await?;
+    }
+    if reset.is_empty() {
+        return Ok(());
+    }
+    let command = Kind::ResetOffsets(ResetOffsets {
+        topic: key.topic.0,
+        group: key.group.0,
+        queues: reset.iter().map(|(queue, _)| queue.0).collect(),
+        offsets: reset.iter().map(|(_, offset)| offset.0).collect(),
+    });
+    let queues = reset.iter().map(|(queue, _)| *queue);
+    let reply = offset::propose_over_commits(hosted, command.into(), key, queues).await?;
+    if reply.code == 0 { Ok(()) } else { Err(Error::refused(ResponseCode(reply.code), reply.remark)) }
 }
 
 /// 223: every consumer of a group, or the one named, says where it stands in a topic (221).

@@ -302,7 +302,7 @@ fn half_of(
     to: &Target<'_>,
     read: &Given<'_>,
 ) -> Result<Checked, Error> {
-    if !read.wish.is_none() {
+    if read.waits(hosted)? {
         return Err(illegal("a transactional message cannot be delayed"));
     }
     let given = header.properties.unwrap_or_default();
@@ -485,11 +485,16 @@ impl<'a> Given<'a> {
         if self.half {
             return Err(illegal("transactional messages cannot be sent in a batch"));
         }
-        // At no time there is nothing in the past.
-        if !self.wish.is_none() && self.wish.when(&hosted.config, 0)? != When::Now {
+        if self.waits(hosted)? {
             return Err(illegal("delayed messages cannot be sent in a batch"));
         }
         Ok(())
+    }
+
+    /// Whether it asks for a delay, and not only speaks of one.
+    fn waits(&self, hosted: &Hosted) -> Result<bool, Error> {
+        // At no time there is nothing in the past.
+        Ok(!self.wish.is_none() && self.wish.when(&hosted.config, 0)? != When::Now)
     }
 }
 

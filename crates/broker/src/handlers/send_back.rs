@@ -17,6 +17,7 @@ use wire::{
 };
 
 use crate::call::Call;
+use crate::creation;
 use crate::damage;
 use crate::delay::{self, Later, When};
 use crate::errors::Error;
@@ -27,7 +28,7 @@ use crate::handlers::step::success;
 use crate::hosted::Hosted;
 use crate::requests::Answer;
 use crate::state::rules::PERM_WRITE;
-use crate::state::{Command, Topic, TopicConfig};
+use crate::state::{Topic, TopicConfig};
 
 /// The level of the first retry, unless the consumer says another one: 10 s.
 const FIRST_LEVEL: i32 = 3;
@@ -36,7 +37,8 @@ const FIRST_LEVEL: i32 = 3;
 pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     async move {
         let header = ConsumerSendMsgBackRequest::decode(&call.request.ext)?;
-        let group = hosted.state.group(&header.group).ok_or_else(|| no_group(&header.group))?;
+        let group = creation::consumer_group(hosted, &header.group).await?;
+        let group = group.ok_or_else(|| no_group(&header.group))?;
         if hosted.settings.permission() & PERM_WRITE == 0 {
             let remark = format!("the broker[{}] sending message is forbidden", hosted.config.advertised());
             return Err(Error::refused(ResponseCode::NO_PERMISSION, remark));
@@ -99,15 +101,12 @@ pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'
 }
 
 /// The topic, made if it does not exist.
-async fn existing(hosted: &Hosted, config: TopicConfig) -> Result<Arc<Topic>, Error> {
+async fn existing(hosted: &Arc<Hosted>, config: TopicConfig) -> Result<Arc<Topic>, Error> {
     if let Some(topic) = hosted.state.topic(&config.name) {
         return Ok(topic);
     }
     let name = config.name.clone();
-    let reply = hosted.propose_here(Command::create_topic(config)).await?;
-    if reply.code != 0 {
-        return Err(Error::refused(ResponseCode(reply.code), reply.remark));
-    }
+    creation::ensure(hosted, config).await?;
     let gone = || Error::refused(ResponseCode::SYSTEM_ERROR, format!("topic[{name}] not exist"));
     hosted.state.topic(&name).ok_or_else(gone)
 }

@@ -1,7 +1,7 @@
 //! 37: a producer ends a transaction (protocol.md 3.5). One-way from every stock client.
 //!
-//! The half message is looked up by its offset and must be the one that is meant: position, producer group and, where a 39
-//! was answered, unique id. So a late end never touches another transaction.
+//! The half message is looked up by its offset and must be the one that is meant: position, producer group and unique id.
+//! So a late end never touches another transaction.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -108,6 +108,7 @@ fn judge(
                     queue: fitting(&topic, queue),
                     topic: topic.name.clone(),
                     alone: false,
+                    voids: 0,
                 };
                 hosted.ends.push(hosted, End { call, offset, commit: Some(commit), since });
             }
@@ -132,15 +133,24 @@ fn check(hosted: &Hosted, header: &EndTransactionRequest, half: &StoredMessage<'
     if half.position.to_wire() != header.commit_log_offset {
         return Err(wrong("The commit log offset wrong"));
     }
-    if let Some(token) = header.transaction_id.as_deref().and_then(Token::parse)
-        && (token.position != half.position || token.unique != half.unique_id().unwrap_or_default())
-    {
+    if !header.transaction_id.as_deref().is_none_or(|id| names(id, half)) {
         return Err(wrong("The transaction id names another message"));
     }
     if hosted.state.is_done(half::TOPIC, half::QUEUE, half.queue_offset) {
         return Err(ends::over(half.queue_offset));
     }
     Ok(())
+}
+
+/// Whether a 37's transactionId is that of this half message. After a 39, Java clients bring its token back. After the send
+/// every stock client brings back what the answer to it named, the unique id; so does Go's after a 39, which reads it from
+/// the message.
+fn names(id: &str, half: &StoredMessage<'_>) -> bool {
+    let unique = half.unique_id().unwrap_or_default();
+    match Token::parse(id) {
+        Some(token) => token.position == half.position && token.unique == unique,
+        None => id.is_empty() || id == unique || half.property(prop::TRANSACTION_ID) == Some(id),
+    }
 }
 
 /// A topic that has fewer queues than it had keeps its messages all the same.
@@ -175,7 +185,7 @@ fn create(
 }
 
 fn pattern(hosted: &Hosted, topic: &str) -> Result<TopicConfig, Error> {
-    let allowed = hosted.config.auto_create_topic;
+    let allowed = hosted.settings.auto_create_topic();
     let pattern = allowed.then(|| hosted.state.topic(wire::topic::AUTO_CREATE)).flatten();
     let pattern = pattern.as_ref().map(|topic| &topic.config);
     let queues = pattern.map_or(0, |config| i32::try_from(config.write_queues).unwrap_or(i32::MAX));

@@ -15,7 +15,7 @@ use crate::filters::{self, Wish};
 use crate::handlers::pop as checks;
 use crate::handlers::pull;
 use crate::hosted::{Hosted, Toward};
-use crate::limits::{HOLD_MAX, HOLD_TICK, PARK, POP_AGAIN, POP_BUSY_AGAIN, PULL_UNITS};
+use crate::limits::{HOLD_MAX, HOLD_TICK, POP_AGAIN, POP_BUSY_AGAIN, PULL_UNITS, WAKE_TIME};
 
 /// One of them as its client sent it, decoded once, however often it is tried.
 pub(crate) struct Poll {
@@ -272,8 +272,7 @@ fn again(hosted: &Arc<Hosted>, waiting: Waiting<Box<Poll>>, over: bool) {
         return poll.call.give_up();
     }
     poll.over |= over;
-    let call = &mut poll.call;
-    (call.deadline, call.ticket, call.tried) = (Instant::now() + PARK, hosted.ticket(), false);
+    poll.call.renew(hosted.ticket());
     begin(hosted, poll);
 }
 
@@ -291,13 +290,15 @@ pub(crate) async fn wake(hosted: Arc<Hosted>) {
             () = hosted.node.stopping.cancelled() => return,
             queues = hosted.pop.arrivals.take() => queues,
         };
+        let until = Instant::now() + WAKE_TIME;
         for (topic, queue) in queues {
-            wake_queue(&hosted, &topic, queue);
+            wake_queue(&hosted, &topic, queue, until);
         }
     }
 }
 
-fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
+/// Expressions are asked until `until`; after it, whoever has one is called and finds out for itself.
+fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId, until: Instant) {
     let noticing = &hosted.pop.noticing;
     for candidate in noticing.candidates(topic, queue, |_| ()) {
         if let Some(waiting) = noticing.take_one(candidate.number) {
@@ -309,7 +310,7 @@ fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
     let wants = |group: &Arc<str>, wish: Option<Wish>| {
         // What comes back from others was wanted once.
         let wish = wish.filter(|wish| wish.subscription.topic == **topic);
-        may_want(hosted, topic, group, queue, wish.as_ref())
+        may_want(hosted, topic, group, queue, wish.as_ref(), until)
     };
     for waiting in waiting.call(candidates, wants) {
         again(hosted, waiting, false);
@@ -317,7 +318,14 @@ fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId) {
 }
 
 /// Whether what a group has not got of a queue may hold something that is wanted.
-fn may_want(hosted: &Hosted, topic: &str, group: &str, queue: QueueId, wish: Option<&Wish>) -> bool {
+fn may_want(
+    hosted: &Hosted,
+    topic: &str,
+    group: &str,
+    queue: QueueId,
+    wish: Option<&Wish>,
+    until: Instant,
+) -> bool {
     let (Some(range), Some(serving)) = (hosted.state.queue(topic, queue), hosted.serving()) else {
         return true;
     };
@@ -339,9 +347,12 @@ fn may_want(hosted: &Hosted, topic: &str, group: &str, queue: QueueId, wish: Opt
     let Some(filter) = &wish.expression else {
         return units.iter().any(|unit| wish.may_match(unit.tags_code));
     };
+    if Instant::now() >= until {
+        return true;
+    }
     let Ok(records) = pull::records_of(serving, &units, false) else { return true };
-    let mut each = pull::each_record(&records, &units);
-    records.count != count || each.any(|record| filters::accepts(filter, record))
+    let each = pull::each_record(&records, &units);
+    records.count != count || filters::any_accepted(filter, each, until)
 }
 
 /// Answers those whose time is over, and tries those again whose queues are free by now. Ends with the node.

@@ -129,6 +129,10 @@ fn select(
         }
         let records = pull::records_of(serving, share, may_block)?;
         for record in pull::each_record(&records, share) {
+            // One whatever it takes.
+            if next > *from && Instant::now() >= until {
+                break 'shares;
+            }
             looked_at += record.len();
             if without.binary_search(&next).is_err() && filters::accepts(filter, record) {
                 let is_free = *first && offsets.is_empty();

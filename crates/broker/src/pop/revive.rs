@@ -16,6 +16,7 @@ use wire::{
 };
 
 use super::origin;
+use crate::creation;
 use crate::damage::{self, sound};
 use crate::errors::Error;
 use crate::handlers::offset;
@@ -92,10 +93,7 @@ async fn revive_some(hosted: &Arc<Hosted>, due: Vec<PopDue>) -> Result<Vec<PopDu
             perm: perm::READ_WRITE,
             ..TopicConfig::default()
         };
-        let reply = hosted.propose_here(Command::create_topic(config)).await?;
-        if reply.code != 0 {
-            return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
-        }
+        creation::ensure(hosted, config).await?;
     }
     if !gone.is_empty() {
         hosted.propose_here(command(&gone)).await?;

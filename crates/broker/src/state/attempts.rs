@@ -1,5 +1,7 @@
 //! How often, and when last, it was tried to learn what is to become of a message that is pending: of half messages,
-//! the checks of their transactions. A message that is done has no attempts.
+//! the checks of their transactions. A message that is done has no attempts, and neither has one below its queue's
+//! minimum: whoever raises a minimum (retention will) ends those below it in the same entry, on every replica alike. A
+//! snapshot that has others is refused.
 
 use std::collections::BTreeMap;
 

@@ -23,12 +23,30 @@ impl Lease {
 
 type Queue = (TopicId, u32);
 
+/// One client's wish for queues of its group, at one log time.
+pub(super) struct Claim {
+    group: GroupId,
+    client: Arc<str>,
+    now_ms: u64,
+    until_ms: u64,
+    /// What was over by then has made room: nothing more is, however many queues are wished for.
+    swept: bool,
+}
+
+impl Claim {
+    pub(super) fn new(group: GroupId, client: Arc<str>, now_ms: u64, until_ms: u64) -> Claim {
+        Claim { group, client, now_ms, until_ms, swept: false }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     groups: BTreeMap<GroupId, BTreeMap<Queue, Lease>>,
     /// Derived.
     count: usize,
+    #[cfg(test)]
+    sweeps: usize,
 }
 
 /// The locks of one group, as columns of equal length.
@@ -62,25 +80,20 @@ impl Locks {
     }
 
     /// Locks or renews; false when another client has the queue, or there is no room.
-    pub(super) fn lock(
-        &mut self,
-        group: GroupId,
-        queue: Queue,
-        client: &Arc<str>,
-        now_ms: u64,
-        until_ms: u64,
-    ) -> bool {
-        let lease = Lease { client: Arc::clone(client), until_ms };
+    pub(super) fn lock(&mut self, claim: &mut Claim, queue: Queue) -> bool {
+        let (group, now_ms) = (claim.group, claim.now_ms);
+        let lease = Lease { client: Arc::clone(&claim.client), until_ms: claim.until_ms };
         let locks = self.groups.entry(group).or_default();
         if let Some(held) = locks.get_mut(&queue) {
-            let is_free = held.client == *client || !held.holds(now_ms);
+            let is_free = held.client == lease.client || !held.holds(now_ms);
             if is_free {
                 *held = lease;
             }
             return is_free;
         }
-        if self.count >= limits::LOCKS_MAX {
+        if self.count >= limits::LOCKS_MAX && !claim.swept {
             self.sweep(now_ms);
+            claim.swept = true;
         }
         let has_room = self.count < limits::LOCKS_MAX;
         if has_room {
@@ -121,6 +134,10 @@ impl Locks {
     }
 
     fn sweep(&mut self, now_ms: u64) {
+        #[cfg(test)]
+        {
+            self.sweeps += 1;
+        }
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         for group in groups {
             self.end_expired(group, now_ms);
@@ -202,17 +219,28 @@ mod tests {
         ("one".into(), "two".into())
     }
 
+    fn lock(
+        locks: &mut Locks,
+        group: GroupId,
+        queue: Queue,
+        client: &Arc<str>,
+        now: u64,
+        until: u64,
+    ) -> bool {
+        locks.lock(&mut Claim::new(group, Arc::clone(client), now, until), queue)
+    }
+
     #[test]
     fn one_client_at_a_time_until_its_lease_is_over() {
         let (one, two) = clients();
         let mut locks = Locks::default();
-        assert!(locks.lock(G, Q, &one, 100, 160));
-        assert!(!locks.lock(G, Q, &two, 159, 300));
+        assert!(lock(&mut locks, G, Q, &one, 100, 160));
+        assert!(!lock(&mut locks, G, Q, &two, 159, 300));
         assert!(locks.any_holds(G, 159) && !locks.any_holds(G, 160));
-        assert!(locks.lock(G, Q, &one, 150, 210), "renewed");
-        assert!(!locks.lock(G, Q, &two, 209, 300));
-        assert!(locks.lock(G, Q, &two, 210, 300), "it is over");
-        assert!(!locks.lock(G, Q, &one, 211, 300));
+        assert!(lock(&mut locks, G, Q, &one, 150, 210), "renewed");
+        assert!(!lock(&mut locks, G, Q, &two, 209, 300));
+        assert!(lock(&mut locks, G, Q, &two, 210, 300), "it is over");
+        assert!(!lock(&mut locks, G, Q, &one, 211, 300));
         assert!(!locks.unlock(G, Q, "one") && locks.unlock(G, Q, "two") && !locks.unlock(G, Q, "two"));
         assert!(locks.groups.is_empty() && locks.count == 0);
     }
@@ -223,7 +251,7 @@ mod tests {
         let mut locks = Locks::default();
         for group in [G, GroupId(2)] {
             for queue in [(TopicId(2), 0), (TopicId(3), 0), (TopicId(3), 1)] {
-                locks.lock(group, queue, &one, 0, 10 * u64::from(queue.1 + 1));
+                lock(&mut locks, group, queue, &one, 0, 10 * u64::from(queue.1 + 1));
             }
         }
         locks.end_topic(TopicId(2));
@@ -241,22 +269,38 @@ mod tests {
         let (one, two) = clients();
         let mut locks = Locks::default();
         for queue in 0..limits::LOCKS_MAX as u32 {
-            assert!(locks.lock(G, (TopicId(1), queue), &one, 0, 100 + u64::from(queue % 2)));
+            assert!(lock(&mut locks, G, (TopicId(1), queue), &one, 0, 100 + u64::from(queue % 2)));
         }
         let another = GroupId(2);
-        assert!(!locks.lock(another, Q, &two, 50, 300));
+        assert!(!lock(&mut locks, another, Q, &two, 50, 300));
         assert!(!locks.groups.contains_key(&another), "what is refused leaves no trace");
-        assert!(locks.lock(another, Q, &two, 100, 300));
+        assert!(lock(&mut locks, another, Q, &two, 100, 300));
         assert_eq!(locks.count, limits::LOCKS_MAX / 2 + 1);
+    }
+
+    /// Each time it looks at every lease.
+    #[test]
+    fn room_is_made_once_however_many_queues_are_wished_for() {
+        let (one, two) = clients();
+        let mut locks = Locks::default();
+        for queue in 0..limits::LOCKS_MAX as u32 {
+            assert!(lock(&mut locks, G, (TopicId(1), queue), &one, 0, 100));
+        }
+        let mut early = Claim::new(GroupId(2), Arc::clone(&two), 50, 300);
+        assert!((0..10_000).all(|queue| !locks.lock(&mut early, (TopicId(1), queue))));
+        assert_eq!(locks.sweeps, 1);
+        let mut late = Claim::new(GroupId(2), two, 100, 300);
+        assert!((0..10_000).all(|queue| locks.lock(&mut late, (TopicId(1), queue))));
+        assert_eq!((locks.sweeps, locks.count), (2, 10_000));
     }
 
     #[test]
     fn encoded() {
         let (one, two) = clients();
         let mut locks = Locks::default();
-        locks.lock(G, (TopicId(9), 1), &two, 0, 7);
-        locks.lock(G, Q, &one, 0, 8);
-        locks.lock(G, (TopicId(2), 1), &two, 0, 9);
+        lock(&mut locks, G, (TopicId(9), 1), &two, 0, 7);
+        lock(&mut locks, G, Q, &one, 0, 8);
+        lock(&mut locks, G, (TopicId(2), 1), &two, 0, 9);
         let records = locks.encode();
         assert_eq!(records[0].clients, ["one", "two"]);
         let decoded = Locks::decode(records.clone(), |group, _| group == G).unwrap();

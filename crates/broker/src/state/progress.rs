@@ -3,7 +3,6 @@
 //! pop.rs).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use wire::ResponseCode;
 
@@ -13,7 +12,7 @@ use super::command::{
     SetRequestMode, Source, TakePart, TakeResets,
 };
 use super::done::{DoneRecord, DoneSet};
-use super::locks::Locks;
+use super::locks::{Claim, Locks};
 use super::modes::{Modes, RequestMode};
 use super::pop::{Acked, PopKey, Pops, Take};
 use super::resets::Resets;
@@ -163,15 +162,14 @@ impl Tables {
         }
         let (group, now_ms) = (GroupId(*group), self.log_time_ms);
         let until_ms = now_ms.saturating_add(*lease_ms);
-        let client: Arc<str> = client.as_str().into();
+        let mut claim = Claim::new(group, client.as_str().into(), now_ms, until_ms);
         self.progress.locks.end_expired(group, now_ms);
         for (place, (topic, queue)) in (0..).zip(topics.iter().zip(queues)) {
             let key = (TopicId(*topic), *queue);
             let granted = if *unlock {
-                self.progress.locks.unlock(group, key, &client)
+                self.progress.locks.unlock(group, key, client)
             } else {
-                self.is_live(key.0, group, *queue)
-                    && self.progress.locks.lock(group, key, &client, now_ms, until_ms)
+                self.is_live(key.0, group, *queue) && self.progress.locks.lock(&mut claim, key)
             };
             if granted {
                 reply.grant(place);

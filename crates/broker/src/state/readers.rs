@@ -90,6 +90,14 @@ impl State {
         !self.read().progress.resets.is_empty()
     }
 
+    /// Whether any group was reset in this queue and has not been told.
+    pub fn has_resets_in(&self, topic: &str, queue: QueueId) -> bool {
+        let tables = self.read();
+        let resets = &tables.progress.resets;
+        !resets.is_empty()
+            && tables.topics.id(topic).is_some_and(|topic| resets.any_in(TopicId(topic), queue.0))
+    }
+
     /// Whether a commit counts for nothing, because its group was reset in that queue and has not been told.
     pub fn ignores_commits(&self, key: CommitKey, queue: QueueId) -> bool {
         let tables = self.read();

@@ -13,6 +13,8 @@ pub(super) struct Resets {
     rows: BTreeMap<Of, BTreeMap<u32, u64>>,
     /// Derived.
     count: usize,
+    /// Derived: of how many groups there are resets in a queue.
+    groups: BTreeMap<(TopicId, u32), usize>,
 }
 
 /// Resets of a group in a topic; queues and offsets are columns of equal length.
@@ -38,14 +40,20 @@ impl Resets {
         self.rows.get(&of)?.get(&queue).copied()
     }
 
+    /// Whether there is one of any group in this queue.
+    pub(super) fn any_in(&self, topic: TopicId, queue: u32) -> bool {
+        self.groups.contains_key(&(topic, queue))
+    }
+
     /// Whether there is room for one more of this queue.
     pub(super) fn has_room(&self, of: Of, queue: u32) -> bool {
         self.count < limits::RESETS_MAX || self.get(of, queue).is_some()
     }
 
     pub(super) fn put(&mut self, of: Of, queue: u32, offset: u64) {
-        let is_new = self.rows.entry(of).or_default().insert(queue, offset).is_none();
-        self.count += usize::from(is_new);
+        if self.rows.entry(of).or_default().insert(queue, offset).is_none() {
+            self.came(of.0, queue);
+        }
     }
 
     /// A consumer was told of it; false when there is none to this offset.
@@ -54,25 +62,44 @@ impl Resets {
         let is_it = row.get(&queue) == Some(&offset);
         if is_it {
             row.remove(&queue);
-            self.count -= 1;
             if row.is_empty() {
                 self.rows.remove(&of);
             }
+            self.went(of.0, queue);
         }
         is_it
     }
 
+    fn came(&mut self, topic: TopicId, queue: u32) {
+        self.count += 1;
+        *self.groups.entry((topic, queue)).or_default() += 1;
+    }
+
+    fn went(&mut self, topic: TopicId, queue: u32) {
+        self.count -= 1;
+        if let Some(groups) = self.groups.get_mut(&(topic, queue)) {
+            *groups -= 1;
+            if *groups == 0 {
+                self.groups.remove(&(topic, queue));
+            }
+        }
+    }
+
     pub(super) fn end_topic(&mut self, topic: TopicId) {
-        self.retain(|(of, _)| *of != topic);
+        self.end(|(of, _)| *of == topic);
     }
 
     pub(super) fn end_group(&mut self, group: GroupId) {
-        self.retain(|(_, of)| *of != group);
+        self.end(|(_, of)| *of == group);
     }
 
-    fn retain(&mut self, keep: impl Fn(&Of) -> bool) {
-        self.rows.retain(|of, _| keep(of));
-        self.count = self.rows.values().map(BTreeMap::len).sum();
+    fn end(&mut self, ends: impl Fn(&Of) -> bool) {
+        let ended: Vec<Of> = self.rows.keys().filter(|of| ends(of)).copied().collect();
+        for of in ended {
+            for queue in self.rows.remove(&of).unwrap_or_default().into_keys() {
+                self.went(of.0, queue);
+            }
+        }
     }
 
     pub(super) fn encode(&self) -> Vec<ResetsRecord> {
@@ -96,7 +123,9 @@ impl Resets {
             let count = offsets.len();
             let row: BTreeMap<u32, u64> = queues.iter().copied().zip(offsets).collect();
             let is_possible = queues.len() == count && row.len() == count && count > 0 && exists(of.0, of.1);
-            resets.count += count;
+            for queue in row.keys() {
+                resets.came(of.0, *queue);
+            }
             if !is_possible || resets.rows.insert(of, row).is_some() {
                 return Err(format!("resets of group {group} in topic {topic} cannot be"));
             }
@@ -136,6 +165,31 @@ mod tests {
         resets.end_topic(TopicId(1));
         resets.end_group(GroupId(2));
         assert_eq!((resets.count, resets.get(OF, 0), resets.rows.len()), (4, None, 4));
+    }
+
+    #[test]
+    fn known_by_queue() {
+        let mut resets = Resets::default();
+        let any = |resets: &Resets| {
+            let queues = [(1, 0), (1, 1), (2, 0)];
+            queues.map(|(topic, queue)| resets.any_in(TopicId(topic), queue))
+        };
+        resets.put(OF, 0, 1);
+        resets.put(OF, 0, 2);
+        resets.put((TopicId(1), GroupId(3)), 0, 2);
+        resets.put((TopicId(1), GroupId(3)), 1, 2);
+        assert_eq!(any(&resets), [true, true, false]);
+        let decoded = Resets::decode(resets.encode(), |_, _| true).unwrap();
+        assert_eq!((any(&decoded), &decoded.groups), ([true, true, false], &resets.groups));
+        resets.take(OF, 0, 2);
+        assert_eq!(any(&resets), [true, true, false], "another group's");
+        resets.take((TopicId(1), GroupId(3)), 0, 2);
+        assert_eq!(any(&resets), [false, true, false]);
+        resets.put((TopicId(2), GroupId(3)), 0, 2);
+        resets.end_topic(TopicId(1));
+        assert_eq!(any(&resets), [false, false, true]);
+        resets.end_group(GroupId(3));
+        assert!(resets.groups.is_empty() && resets.count == 0);
     }
 
     #[test]

@@ -482,7 +482,6 @@ async fn what_is_given_back_comes_again_and_then_is_dead() {
     node.send("T", 0, &properties(&[("TAGS", "t"), ("UNIQ_KEY", "U")]), "m").await;
     let original = node.pull(pull_header("T", 0, 0)).await.messages.remove(0);
     let position = original.position.to_wire();
-    assert_eq!(send_back(&node, position, 0, None).await.0, 26);
     create_group(&node, "g", 2).await;
     for bad in [-1, i64::MAX, position + 1, position - 1] {
         let (code, remark) = send_back(&node, bad, 0, None).await;
@@ -522,6 +521,23 @@ async fn what_is_given_back_comes_again_and_then_is_dead() {
     let id: wire::OffsetMessageId = page.messages[0].message_id.parse().unwrap();
     let (code, remark) = send_back(&node, id.position.to_wire(), 0, None).await;
     assert_eq!(code, 1, "{remark}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_given_back_before_the_first_heartbeat() {
+    let node = OneNode::with(levels("0s 0s 0s")).await;
+    node.create_topic("T", 1).await;
+    node.send("T", 0, "", "m").await;
+    let position = node.pull(pull_header("T", 0, 0)).await.messages.remove(0).position.to_wire();
+    let (code, remark) = send_back(&node, position, 0, None).await;
+    assert_eq!(code, 0, "{remark}");
+    let retries = wait_for(&node.client, &node.address, &wire::retry_topic("g"), 0, 1).await;
+    assert_eq!((retries[0].reconsume_times, bodies(&retries)), (1, vec!["m".to_owned()]));
+    node.stop().await;
+
+    let node = OneNode::with(|config| config.groups[0].auto_create_group = false).await;
+    assert_eq!(send_back(&node, position, 0, None).await.0, 26);
     node.stop().await;
 }
 

@@ -190,3 +190,23 @@ async fn a_held_pull_is_woken_by_what_its_expression_wants() {
     );
     node.stop().await;
 }
+
+/// An expression may take milliseconds for one message: a pull is answered with how far it came in its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_pull_takes_so_long() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let long = "ab".repeat(12_000);
+    for n in 0..64 {
+        node.send("T", 0, &properties(&[("p", &long)]), &n.to_string()).await;
+    }
+    // Each looks through all of the property.
+    let slow = vec!["p contains 'abc'"; 400].join(" or ");
+    let pulled = node.pull(sql(&slow, 0)).await;
+    let next = pulled.header.next_begin_offset;
+    assert_eq!(pulled.code, 20);
+    assert!((1..64).contains(&next), "{next}");
+    let pulled = node.pull(sql(&slow, next)).await;
+    assert!(pulled.header.next_begin_offset > next, "it gets on");
+    node.stop().await;
+}

@@ -92,6 +92,24 @@ async fn a_renewal_that_changes_nothing_is_no_entry() {
     node.stop().await;
 }
 
+/// A consumer that leaves a queue and gets it back in one breath: no lock is granted that a moment later is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_behind_an_unlock_is_a_lock() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 4).await;
+    node.call(request(&heartbeat("c1", "g", "T"))).await;
+    let connection = node.client.connection(&node.address, SOON).await.unwrap();
+    locked(&node.call(lock_request("c1", &[0, 1])).await);
+    for round in 0..50 {
+        connection.send_oneway(unlock_request("c1", &[0])).unwrap();
+        let again = connection.request(lock_request("c1", &[0]), SOON).await.unwrap();
+        assert_eq!(locked(&again), BTreeSet::from([0]), "{round}");
+        let other = node.call(lock_request("c2", &[0])).await;
+        assert_eq!(locked(&other), BTreeSet::new(), "{round}");
+    }
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_outlive_the_leader() {
     let mut three = Three::start(|_| {}).await;

@@ -35,8 +35,8 @@ use crate::{Broker, BrokerConfig, Drain, GroupConfig};
 const SOON: Duration = Duration::from_secs(10);
 
 /// One node, its directory, and a client.
-struct OneNode {
-    broker: Broker,
+pub(crate) struct OneNode {
+    pub(crate) broker: Broker,
     address: String,
     client: Client,
     _data: TempDir,
@@ -63,7 +63,7 @@ fn config(data: &TempDir) -> BrokerConfig {
 }
 
 impl OneNode {
-    async fn start() -> OneNode {
+    pub(crate) async fn start() -> OneNode {
         OneNode::with(|_| {}).await
     }
 
@@ -104,7 +104,7 @@ impl OneNode {
         assert_eq!(response.code, 0, "{:?}", response.remark);
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.broker.shutdown(Drain::Now).await;
     }
 }

@@ -788,7 +788,7 @@ async fn the_broker_assigns_queues_and_says_how() {
     for (body, want) in [
         (mode("%RETRY%g", "g", pop, 0), 16),
         (mode("U", "g", pop, 0), 17),
-        (mode("T", "nobody", pop, 0), 26),
+        (mode("T", "no body", pop, 0), 26),
         (mode("T", "g", pop, 0), 0),
     ] {
         let request =

@@ -122,6 +122,7 @@ async fn what_was_committed_before_a_reset_does_not_come_after_it() {
         let reset = RemotingCommand::request(RequestCode::INVOKE_BROKER_TO_RESET_OFFSET)
             .with_header(&to_offset(0, round));
         assert_eq!(connection.request(reset, SOON).await.unwrap().code, 0);
+        assert_eq!(node.pull(pull_header("T", 0, round)).await.code, 21);
         assert_eq!(node.pull(pull_header("T", 0, round)).await.code, 0);
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         assert_eq!(stored(&node, "g", "T", 0).await, Some(round));
@@ -151,11 +152,23 @@ async fn resets_by_time_and_what_is_refused() {
     assert_eq!(node.reset(to_offset(0, 0)).await, BTreeMap::from([(0, 0)]));
     assert_eq!(node.reset(to_offset(0, -1)).await, BTreeMap::from([(0, 0)]), "-1 is no offset: by time");
     assert_eq!(node.reset(to_offset(0, 11)).await, BTreeMap::from([(0, 11)]), "as in RocketMQ");
+    assert_eq!(stored(&node, "g", "T", 0).await, Some(11));
     assert_eq!(node.pull(pull_header("T", 0, 11)).await.header.next_begin_offset, 10);
+    // Two queues to read, and two more that are only written to.
+    let partly = wire::CreateTopicRequest {
+        topic: "W".into(),
+        read_queue_nums: 2,
+        write_queue_nums: 4,
+        perm: 6,
+        ..Default::default()
+    };
+    assert_eq!(node.ask(RequestCode::UPDATE_AND_CREATE_TOPIC, &partly).await.code, 0);
     for (header, code) in [
         (to_offset(0, 12), 1),
         (to_offset(0, -5), 1),
         (to_offset(2, 0), 29),
+        (ResetOffsetRequest { topic: "W".into(), ..to_offset(1, 0) }, 0),
+        (ResetOffsetRequest { topic: "W".into(), ..to_offset(2, 0) }, 29),
         (ResetOffsetRequest { topic: "U".into(), ..reset_header(0) }, 17),
         (ResetOffsetRequest { group: "nobody".into(), ..reset_header(0) }, 26),
     ] {
@@ -179,6 +192,40 @@ async fn a_held_pull_hears_of_a_reset() {
     let (pulled, _) = tokio::join!(node.pull(header), reset);
     assert_eq!((pulled.code, pulled.header.next_begin_offset), (21, 2));
     assert!(start.elapsed() < SOON);
+    node.stop().await;
+}
+
+/// A consumer that has pulled everything and consumed half of it stands where its group is reset to.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stands_at_the_offset_of_a_reset_is_told_too() {
+    let node = OneNode::with_messages(|_| {}).await;
+    commit_two_way(&node, "g", 0, 5).await;
+    let mut held = pull_header("T", 0, 10);
+    held.sys_flag |= pull_flag::SUSPEND;
+    held.suspend_timeout_millis = 60_000;
+    let start = Instant::now();
+    let reset = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        node.reset(to_offset(0, 10)).await
+    };
+    let (pulled, _) = tokio::join!(node.pull(held), reset);
+    assert_eq!((pulled.code, pulled.header.next_begin_offset), (21, 10));
+    assert!(start.elapsed() < SOON);
+    commit_two_way(&node, "g", 0, 6).await;
+    // Another one's question tells nobody but the one that asks.
+    let other = Client::new(ClientConfig::default());
+    let pull = RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(&pull_header("T", 0, 10));
+    assert_eq!(other.call(&node.address, pull, SOON).await.unwrap().code, 21);
+    commit_two_way(&node, "g", 0, 6).await;
+    assert_eq!(stored(&node, "g", "T", 0).await, Some(10), "of what it had before");
+    assert_eq!(node.pull_code(pull_header("T", 0, 10)).await, 19, "it was told, and goes on");
+    commit_two_way(&node, "g", 0, 9).await;
+    assert_eq!(stored(&node, "g", "T", 0).await, Some(9), "now its commits count");
+
+    // Who has asked where to begin knows.
+    node.reset(to_offset(0, 3)).await;
+    assert_eq!(stored(&node, "g", "T", 0).await, Some(3));
+    assert_eq!(node.pull_code(pull_header("T", 0, 3)).await, 0);
     node.stop().await;
 }
 
@@ -351,6 +398,51 @@ async fn without_server_side_reset_consumers_are_told() {
     let response = node.ask(RequestCode::INVOKE_BROKER_TO_RESET_OFFSET, &offline).await;
     let remark = "Consumer not online, so can not reset offset, Group: TOOLS_CONSUMER Topic: T Timestamp: 0";
     assert_eq!((response.code, response.remark.as_deref()), (206, Some(remark)));
+    node.stop().await;
+}
+
+/// With `server_side_reset` off nothing is proposed, which would show whether the node leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_are_told_by_nobody_but_a_leader() {
+    let mut three = Three::start(|config| config.groups[0].server_side_reset = false).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    let address = three.addresses[&leader].clone();
+    let calls = || {
+        let reset = RemotingCommand::request(RequestCode::INVOKE_BROKER_TO_RESET_OFFSET)
+            .with_header(&reset_header(0));
+        client.call(&address, reset, SOON)
+    };
+    assert_eq!(client.call(&address, send_request("T", 0, "", "m"), SOON).await.unwrap().code, 0);
+    assert_eq!(calls().await.unwrap().code, 1, "the group has no offsets");
+    three.brokers.retain(|node, _| *node == leader);
+    let answer = calls().await;
+    assert!(answer.is_err(), "without a majority: {answer:?}");
+    three.stop().await;
+}
+
+/// As the last thing that an administrator has said of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_are_cloned_over_a_reset_that_is_pending() {
+    let node = OneNode::with_messages(|_| {}).await;
+    node.call(request(&heartbeat("c2", "g2", "T"))).await;
+    commit_two_way(&node, "g", 0, 6).await;
+    commit_two_way(&node, "g", 1, 0).await;
+    let of_g2 = |header| ResetOffsetRequest { group: "g2".into(), ..header };
+    node.reset(of_g2(to_offset(0, 2))).await;
+    let clone = CloneGroupOffsetRequest {
+        src_group: "g".into(),
+        dest_group: "g2".into(),
+        topic: Some("T".into()),
+        offline: true,
+    };
+    assert_eq!(node.ask(RequestCode::CLONE_GROUP_OFFSET, &clone).await.code, 0);
+    assert_eq!(stored(&node, "g2", "T", 0).await, Some(6));
+    assert_eq!(stored(&node, "g2", "T", 1).await, Some(0));
+    let pull = |offset| PullMessageRequest { consumer_group: "g2".into(), ..pull_header("T", 0, offset) };
+    let pulled = node.pull(pull(9)).await;
+    assert_eq!((pulled.code, pulled.header.next_begin_offset), (21, 6), "its consumers hear of it");
+    assert_eq!(node.pull_code(pull(6)).await, 0);
     node.stop().await;
 }
 

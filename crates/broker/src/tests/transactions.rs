@@ -215,11 +215,20 @@ async fn an_end_that_is_wrong_late_or_repeated_does_nothing() {
             },
             "names another message",
         ),
+        (
+            EndTransactionRequest { transaction_id: Some("K2".into()), ..good.clone() },
+            "names another message",
+        ),
     ] {
         let (code, remark) = end(client, address, &header).await;
         assert_eq!(code, 1, "{header:?}: {remark}");
         assert!(remark.contains(want), "{header:?}: {remark}");
     }
+    // One who does not name it at all ends it by its place.
+    let nameless = send_half(client, address, half_request("T", 0, "K3", &[])).await;
+    let header =
+        EndTransactionRequest { transaction_id: Some(String::new()), ..end_header(&nameless, ROLLBACK) };
+    assert_eq!(end(client, address, &header).await.0, 0);
     // Nobody knows: nothing happens, and nothing is refused.
     assert_eq!(end(client, address, &end_header(&one, 0)).await.0, 0);
     assert!(stored(client, address, "T").await.is_empty());
@@ -310,6 +319,34 @@ async fn a_topic_that_is_gone_is_made_again_where_that_is_allowed() {
         }
         node.stop().await;
     }
+}
+
+/// Everything in the log waits for the creation of a topic: it is not proposed by each who needs it.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_ends_make_a_topic_once() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let (client, address) = (&node.client, node.address.as_str());
+    let sends = (0..200).map(|n| send_half(client, address, half_request("T", 0, &format!("K{n:03}"), &[])));
+    let halves = futures::future::join_all(sends).await;
+    let delete = wire::TopicRequest { topic: "T".into() };
+    assert_eq!(node.ask(RequestCode::DELETE_TOPIC_IN_BROKER, &delete).await.code, 0);
+    let before = node.broker.status()[0].last_index;
+    let ends = halves.iter().map(|half| async move { end(client, address, &end_header(half, COMMIT)).await });
+    for (code, remark) in futures::future::join_all(ends).await {
+        assert_eq!(code, 0, "{remark}");
+    }
+    let entries = node.broker.status()[0].last_index - before;
+    assert!(entries < 100, "{entries} entries for 200 transactions");
+    let mut queues = Vec::new();
+    for queue in 0..8 {
+        if node.pull_code(pull_header("T", queue, 0)).await == 0 {
+            queues.push(queue);
+        }
+    }
+    assert_eq!(queues, [0]);
+    assert_eq!(keys(client, address, "T").await.len(), 200);
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -507,7 +544,9 @@ async fn what_cannot_be_half_is_refused() {
     node.create_topic("T", 1).await;
     for (request, want) in [
         (half_request("T", 0, "K", &[(prop::DELAY, "3")]), 13),
+        (half_request("T", 0, "K", &[(prop::DELAY, "x")]), 13),
         (half_request("T", 0, "K", &[(prop::TIMER_DELAY_SEC, "3")]), 13),
+        (half_request("T", 0, "K", &[(prop::TIMER_DELIVER_MS, "1")]), 13),
         (half_request("T", 9, "K", &[]), 29),
         (half_request(system::TRANS_HALF, 0, "K", &[]), 16),
     ] {
@@ -517,6 +556,13 @@ async fn what_cannot_be_half_is_refused() {
     let halves = stored(&node.client, &node.address, system::TRANS_HALF).await;
     assert!(halves.is_empty());
     assert_eq!(properties_get(&half_properties("K", &[]), prop::PGROUP), Some("p"));
+    // What asks for no delay is no reason.
+    for harmless in [(prop::DELAY, "0"), (prop::TIMER_OUT_MS, "1"), ("TIMER_MINE", "x")] {
+        let half =
+            send_half(&node.client, &node.address, half_request("T", 0, harmless.0, &[harmless])).await;
+        assert_eq!(end(&node.client, &node.address, &end_header(&half, COMMIT)).await.0, 0);
+    }
+    assert_eq!(stored(&node.client, &node.address, "T").await.len(), 3);
     node.stop().await;
 }
 

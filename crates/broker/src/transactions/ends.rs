@@ -7,7 +7,8 @@
 //!
 //! What has arrived while an entry was under way goes into the next one: bounded by bytes, never by waiting. `apply`
 //! takes an entry of commits as a whole or not at all, so one transaction that is over already voids it: then those that are
-//! over are told so, and the others go into the next entry. Of two ends of one transaction the second waits for the first.
+//! over are told so, and the others go into the next entry. Where none is over, the cause was another entry, and they go
+//! together again. Of two ends of one transaction the second waits for the first.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -20,7 +21,7 @@ use wire::{QueueId, QueueOffset, ResponseCode, StoredMessage};
 use crate::call::Call;
 use crate::errors::Error;
 use crate::hosted::{Hosted, lock};
-use crate::limits::{ENDS_BYTES_MAX, ENDS_PER_ENTRY, ENDS_PER_ENTRY_BYTES};
+use crate::limits::{ENDS_BYTES_MAX, ENDS_PER_ENTRY, ENDS_PER_ENTRY_BYTES, ENDS_VOID_MAX};
 use crate::state::command::{Kind, Release, Source, released};
 use crate::transactions::half;
 
@@ -58,6 +59,8 @@ pub(crate) struct Commit {
     pub(crate) queue: QueueId,
     /// It was refused together with others, and might be the reason.
     pub(crate) alone: bool,
+    /// Its entry was void so often, and none in it was the reason.
+    pub(crate) voids: u32,
 }
 
 impl End {
@@ -120,55 +123,89 @@ impl Waiting {
         if end.commit.is_some() { self.commits.push_back(end) } else { self.rollbacks.push_back(end) }
     }
 
-    /// What goes into the next entry, of one kind, by offset; empty: nothing waits.
-    fn take(&mut self) -> Vec<End> {
+    /// What goes into the next entry, of one kind.
+    fn take(&mut self, is_over: impl Fn(&End) -> bool) -> Taken {
         self.turn = !self.turn;
         let rollbacks_first = self.turn && !self.rollbacks.is_empty() || self.commits.is_empty();
         let queue = if rollbacks_first { &mut self.rollbacks } else { &mut self.commits };
-        let (mut taken, mut later) = (Vec::<End>::new(), Vec::new());
+        let (mut taken, mut later) = (Taken::default(), Vec::new());
         let (mut bytes, mut offsets) = (0, HashSet::new());
         while let Some(end) = queue.front() {
-            let fits = bytes + end.bytes() <= ENDS_PER_ENTRY_BYTES && taken.len() < ENDS_PER_ENTRY;
-            if !taken.is_empty() && (!fits || end.is_alone()) {
+            let size = end.bytes();
+            let fits = bytes + size <= ENDS_PER_ENTRY_BYTES && taken.ends.len() < ENDS_PER_ENTRY;
+            if !taken.ends.is_empty() && (!fits || end.is_alone()) {
+                break;
+            }
+            // However often clients repeat themselves: so much is looked at in one turn.
+            if taken.over.len() + later.len() >= ENDS_PER_ENTRY {
                 break;
             }
             let Some(end) = queue.pop_front() else { break };
+            if is_over(&end) {
+                self.bytes -= size;
+                taken.over.push(end);
+                continue;
+            }
             if !offsets.insert(end.offset) {
                 later.push(end);
                 continue;
             }
-            bytes += end.bytes();
+            bytes += size;
             let is_alone = end.is_alone();
-            taken.push(end);
+            taken.ends.push(end);
             if is_alone {
                 break;
             }
         }
         later.into_iter().rev().for_each(|end| queue.push_front(end));
         self.bytes -= bytes;
-        taken.sort_unstable_by_key(|end| end.offset);
+        taken.ends.sort_unstable_by_key(|end| end.offset);
         taken
+    }
+}
+
+/// What one turn is about; nothing: nothing waits.
+#[derive(Default)]
+struct Taken {
+    /// By offset.
+    ends: Vec<End>,
+    /// They are over already.
+    over: Vec<End>,
+}
+
+/// The one who works on the ends of a group. Gone, whatever became of it, it makes room for another one.
+struct Worker {
+    hosted: Arc<Hosted>,
+    is_done: bool,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.is_done {
+            lock(&self.hosted.ends.waiting).is_worked_on = false;
+        }
     }
 }
 
 /// Works until nothing waits.
 async fn work(hosted: Arc<Hosted>) {
+    let mut worker = Worker { hosted: hosted.clone(), is_done: false };
     loop {
-        let ends = {
+        let Taken { ends, over } = {
             let mut waiting = lock(&hosted.ends.waiting);
-            let ends = waiting.take();
-            if ends.is_empty() {
+            let taken = waiting.take(|end| end.is_over(&hosted));
+            if taken.ends.is_empty() && taken.over.is_empty() {
                 waiting.is_worked_on = false;
+                worker.is_done = true;
                 return;
             }
-            ends
+            taken
         };
-        let (over, ends): (Vec<End>, Vec<End>) = ends.into_iter().partition(|end| end.is_over(&hosted));
         for end in over {
             end.tell_over(&hosted);
         }
         match ends.first() {
-            None => {}
+            None => tokio::task::yield_now().await,
             Some(first) if first.commit.is_some() => commit(&hosted, ends).await,
             Some(_) => roll_back(&hosted, ends).await,
         }
@@ -211,22 +248,40 @@ async fn commit(hosted: &Arc<Hosted>, ends: Vec<End>) {
                 end.call.succeed();
             }
         }
-        // Definitely not done, and by one of them: each is looked at again.
-        Err(Error::Void | Error::Refused { .. }) if kept.len() > 1 => {
-            let (over, mut others): (Vec<End>, Vec<End>) =
-                kept.into_iter().partition(|end| end.is_over(hosted));
-            if over.is_empty() {
-                for commit in others.iter_mut().filter_map(|end| end.commit.as_mut()) {
-                    commit.alone = true;
-                }
-            }
-            hosted.ends.push_back(others);
+        // Definitely not done: each is looked at again.
+        Err(error @ (Error::Void | Error::Refused { .. })) if kept.len() > 1 => {
+            let (over, others) = kept.into_iter().partition(|end: &End| end.is_over(hosted));
+            let is_explained = !Vec::is_empty(&over);
             for end in over {
                 end.tell_over(hosted);
+            }
+            match once_more(others, &error, is_explained) {
+                Ok(others) => hosted.ends.push_back(others),
+                Err(others) => fail(hosted, others, &error),
             }
         }
         Err(error) => fail(hosted, kept, &error),
     }
+}
+
+/// How those are tried again that were not over when their entry had no effect; or given back, when it was void so often
+/// that it is for the park to say when. `is_explained`: others in it were over.
+fn once_more(mut ends: Vec<End>, error: &Error, is_explained: bool) -> Result<Vec<End>, Vec<End>> {
+    if is_explained {
+        return Ok(ends);
+    }
+    let mut voids = 0;
+    for commit in ends.iter_mut().filter_map(|end| end.commit.as_mut()) {
+        if matches!(error, Error::Void) {
+            // One that voids an entry is over by then: this one was void because of another entry before it.
+            commit.voids += 1;
+            voids = voids.max(commit.voids);
+        } else {
+            // It may be any of them.
+            commit.alone = true;
+        }
+    }
+    if voids > ENDS_VOID_MAX { Err(ends) } else { Ok(ends) }
 }
 
 fn message(hosted: &Hosted, end: &End) -> Result<MessagesProposal, Error> {
@@ -260,5 +315,118 @@ async fn roll_back(hosted: &Arc<Hosted>, ends: Vec<End>) {
 fn fail(hosted: &Arc<Hosted>, ends: Vec<End>, error: &Error) {
     for end in ends {
         hosted.fail(end.call, error.shared());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::{RemotingCommand, RequestCode};
+
+    use super::*;
+    use crate::call::Sender;
+    use crate::park::Park;
+
+    fn end(offset: u64, is_commit: bool) -> End {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let from = Sender { address, listener: "b".into(), client_id: String::new(), node: None };
+        let request = RemotingCommand::request(RequestCode::END_TRANSACTION);
+        let call = Call::from_self(request, from, Park::<Call>::new(1, 1).ticket());
+        let commit = is_commit.then(|| Commit {
+            half: Bytes::from_static(b"half"),
+            topic: "T".into(),
+            queue: QueueId(0),
+            alone: false,
+            voids: 0,
+        });
+        End { call, offset: QueueOffset(offset), commit, since: Instant::now() }
+    }
+
+    fn offsets(ends: &[End]) -> Vec<u64> {
+        ends.iter().map(|end| end.offset.0).collect()
+    }
+
+    #[test]
+    fn of_one_transaction_the_second_waits() {
+        let mut waiting = Waiting::default();
+        for offset in [5, 3, 5, 4, 5] {
+            waiting.push(end(offset, true));
+        }
+        let taken = waiting.take(|_| false);
+        assert_eq!((offsets(&taken.ends), taken.over.len()), (vec![3, 4, 5], 0));
+        // The first did it: the others are told together, and nothing remains.
+        let taken = waiting.take(|end| end.offset.0 == 5);
+        assert_eq!((taken.ends.len(), offsets(&taken.over)), (0, vec![5, 5]));
+        assert_eq!(waiting.bytes, 0);
+        let taken = waiting.take(|_| false);
+        assert!(taken.ends.is_empty() && taken.over.is_empty());
+    }
+
+    #[test]
+    fn a_turn_is_bounded_however_often_an_end_is_repeated() {
+        for is_commit in [true, false] {
+            let mut waiting = Waiting::default();
+            let count = 4 * ENDS_PER_ENTRY;
+            for _ in 0..count {
+                waiting.push(end(7, is_commit));
+            }
+            let looked = std::cell::Cell::new(0);
+            let taken = waiting.take(|_| {
+                looked.set(looked.get() + 1);
+                false
+            });
+            assert_eq!(offsets(&taken.ends), [7]);
+            assert!(looked.get() <= ENDS_PER_ENTRY + 1, "{} looked at", looked.get());
+            let mut turns = 0;
+            let mut told = 0;
+            loop {
+                let taken = waiting.take(|_| true);
+                if taken.over.is_empty() {
+                    break;
+                }
+                told += taken.over.len();
+                turns += 1;
+            }
+            assert_eq!((told, turns, waiting.bytes), (count - 1, 4, 0));
+        }
+    }
+
+    #[test]
+    fn a_void_of_another_cause_leaves_them_together() {
+        let both = || vec![end(1, true), end(2, true)];
+        let alone = |ends: &[End]| ends.iter().filter(|end| end.is_alone()).count();
+        let mut ends = both();
+        for _ in 0..ENDS_VOID_MAX {
+            ends = once_more(ends, &Error::Void, false).unwrap_or_else(|_| panic!("once more"));
+            assert_eq!(alone(&ends), 0);
+        }
+        // Not for ever.
+        assert!(once_more(ends, &Error::Void, false).is_err());
+
+        let refused = Error::refused(ResponseCode::TOPIC_NOT_EXIST, "gone");
+        let ends = once_more(both(), &refused, false).unwrap_or_else(|_| panic!("once more"));
+        assert_eq!(alone(&ends), 2, "one of them is the reason");
+        for error in [Error::Void, refused] {
+            let ends = once_more(both(), &error, true).unwrap_or_else(|_| panic!("once more"));
+            assert_eq!(alone(&ends), 0, "the reason is gone");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_worker_that_panics_makes_room_for_another() {
+        let node = crate::tests::OneNode::start().await;
+        let hosted = node.broker.hosted("b1");
+        lock(&hosted.ends.waiting).is_worked_on = true;
+        let worker = Worker { hosted: hosted.clone(), is_done: false };
+        let panicked = tokio::spawn(async move {
+            let _worker = worker;
+            panic!("as the test wants it");
+        });
+        panicked.await.unwrap_err();
+        assert!(!lock(&hosted.ends.waiting).is_worked_on);
+        // One that has ended as it should takes nothing from the next.
+        lock(&hosted.ends.waiting).is_worked_on = true;
+        drop(Worker { hosted: hosted.clone(), is_done: true });
+        assert!(lock(&hosted.ends.waiting).is_worked_on);
+        node.stop().await;
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use wire::{
-    EncodeError, MessageError, NewMessage, QueueId, QueueOffset, StoredMessage, encode_message, message_size,
-    patch_position, patch_queue_offset, patch_store_timestamp, prop, properties_iter, properties_push,
-    sysflag, topic as system,
+    EncodeError, MessageError, NewMessage, PROPERTIES_BYTES_MAX, QueueId, QueueOffset, StoredMessage,
+    encode_message, message_size, patch_position, patch_queue_offset, patch_store_timestamp, prop,
+    properties_iter, properties_push, sysflag, topic as system,
 };
 
 use crate::errors::Error;
@@ -129,6 +129,8 @@ fn copy<'a>(half: &StoredMessage<'a>) -> NewMessage<'a> {
     }
 }
 
+/// The count of the checks goes where there is room for it: one that is all properties has to be asked of and put aside
+/// all the same.
 fn rewritten(half: &StoredMessage<'_>, drop: impl Fn(&str) -> bool, checks: Option<u32>) -> String {
     let mut properties = String::with_capacity(half.properties.len() + 32);
     for (name, value) in properties_iter(half.properties) {
@@ -138,7 +140,11 @@ fn rewritten(half: &StoredMessage<'_>, drop: impl Fn(&str) -> bool, checks: Opti
         }
     }
     if let Some(checks) = checks {
+        let before = properties.len();
         properties_push(&mut properties, prop::TRANSACTION_CHECK_TIMES, &checks.to_string());
+        if properties.len() > PROPERTIES_BYTES_MAX {
+            properties.truncate(before);
+        }
     }
     properties
 }
@@ -231,6 +237,24 @@ mod tests {
         let properties = StoredMessage::parse(&record).unwrap().properties;
         assert_eq!(properties.matches("TRANSACTION_CHECK_TIMES").count(), 1);
         assert_eq!(properties_get(properties, "TRANSACTION_CHECK_TIMES"), Some("9"));
+    }
+
+    #[test]
+    fn one_without_room_for_the_count_goes_without() {
+        let own = properties_from([("REAL_TOPIC", "T"), ("REAL_QID", "3"), ("KEYS", "k")]);
+        for (free, counted) in [(0, false), (10, false), (64, true)] {
+            let keys = "k".repeat(PROPERTIES_BYTES_MAX + 1 - own.len() - free);
+            let record = half(&[("REAL_TOPIC", "T"), ("REAL_QID", "3"), ("KEYS", &keys)]);
+            let half = StoredMessage::parse(&record).unwrap();
+            assert_eq!(half.properties.len(), PROPERTIES_BYTES_MAX - free);
+            for record in [shown(&half, 15).unwrap(), given_up(&half, 15, half.store_host).unwrap().freeze()]
+            {
+                let message = StoredMessage::parse(&record).unwrap();
+                let times = properties_get(message.properties, "TRANSACTION_CHECK_TIMES");
+                assert_eq!(times, counted.then_some("15"), "{free} bytes free");
+                assert_eq!(properties_get(message.properties, "KEYS"), Some(keys.as_str()));
+            }
+        }
     }
 
     #[test]

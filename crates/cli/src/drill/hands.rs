@@ -95,9 +95,12 @@ fn start(config: &Path) -> anyhow::Result<Child> {
     Ok(child)
 }
 
-/// The process of this machine that runs `server --config FILE`.
+/// The process of this machine that runs `server --config FILE`: a program of our name, so that what starts or watches one
+/// (sudo, timeout, a debugger) is not taken for it.
 fn find(config: &Path) -> anyhow::Result<Option<Pid>> {
     let wanted = fs::canonicalize(config).with_context(|| format!("{} cannot be found", config.display()))?;
+    let ours = std::env::current_exe()?;
+    let mut found = None;
     for entry in fs::read_dir("/proc").context("/proc cannot be read: is this Linux?")? {
         let entry = entry?;
         let Some(pid) =
@@ -108,12 +111,24 @@ fn find(config: &Path) -> anyhow::Result<Option<Pid>> {
         // A process may end while it is looked at; a zombie has no command line.
         let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
         let Some(file) = config_argument(&line) else { continue };
+        let is_ours =
+            fs::read_link(entry.path().join("exe")).is_ok_and(|exe| program(&exe) == program(&ours));
+        if !is_ours {
+            continue;
+        }
         let directory = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
         if fs::canonicalize(directory.join(file)).is_ok_and(|file| file == wanted) {
-            return Ok(Some(pid));
+            anyhow::ensure!(found.is_none(), "two processes run with {}", config.display());
+            found = Some(pid);
         }
     }
-    Ok(None)
+    Ok(found)
+}
+
+/// The name of a program's file; that of one which was replaced while it runs ends in " (deleted)" in /proc.
+fn program(file: &Path) -> Option<String> {
+    let name = file.file_name()?.to_str()?;
+    Some(name.strip_suffix(" (deleted)").unwrap_or(name).to_owned())
 }
 
 /// The file of `… server --config FILE` or `--config=FILE` in a command line of /proc.
@@ -151,6 +166,13 @@ mod tests {
         ] {
             assert_eq!(config_argument(line.as_bytes()), file.map(PathBuf::from), "{line:?}");
         }
+    }
+
+    #[test]
+    fn a_program_is_known_by_its_name() {
+        let name = |file: &str| program(Path::new(file));
+        assert_eq!(name("/usr/bin/raftmq"), name("/work/target/raftmq (deleted)"));
+        assert_ne!(name("/usr/bin/raftmq"), name("/usr/bin/timeout"));
     }
 
     #[test]

@@ -98,12 +98,26 @@ async fn drill(client: &Client, scenario: &Scenario, args: &DrillArgs) -> anyhow
         return check(scenario, &watch, &nodes);
     }
     let interrupted = CancellationToken::new();
+    let open: Open = Arc::default();
     let listener = tokio::spawn({
         let interrupted = interrupted.clone();
+        let open = open.clone();
         async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                eprintln!("interrupted: what was done is undone, then the drill ends");
-                interrupted.cancel();
+            if let Err(error) = interruption().await {
+                eprintln!("signals cannot be heard: {error}");
+                return;
+            }
+            eprintln!(
+                "interrupted: what was done is undone, then the drill ends; a second time ends it at once"
+            );
+            interrupted.cancel();
+            if interruption().await.is_ok() {
+                let open = *open.lock().unwrap_or_else(PoisonError::into_inner);
+                match open {
+                    Some((node, undo)) => eprintln!("ended: `{}` of node {node} is left to do", undo.name()),
+                    None => eprintln!("ended"),
+                }
+                std::process::exit(1);
             }
         }
     });
@@ -115,6 +129,7 @@ async fn drill(client: &Client, scenario: &Scenario, args: &DrillArgs) -> anyhow
         since,
         doer: Arc::new(Mutex::new(Doer::default())),
         interrupted,
+        open,
         rounds: Vec::new(),
     };
     let ended_early = drill.steps(&load).await.err().map(|error| format!("{error:#}"));
@@ -128,6 +143,17 @@ async fn drill(client: &Client, scenario: &Scenario, args: &DrillArgs) -> anyhow
     tell(args, &verdict, &seen)?;
     anyhow::ensure!(verdict.failures().is_empty(), "the drill failed");
     Ok(())
+}
+
+/// Ends with the next signal that ends a program: from its terminal, from who stops it, or because its terminal is gone.
+async fn interruption() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut hang_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+        _ = hang_up.recv() => Ok(()),
+    }
 }
 
 fn tell(args: &DrillArgs, verdict: &Verdict, seen: &canary::Seen) -> anyhow::Result<()> {
@@ -184,12 +210,16 @@ async fn make_topic(client: &Client, scenario: &Scenario, watch: &Watch) -> anyh
     }
 }
 
+/// What was done to a node and how it is undone, while it lasts.
+type Open = Arc<Mutex<Option<(u64, Deed)>>>;
+
 struct Drill<'a> {
     scenario: &'a Scenario,
     watch: Watch,
     since: Instant,
     doer: Arc<Mutex<Doer>>,
     interrupted: CancellationToken,
+    open: Open,
     rounds: Vec<Round>,
 }
 
@@ -249,6 +279,7 @@ impl Drill<'_> {
             }
             Some((deed, undo)) => {
                 self.watch.margin(node)?;
+                *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, undo));
                 let done = self.act(node, deed).await;
                 if done.is_ok() && !self.interrupted.is_cancelled() {
                     tokio::select! {
@@ -258,6 +289,9 @@ impl Drill<'_> {
                 }
                 // Also where it was done by half.
                 let undone = self.act(node, undo).await;
+                if undone.is_ok() {
+                    *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                }
                 done.and(undone)
             }
         };

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::body::named_enums;
 use crate::json::{BodyError, json_bodies};
@@ -76,6 +77,7 @@ pub const SUB_ALL: &str = "*";
 pub struct SubscriptionData {
     pub class_filter_mode: bool,
     /// Java hashes of `tags_set`.
+    #[serde(deserialize_with = "codes")]
     pub code_set: BTreeSet<i32>,
     pub expression_type: String,
     pub sub_string: String,
@@ -83,6 +85,23 @@ pub struct SubscriptionData {
     pub sub_version: i64,
     pub tags_set: BTreeSet<String>,
     pub topic: String,
+}
+
+/// Go's client writes them in quotes; Java reads both.
+fn codes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<i32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Code {
+        Number(i32),
+        Text(String),
+    }
+
+    let codes = Vec::<Code>::deserialize(deserializer)?;
+    let read = |code| match code {
+        Code::Number(code) => Ok(code),
+        Code::Text(text) => text.trim().parse().map_err(D::Error::custom),
+    };
+    codes.into_iter().map(read).collect()
 }
 
 impl Default for SubscriptionData {

@@ -1,0 +1,274 @@
+//! RocketMQ's Go client (github.com/apache/rocketmq-client-go/v2): each kind of send and of consumer, and a leader's death.
+//! It speaks the ROCKETMQ header format, where the Java clients speak JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use tests::cluster::{self, Cluster, Plan, Running};
+use tests::complaints::{Complaints, exactly_once, same_ids};
+use tests::go;
+use tests::history::{self, Delivery, Punctuality, sent, values};
+use tests::runner::{Requirement, Scratch, Test, test};
+use tests::scenario::Scenario;
+
+const PATIENCE: Duration = Duration::from_mins(1);
+/// As in java_messaging.rs.
+const LATE_MS: i64 = 2000;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test("go_client::features", &[Requirement::Go], features),
+        test("go_client::rebalance", &[Requirement::Go], rebalance),
+        test("go_client::leader_killed", &[Requirement::Go, Requirement::OwnCluster], leader_killed),
+    ]
+}
+
+/// Starts one client; names have no blanks, and a '~' stands for one in an expression.
+struct Starter<'a> {
+    kit: go::Kit,
+    scratch: &'a Scratch,
+    namesrv: String,
+}
+
+impl Starter<'_> {
+    fn start(&self, name: &str, line: &str) -> Result<Scenario> {
+        let words: Vec<String> = line.split_whitespace().map(|word| word.replace('~', " ")).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.kit.scenario(self.scratch.dir(), name, &self.namesrv, &words)
+    }
+}
+
+const EACH: usize = 12;
+const MODES: &str = "sync,async,oneway,batch,ordered";
+const LARGE_BYTES: usize = 20_000;
+const DECISIONS: &str = "commit,rollback,later-commit,later-rollback";
+
+fn features(scratch: &Scratch) -> Result<()> {
+    let cluster = Running::get()?;
+    let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv().to_owned() };
+    let base = scratch.unique("go");
+    for feature in ["all", "retry", "tx", "request"] {
+        cluster.create_topic(&format!("{base}_{feature}"), 2)?;
+    }
+    let consume = |name: &str, of: &str, rest: &str| {
+        starter.start(name, &format!("consume -topic {base}_{of} -group {base}_g_{name} {rest}"))
+    };
+    let total = MODES.split(',').count() * EACH;
+    let until = format!("-until {total}");
+    let mut everything = consume("everything", "all", &until)?;
+    let mut ordered = consume("ordered", "all", &format!("{until} -orderly"))?;
+    let mut tags = consume("tags", "all", "-tags A~||~C")?;
+    let mut sql = consume("sql", "all", "-sql n~>=~3~AND~n~<~6")?;
+    // each of them gets all; a group's offsets lie in the home of each
+    let group = format!("consume -topic {base}_all -group {base}_g_broadcast -broadcasting {until}");
+    let mut broadcast = [starter.start("broadcast-1", &group)?, starter.start("broadcast-2", &group)?];
+    let mut pull = starter.start("pull", &format!("pull -topic {base}_all -group {base}_g_pull {until}"))?;
+    let mut retry = consume("retry", "retry", "-reject 1 -reject-level 2")?;
+    let mut dead = consume("dead", "retry", "-reject 9 -max-reconsume 1")?;
+    let mut tx = consume("tx", "tx", "")?;
+    let mut reply =
+        starter.start("reply", &format!("reply -topic {base}_request -group {base}_g_request"))?;
+    reply.wait_started()?;
+
+    let send = |topic: &str, rest: &str| format!("send -topic {base}_{topic} -group {base}_p {rest}");
+    let rest = format!("-mode {MODES} -count {EACH} -tags A,B,C -keys k");
+    let mut producer = starter.start("producer", &send("all", &rest))?;
+    let rest = format!("-count 4 -delay 2 -size {LARGE_BYTES} -prefix delayed");
+    let mut delayed = starter.start("delayed", &send("retry", &rest))?;
+    let line = format!("transactions -topic {base}_tx -group {base}_p_tx -count 8 -decisions {DECISIONS}");
+    let mut transactions = starter.start("transactions", &line)?;
+    let line = format!("request -topic {base}_request -group {base}_p -count 4");
+    let mut requests = starter.start("requests", &line)?;
+
+    let mut c = Complaints::default();
+    c.about("go");
+    producer.join(PATIENCE)?;
+    delayed.join(PATIENCE)?;
+    let sends = producer.sends();
+    c.check(sent(&sends).len() == total, || format!("{} of {total} sent", sent(&sends).len()));
+    for (name, consumer) in
+        [("everything", &mut everything), ("ordered", &mut ordered), ("pulled", &mut pull)]
+    {
+        let arrived = consumer.wait_until("all messages", PATIENCE, |s| s.deliveries().len() >= total);
+        c.result(arrived);
+        consumer.finish()?;
+        exactly_once(name, &sends, &consumer.deliveries(), &mut c);
+        c.none("places with two values", &history::contradictions(&sends, &consumer.deliveries()));
+    }
+    in_order(&ordered.deliveries(), &mut c);
+    for consumer in &mut broadcast {
+        let arrived = consumer.wait_until("all messages", PATIENCE, |s| s.deliveries().len() >= total);
+        c.result(arrived);
+        consumer.finish()?;
+        exactly_once("broadcast", &sends, &consumer.deliveries(), &mut c);
+    }
+    let number = |value: &str| value.rsplit('-').next().and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
+    let chosen = |choice: fn(usize) -> bool| -> BTreeSet<String> {
+        sent(&sends).into_iter().filter(|value| choice(number(value))).collect()
+    };
+    for (name, consumer, wanted) in
+        [("tags", &mut tags, chosen(|n| n % 3 != 1)), ("sql", &mut sql, chosen(|n| (3..6).contains(&n)))]
+    {
+        let arrived =
+            consumer.wait_until("what was asked for", PATIENCE, |s| values(&s.deliveries()) == wanted);
+        c.result(arrived);
+        consumer.finish()?;
+        c.same(name, &values(&consumer.deliveries()), &wanted);
+    }
+
+    let delays = delayed.sends();
+    for (name, consumer) in [("retry", &mut retry), ("dead", &mut dead)] {
+        let arrived =
+            consumer.wait_until("two attempts", PATIENCE, |s| s.deliveries().len() >= 2 * delays.len());
+        c.result(arrived);
+        consumer.finish()?;
+        retried(scratch, name, &delays, &consumer.deliveries(), &mut c);
+    }
+    let line = format!("consume -topic %DLQ%{base}_g_dead -group {base}_g_letters -idle 3000");
+    let mut letters = starter.start("letters", &line)?;
+    letters.join(PATIENCE)?;
+    exactly_once("dead letters", &delays, &letters.deliveries(), &mut c);
+
+    transactions.wait_until("half messages", PATIENCE, |s| s.sends().len() >= 8)?;
+    let halves = transactions.sends();
+    let mut committed = sent(&halves);
+    committed.retain(|value| value.contains("commit"));
+    let arrived = tx
+        .wait_until("committed transactions", PATIENCE, |s| values(&s.deliveries()).is_superset(&committed));
+    c.result(arrived);
+    transactions.finish()?;
+    tx.finish()?;
+    c.none("failed half messages", &history::failed(&halves));
+    c.same("committed transactions", &values(&tx.deliveries()), &committed);
+    if cluster.is_raftmq() {
+        c.none("transactions committed twice", &history::stored_twice(&tx.deliveries()));
+    }
+
+    requests.join(PATIENCE)?;
+    reply.finish()?;
+    let requests = requests.others("request");
+    let wrong = requests
+        .iter()
+        .filter(|r| r["reply"] != format!("re: {}", r["value"].as_str().unwrap_or("")).as_str());
+    c.none("requests without the right reply", &wrong.collect::<Vec<_>>());
+    c.check(requests.len() == 4, || format!("{} requests", requests.len()));
+    c.end()
+}
+
+/// Each queue in the order of its offsets, and each shard in one queue and in the order of its sends.
+fn in_order(deliveries: &[Delivery], c: &mut Complaints) {
+    let mut newest: BTreeMap<(&str, u32), i64> = BTreeMap::new();
+    for Delivery { place, .. } in deliveries {
+        let before = newest.insert((&place.broker, place.queue), place.offset).unwrap_or(-1);
+        c.check(before < place.offset, || format!("{place} came after {before}"));
+    }
+}
+
+/// Delayed by level 2 at first, then rejected once and retried with level 2.
+fn retried(
+    scratch: &Scratch,
+    name: &str,
+    sends: &[history::Send],
+    deliveries: &[Delivery],
+    c: &mut Complaints,
+) {
+    let level_ms = cluster::DELAY_LEVELS_S[1] as i64 * 1000;
+    let attempt = |n: u32| -> Vec<Delivery> {
+        deliveries.iter().filter(|delivery| delivery.attempt == n).cloned().collect()
+    };
+    for n in 0..2 {
+        exactly_once(&format!("{name}, attempt {n}"), sends, &attempt(n), c);
+    }
+    same_ids(name, sends, deliveries, c);
+    let spoilt = deliveries.iter().filter(|d| d.size != LARGE_BYTES || !d.intact);
+    c.none("large bodies spoilt", &spoilt.collect::<Vec<_>>());
+    if let Some(Punctuality { soonest, latest }) = history::punctuality(sends, &attempt(0), |_| level_ms) {
+        scratch.report(&format!("go {name}: delayed messages {soonest} to {latest} ms late"));
+        c.check(soonest >= 0 && latest <= LATE_MS, || format!("delayed by {soonest} to {latest} ms more"));
+    }
+}
+
+/// Two consumers share the queues, and the one that stays takes over those of the one that dies.
+fn rebalance(scratch: &Scratch) -> Result<()> {
+    let cluster = Running::get()?;
+    let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv().to_owned() };
+    let base = scratch.unique("go");
+    cluster.create_topic(&base, 4)?;
+    let line = format!("consume -topic {base} -group {base}_g");
+    let mut first = starter.start("first", &line)?;
+    let mut second = starter.start("second", &line)?;
+    let mut producer =
+        starter.start("producer", &format!("failover -topic {base} -group {base}_p -rate 50"))?;
+    for consumer in [&mut first, &mut second] {
+        consumer.wait_until("a share of the messages", PATIENCE, |s| {
+            s.deliveries().iter().map(|d| &d.place).collect::<BTreeSet<_>>().len() > 20
+        })?;
+    }
+    second.kill()?;
+    let killed = producer.sends().len();
+    producer.wait_until("more sends", PATIENCE, |s| s.sends().len() > killed + 100)?;
+    producer.finish()?;
+    let sends = producer.sends();
+    let before = second.deliveries();
+    first.wait_until("every message", PATIENCE, |s| {
+        history::lost(&sends, &[s.deliveries(), before.clone()].concat()).is_empty()
+    })?;
+    first.finish()?;
+    let mut c = Complaints::default();
+    c.about("go");
+    c.none("failed sends", &history::failed(&sends));
+    let deliveries = [first.deliveries(), before].concat();
+    c.none("skipped", &history::skipped(&deliveries));
+    c.none("contradictions", &history::contradictions(&sends, &deliveries));
+    scratch.report(&format!("{} sends, {:?}", sends.len(), history::duplicates(&deliveries)));
+    c.end()
+}
+
+/// Three groups; the client's own settings.
+fn leader_killed(scratch: &Scratch) -> Result<()> {
+    const GROUPS: u8 = 3;
+    let mut cluster = Cluster::start(scratch, Plan::new(3, GROUPS))?;
+    let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv() };
+    let base = scratch.unique("go");
+    cluster.create_topic(&base, 2)?;
+    let mut consumer = starter.start("consumer", &format!("consume -topic {base} -group {base}_g"))?;
+    let mut producer =
+        starter.start("producer", &format!("failover -topic {base} -group {base}_p -rate 20"))?;
+    consumer.wait_until("deliveries of every group", PATIENCE, |s| {
+        let brokers: BTreeSet<String> = s.deliveries().into_iter().map(|d| d.place.broker).collect();
+        brokers.len() == usize::from(GROUPS)
+    })?;
+    let leader = cluster.leader("broker-b")?;
+    cluster.kill(leader)?;
+    let killed = UNIX_EPOCH.elapsed().context("a clock before 1970")?.as_nanos() as i64;
+    // to the group that lost its leader too
+    producer.wait_until("sends to every group", PATIENCE, |s| {
+        let since = s.sends().into_iter().filter(|send| send.ok && send.start > killed);
+        let brokers: BTreeSet<String> = since.filter_map(|send| Some(send.place?.broker)).collect();
+        brokers.len() == usize::from(GROUPS)
+    })?;
+    cluster.start_node(leader)?;
+    cluster.wait_whole()?;
+    producer.finish()?;
+    let sends = producer.sends();
+    consumer.wait_until("every acknowledged message", PATIENCE, |s| {
+        history::lost(&sends, &s.deliveries()).is_empty()
+    })?;
+    consumer.finish()?;
+    let deliveries = consumer.deliveries();
+    let mut c = Complaints::default();
+    c.about("go");
+    c.none("skipped", &history::skipped(&deliveries));
+    c.none("contradictions", &history::contradictions(&sends, &deliveries));
+    c.none("unexpected", &history::unexpected(&sends, &deliveries));
+    let gap = history::longest_gap(&sends).map_or(0, |(gap, _)| gap);
+    scratch.report(&format!(
+        "{} sends, {} failed, longest gap {:?}, {:?}",
+        sends.len(),
+        history::failed(&sends).len(),
+        Duration::from_nanos(gap as u64),
+        history::duplicates(&deliveries),
+    ));
+    c.end()
+}

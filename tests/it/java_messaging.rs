@@ -1,0 +1,764 @@
+//! What a broker does beyond storing and handing out, with stock Java clients: delays, timers and their recall, retries and
+//! dead letters, transactions, requests, traces, compressed bodies, namespaces. Once in peace and once while leaders die.
+//!
+//! All versions run side by side, each with all of its clients in one JVM, so that a test costs the time of its longest
+//! delay. Every rule is looked at, and one run tells all that is wrong. Apache (`RAFTMQ_TEST_NAMESRV`) needs
+//! [`APACHE_SETTINGS`](cluster::APACHE_SETTINGS); rules that it does not keep are left out for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::cluster::{self, Cluster, Plan, Running};
+use tests::complaints::{Complaints, exactly_once, same_ids};
+use tests::history::{self, Delivery, Punctuality, Send, sent, values};
+use tests::remoting::Connection;
+use tests::runner::{Requirement, Scratch, Test, test};
+use tests::scenario::Scenario;
+use tests::{java, mqadmin, wait};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Promised is 1 s (features.md) of a broker with cores of its own; here several JVMs start meanwhile.
+const LATE_MS: i64 = 2000;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test("java_messaging::features", &[Requirement::Java], features),
+        test("java_messaging::leader_killed", &[Requirement::Java, Requirement::OwnCluster], leader_killed),
+    ]
+}
+
+const TIMERS: &str = "sec:1,ms:1500,at:2500,at:-5000,ms:300";
+const TIMER_DELAYS_MS: [i64; 5] = [1000, 1500, 2500, 0, 300];
+const DECISIONS: &str = "commit,rollback,later-commit,later-rollback,third-commit";
+
+// How many messages of each kind.
+const DELAYED: usize = 12;
+const TIMED: usize = 10;
+const RECALLABLE: usize = 8;
+const RETRIED: usize = 4;
+const TRANSACTIONS: usize = 10;
+const ORPHANS: usize = 4;
+const REQUESTS: usize = 6;
+/// For so long a client waits for a reply.
+const REQUEST_MS: i64 = 15_000;
+const SPACED: usize = 4;
+/// Compressed as the client does unless told otherwise, and in each way that 5.x can be told.
+const LARGE: usize = 6;
+const LARGE_OF_EACH: usize = 2;
+const COMPRESSIONS: [&str; 3] = ["LZ4", "ZSTD", "ZLIB"];
+const LARGE_BYTES: usize = 20_000;
+/// After so many retries a message of the group `dead` is dead.
+const RETRIES: u32 = 2;
+
+/// The names that the clients of one version use.
+#[derive(Clone)]
+struct Names {
+    version: String,
+    five: bool,
+    base: String,
+}
+
+impl Names {
+    fn new(scratch: &Scratch, kit: &java::Kit) -> Names {
+        let base = scratch.unique(&kit.version.replace('.', "_"));
+        Names { version: kit.version.clone(), five: kit.is_five(), base }
+    }
+
+    fn topic(&self, feature: &str) -> String {
+        format!("{}_{feature}", self.base)
+    }
+
+    fn group(&self, feature: &str) -> String {
+        format!("{}_g_{feature}", self.base)
+    }
+
+    fn producers(&self, feature: &str) -> String {
+        format!("{}_p_{feature}", self.base)
+    }
+}
+
+/// What the clients of one version have printed.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    names: &'a Names,
+    scenario: &'a Scenario,
+}
+
+impl Seen<'_> {
+    fn sends(&self, feature: &str) -> Vec<Send> {
+        self.scenario.sends_to(&self.names.topic(feature))
+    }
+
+    fn deliveries(&self, feature: &str) -> Vec<Delivery> {
+        self.scenario.deliveries_to(&self.names.group(feature))
+    }
+
+    fn has(&self, feature: &str, count: usize) -> bool {
+        self.deliveries(feature).len() >= count
+    }
+
+    fn requests(&self) -> Vec<Value> {
+        self.scenario.others("request")
+    }
+
+    /// Enough to be judged.
+    fn is_complete(&self) -> bool {
+        let five = !self.names.five
+            || self.has("timer", TIMED)
+                && self.has("recall", RECALLABLE / 2 + 2)
+                && self.has("large", LARGE + LARGE_OF_EACH * COMPRESSIONS.len());
+        five && self.has("delay", DELAYED)
+            && self.has("retry", 3 * RETRIED)
+            && self.has("level", 2 * RETRIED)
+            && self.has("back", 2 * RETRIED)
+            && self.has("dead", (RETRIES as usize + 1) * RETRIED)
+            && self.has("never", RETRIED)
+            && self.has("lite", RETRIED)
+            && committed(&self.sends("tx")).is_subset(&values(&self.deliveries("tx")))
+            && self.has("orphan", ORPHANS + 1)
+            && self.has("trace", 1)
+            && self.has("large", LARGE)
+            && self.has("space", SPACED)
+            && self.requests().len() >= REQUESTS
+    }
+}
+
+/// The acknowledged transactions that were decided to be committed, sooner or later.
+fn committed(sends: &[Send]) -> BTreeSet<String> {
+    let mut values = sent(sends);
+    values.retain(|value| value.contains("commit"));
+    values
+}
+
+/// The number at the end of a value.
+fn number(value: &str) -> usize {
+    value.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Of `--delays level:1,level:2,level:99`; levels above the last are the last.
+fn level_delay_ms(value: &str) -> i64 {
+    let levels = cluster::DELAY_LEVELS_S;
+    let seconds = [levels[0], levels[1], levels[levels.len() - 1]][number(value) % 3];
+    seconds as i64 * 1000
+}
+
+/// Of `--delays` [`TIMERS`].
+fn timer_delay_ms(value: &str) -> i64 {
+    TIMER_DELAYS_MS[number(value) % TIMER_DELAYS_MS.len()]
+}
+
+/// Whose command line this is; names have no blanks.
+fn words(lines: &[String]) -> Vec<Vec<&str>> {
+    lines.iter().map(|line| line.split_whitespace().collect()).collect()
+}
+
+/// Everything that one version does, in one JVM. Consumers begin at the first message, so nothing waits for them.
+fn start(scratch: &Scratch, cluster: &Running, version: &str) -> Result<(Names, Scenario)> {
+    let kit = java::kit(version)?;
+    let names = Names::new(scratch, &kit);
+    for feature in ["delay", "timer", "recall", "retry", "tx", "orphan", "request", "trace", "large"] {
+        cluster.create_topic(&names.topic(feature), 2)?;
+    }
+    // how a client writes the topic of a namespace
+    cluster.create_topic(&format!("space%{}", names.topic("space")), 2)?;
+
+    let send = |feature: &str, producers: &str, rest: &str| {
+        let (topic, group) = (names.topic(feature), names.producers(producers));
+        format!("send --topic {topic} --group {group} --retries 0 --send-timeout-ms 15000 {rest}")
+    };
+    let consume = |feature: &str, of: &str, rest: &str| {
+        format!("consume --topic {} --group {} --from first {rest}", names.topic(of), names.group(feature))
+    };
+    let mut lines = vec![
+        send("delay", "delay", &format!("--count {DELAYED} --delays level:1,level:2,level:99")),
+        consume("delay", "delay", "--properties"),
+        send("retry", "retry", &format!("--count {RETRIED}")),
+        consume("retry", "retry", "--reject 2 --properties"),
+        consume("level", "retry", "--reject 1 --reject-level 2 --properties"),
+        consume("back", "retry", "--send-back 1 --properties"),
+        consume("dead", "retry", &format!("--reject 99 --max-reconsume {RETRIES} --properties")),
+        // a negative level asks for no retry at all
+        consume("never", "retry", "--reject 99 --reject-level -1 --properties"),
+        format!("lite-pull --topic {} --group {} --from first", names.topic("retry"), names.group("lite")),
+        format!(
+            "transactions --topic {} --group {} --count {TRANSACTIONS} --decisions {DECISIONS}",
+            names.topic("tx"),
+            names.producers("tx"),
+        ),
+        consume("tx", "tx", "--properties"),
+        // answers for the producer of the same group that is killed
+        // with a message of its own, since clients tell only brokers of topics that they know of themselves
+        format!(
+            "transactions --topic {} --group {} --count 1 --decisions commit --prefix heir --heartbeat-ms 1000",
+            names.topic("orphan"),
+            names.producers("orphan"),
+        ),
+        consume("orphan", "orphan", ""),
+        format!(
+            "request --topic {} --group {} --count {REQUESTS} --ttl-ms {REQUEST_MS} --mute-last",
+            names.topic("request"),
+            names.producers("request"),
+        ),
+        format!("reply --topic {} --group {} --from first", names.topic("request"), names.group("request")),
+        // 5.x consumers trace only what they get after their start is complete
+        send(
+            "trace",
+            "trace",
+            &format!("--count 1 --keys traced --trace --stay --after {}", names.group("trace")),
+        ),
+        consume("trace", "trace", "--trace"),
+        send("large", "large", &format!("--count {LARGE} --size {LARGE_BYTES}")),
+        consume("large", "large", ""),
+        send("space", "space", &format!("--count {SPACED} --namespace space --unit blue")),
+        consume("space", "space", "--namespace space --unit blue"),
+    ];
+    if kit.is_five() {
+        lines.extend([
+            send("timer", "timer", &format!("--count {TIMED} --delays {TIMERS}")),
+            // longer than any broker keeps messages
+            send("timer", "far", "--count 1 --delays sec:999999999 --prefix far"),
+            consume("timer", "timer", "--properties"),
+            send("recall", "recall", &format!("--count {RECALLABLE} --recall 2 --delays sec:4")),
+            // due when those that were recalled would have arrived
+            send("recall", "last", "--count 2 --delays sec:6 --prefix last"),
+            consume("recall", "recall", ""),
+        ]);
+        let each = |kind: &str| {
+            let rest =
+                format!("--count {LARGE_OF_EACH} --size {LARGE_BYTES} --compress {kind} --prefix {kind}");
+            send("large", kind, &rest)
+        };
+        lines.extend(COMPRESSIONS.map(each));
+    }
+    let scenario = kit.together(scratch.dir(), &kit.version, cluster.namesrv(), &words(&lines))?;
+    Ok((names, scenario))
+}
+
+fn features(scratch: &Scratch) -> Result<()> {
+    let cluster = Running::get()?;
+    let mut clients = Vec::new();
+    for version in java::versions() {
+        clients.push(start(scratch, &cluster, &version)?);
+    }
+    for (names, _) in &clients {
+        leave_orphans(scratch, &cluster, names)?;
+    }
+    let mut complaints = Complaints::default();
+    for (names, scenario) in &mut clients {
+        complaints.about(&names.version);
+        // what has not arrived is told by the rules
+        let arrived = scenario
+            .wait_until("all deliveries", PATIENCE, |scenario| Seen { names, scenario }.is_complete());
+        complaints.result(arrived);
+        scenario.finish()?;
+        let seen = Seen { names, scenario };
+        delays(scratch, &cluster, seen, &mut complaints);
+        retries(seen, &mut complaints);
+        transactions(&cluster, seen, &mut complaints);
+        requests(scratch, seen, &mut complaints);
+        bodies(&cluster, seen, &mut complaints)?;
+        traced(scratch, &cluster, seen, &mut complaints);
+        if names.five {
+            timers(scratch, &cluster, seen, &mut complaints);
+            recalls(seen, &mut complaints);
+        }
+    }
+    let seen: Vec<Seen> = clients.iter().map(|(names, scenario)| Seen { names, scenario }).collect();
+    dead_letters(scratch, cluster.namesrv(), &seen, &mut complaints)?;
+    complaints.end()
+}
+
+/// A producer leaves transactions undecided and dies.
+fn leave_orphans(scratch: &Scratch, cluster: &Running, names: &Names) -> Result<()> {
+    let line = format!(
+        "transactions --topic {} --group {} --count {ORPHANS} --decisions later-commit --undecided",
+        names.topic("orphan"),
+        names.producers("orphan"),
+    );
+    let kit = java::kit(&names.version)?;
+    let name = format!("doomed-{}", names.version);
+    let mut doomed = kit.scenario(scratch.dir(), &name, cluster.namesrv(), &words(&[line])[0])?;
+    doomed.wait_until("half messages", PATIENCE, |doomed| doomed.sends().len() >= ORPHANS)?;
+    doomed.kill()
+}
+
+fn punctual(
+    scratch: &Scratch,
+    name: &str,
+    found: Option<Punctuality>,
+    precision_ms: i64,
+    c: &mut Complaints,
+) {
+    let Some(Punctuality { soonest, latest }) = found else { return };
+    scratch.report(&format!("{} {name}: {soonest} ms to {latest} ms late", c.subject()));
+    c.check(soonest >= -precision_ms, || format!("{name} {} ms early", -soonest));
+    c.check(latest <= LATE_MS, || format!("{name} {latest} ms late"));
+}
+
+fn delays(scratch: &Scratch, cluster: &Running, seen: Seen, c: &mut Complaints) {
+    let (sends, deliveries) = (seen.sends("delay"), seen.deliveries("delay"));
+    exactly_once("delayed messages", &sends, &deliveries, c);
+    punctual(scratch, "levels", history::punctuality(&sends, &deliveries, level_delay_ms), 0, c);
+    let topic = seen.names.topic("delay");
+    let strange =
+        deliveries.iter().filter(|d| d.topic != topic || d.properties.get("REAL_TOPIC") != Some(&topic));
+    c.none("delayed messages that do not say where they belong", &strange.collect::<Vec<_>>());
+    // each is numbered in its real queue, from its first offset on
+    if cluster.is_raftmq() {
+        c.none("skipped offsets", &history::skipped(&deliveries));
+    }
+}
+
+fn timers(scratch: &Scratch, cluster: &Running, seen: Seen, c: &mut Complaints) {
+    let (far, sends): (Vec<Send>, Vec<Send>) =
+        seen.sends("timer").into_iter().partition(|send| send.values[0].starts_with("far"));
+    let deliveries = seen.deliveries("timer");
+    exactly_once("timer messages", &sends, &deliveries, c);
+    // Apache rounds down to whole seconds, and one tick further
+    let precision_ms = if cluster.is_raftmq() { 0 } else { 2000 };
+    punctual(scratch, "timers", history::punctuality(&sends, &deliveries, timer_delay_ms), precision_ms, c);
+    let refused = |send: &Send| send.error.as_ref().is_some_and(|error| error.contains("CODE: 13"));
+    c.check(far.len() == 1 && far.iter().all(refused), || format!("a timer too far ahead: {far:?}"));
+}
+
+/// Every second one is recalled and never arrives.
+fn recalls(seen: Seen, c: &mut Complaints) {
+    let recalls = seen.scenario.others("recall");
+    let (sends, deliveries) = (seen.sends("recall"), seen.deliveries("recall"));
+    c.check(recalls.len() == RECALLABLE / 2, || format!("{} recalls", recalls.len()));
+    let failed = recalls.iter().filter(|recall| recall["ok"] != true || recall["same"] != true);
+    c.none("recalls refused", &failed.collect::<Vec<_>>());
+    let recalled: BTreeSet<&str> = recalls.iter().filter_map(|recall| recall["value"].as_str()).collect();
+    let mut wanted = sent(&sends);
+    wanted.retain(|value| !recalled.contains(value.as_str()));
+    c.none("failed sends of timers to recall", &history::failed(&sends));
+    c.same("timers that were not recalled", &values(&deliveries), &wanted);
+}
+
+fn retries(seen: Seen, c: &mut Complaints) {
+    let sends = seen.sends("retry");
+    exactly_once("messages of a lite pull consumer", &sends, &seen.deliveries("lite"), c);
+    let levels = cluster::DELAY_LEVELS_S;
+    // by attempt: what it waits for, in seconds. Without a level the n-th retry has level 2 + n.
+    let groups: [(&str, Vec<u64>); 5] = [
+        ("retry", vec![levels[2], levels[3]]),
+        ("level", vec![levels[1]]),
+        ("back", vec![levels[0]]),
+        ("dead", vec![levels[2], levels[3]]),
+        ("never", vec![]),
+    ];
+    let mut places: BTreeMap<&str, &str> = BTreeMap::new();
+    for send in &sends {
+        places.insert(&send.values[0], send.offset_msg_id.as_deref().unwrap_or(""));
+    }
+    for (group, delays) in groups {
+        let deliveries = seen.deliveries(group);
+        same_ids(group, &sends, &deliveries, c);
+        let mut attempts: BTreeMap<&str, Vec<&Delivery>> = BTreeMap::new();
+        for delivery in &deliveries {
+            attempts.entry(&delivery.value).or_default().push(delivery);
+        }
+        let seen_values: BTreeSet<String> = attempts.keys().map(|value| (*value).to_owned()).collect();
+        c.same(&format!("messages of {group}"), &seen_values, &sent(&sends));
+        for (value, attempts) in attempts {
+            let numbers: Vec<u32> = attempts.iter().map(|attempt| attempt.attempt).collect();
+            let wanted: Vec<u32> = (0..=delays.len() as u32).collect();
+            c.check(numbers == wanted, || format!("{group} {value}: attempts {numbers:?}, not {wanted:?}"));
+            for (pair, seconds) in attempts.windows(2).zip(&delays) {
+                let waited = pair[1].stored_ms - pair[0].at / 1_000_000;
+                let wanted = *seconds as i64 * 1000;
+                c.check((wanted - 1..=wanted + LATE_MS).contains(&waited), || {
+                    format!("{group} {value}: attempt {} after {waited} ms, not {wanted}", pair[1].attempt)
+                });
+            }
+            for retry in &attempts[1..] {
+                let property = |name: &str| retry.properties.get(name).map(String::as_str);
+                let topic = seen.names.topic("retry");
+                let known = retry.topic == topic
+                    && property("RETRY_TOPIC") == Some(topic.as_str())
+                    && property("ORIGIN_MESSAGE_ID") == places.get(value).copied();
+                c.check(known, || format!("{group}: a retry that does not say what it is: {retry:?}"));
+            }
+        }
+    }
+}
+
+/// Exactly one for each message of the groups that refused them all, read by a lite pull consumer.
+fn dead_letters(scratch: &Scratch, namesrv: &str, all: &[Seen], c: &mut Complaints) -> Result<()> {
+    const IDLE_MS: u32 = 3000;
+    let kit = java::kit(java::APACHE)?;
+    let reader = |group: &str| format!("read_{group}");
+    let groups = |seen: &Seen| ["dead", "never"].map(|feature| seen.names.group(feature));
+    let lines: Vec<String> = all
+        .iter()
+        .flat_map(groups)
+        .map(|group| {
+            let reader = reader(&group);
+            format!("lite-pull --topic %DLQ%{group} --group {reader} --assign --properties --idle {IDLE_MS}")
+        })
+        .collect();
+    let mut reading = kit.together(scratch.dir(), "dead-letters", namesrv, &words(&lines))?;
+    reading.join(PATIENCE)?;
+    for seen in all {
+        c.about(&seen.names.version);
+        let (sends, topic) = (seen.sends("retry"), seen.names.topic("retry"));
+        for group in groups(seen) {
+            let letters = reading.deliveries_to(&reader(&group));
+            exactly_once(&format!("dead letters of {group}"), &sends, &letters, c);
+            let strange = letters.iter().filter(|letter| {
+                let send = sends.iter().find(|send| send.values[0] == letter.value);
+                let origin = send.and_then(|send| send.offset_msg_id.as_deref());
+                letter.properties.get("RETRY_TOPIC") != Some(&topic)
+                    || letter.properties.get("ORIGIN_MESSAGE_ID").map(String::as_str) != origin
+                    || letter.attempt == 0
+            });
+            c.none("dead letters that do not say what they are", &strange.collect::<Vec<_>>());
+        }
+    }
+    Ok(())
+}
+
+fn transactions(cluster: &Running, seen: Seen, c: &mut Complaints) {
+    let (sends, deliveries) = (seen.sends("tx"), seen.deliveries("tx"));
+    c.check(sends.len() == TRANSACTIONS, || format!("{} transactions", sends.len()));
+    c.none("failed half messages", &history::failed(&sends));
+    c.same("committed transactions", &values(&deliveries), &committed(&sends));
+    same_ids("transactions", &sends, &deliveries, c);
+    let orphans = seen.deliveries("orphan");
+    c.check(values(&orphans).len() == ORPHANS + 1, || format!("{} orphans committed", orphans.len()));
+    if cluster.is_raftmq() {
+        // Apache checks again what it has not yet noted as decided, and then has two of it
+        for deliveries in [&deliveries, &orphans] {
+            c.none("transactions committed twice", &history::stored_twice(deliveries));
+        }
+    }
+    let checks = seen.scenario.others("check");
+    let checked = |value: &str| checks.iter().filter(|check| check["value"] == value).count();
+    for send in &sends {
+        let (value, count) = (&send.values[0], checked(&send.values[0]));
+        let least = match send.mode.as_str() {
+            "third-commit" => 3,
+            mode if mode.starts_with("later") => 1,
+            _ => 0,
+        };
+        c.check(count >= least, || format!("{value} was checked {count} times"));
+    }
+    // answered by the one that lives
+    let orphaned = checks.iter().filter(|check| check["topic"] == seen.names.topic("orphan").as_str());
+    let mut orphaned: BTreeSet<&str> = orphaned.filter_map(|check| check["value"].as_str()).collect();
+    orphaned.retain(|value| !value.starts_with("heir"));
+    c.check(orphaned.len() == ORPHANS, || format!("checks of orphans: {orphaned:?}"));
+}
+
+/// Every request is replied to, and the reply handed over. A client of 5.3 that waits in the call gives up as soon as the
+/// request is stored, unless the reply was faster (apache/rocketmq#9608); its broker cannot help it.
+fn requests(scratch: &Scratch, seen: Seen, c: &mut Complaints) {
+    let requests = seen.requests();
+    c.check(requests.len() == REQUESTS, || format!("{} requests", requests.len()));
+    let text = |line: &Value, name: &str| line[name].as_str().unwrap_or("").to_owned();
+    let timed_out = |request: &Value| text(request, "error").contains("RequestTimeoutException");
+    let waited_ms = |request: &Value| {
+        (request["end"].as_i64().unwrap_or(0) - request["start"].as_i64().unwrap_or(0)) / 1_000_000
+    };
+    let gave_up = |request: &Value| timed_out(request) && waited_ms(request) < REQUEST_MS;
+    let mute = |request: &Value| text(request, "value").ends_with("-mute");
+    let right = |request: &Value| request["reply"] == format!("re: {}", text(request, "value")).as_str();
+    let wrong: Vec<&Value> = requests
+        .iter()
+        .filter(
+            |request| if mute(request) { !timed_out(request) } else { !right(request) && !gave_up(request) },
+        )
+        .collect();
+    c.none("requests without the right reply", &wrong);
+    let replied = seen.scenario.others("replied");
+    c.check(replied.len() == REQUESTS, || format!("{} requests were seen", replied.len()));
+    let refused = replied.iter().filter(|reply| reply["ok"] != true && !mute(reply));
+    c.none("replies refused", &refused.collect::<Vec<_>>());
+    let early = requests.iter().filter(|request| !mute(request) && gave_up(request)).count();
+    if early > 0 {
+        scratch.report(&format!("{}: {early} requests that the client gave up on itself", c.subject()));
+    }
+}
+
+/// Large bodies are stored as the client compressed them; namespaces are names to the broker.
+fn bodies(cluster: &Running, seen: Seen, c: &mut Complaints) -> Result<()> {
+    let (sends, deliveries) = (seen.sends("large"), seen.deliveries("large"));
+    exactly_once("large bodies", &sends, &deliveries, c);
+    let spoilt = deliveries.iter().filter(|d| d.size != LARGE_BYTES || !d.intact);
+    c.none("large bodies spoilt", &spoilt.collect::<Vec<_>>());
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for broker in cluster.groups() {
+        let mut connection = Connection::open(&cluster.master(broker)?, Duration::from_secs(3))?;
+        for queue in 0..2 {
+            for message in connection.pull(&seen.names.topic("large"), queue, 0)? {
+                let kind = match message.body.as_slice() {
+                    [0x04, 0x22, 0x4D, 0x18, ..] => "LZ4",
+                    [0x28, 0xB5, 0x2F, 0xFD, ..] => "ZSTD",
+                    [0x78, ..] => "ZLIB",
+                    _ => "none",
+                };
+                *kinds.entry(kind).or_default() += 1;
+            }
+        }
+    }
+    let mut wanted = BTreeMap::from([("ZLIB", LARGE)]);
+    if seen.names.five {
+        for kind in COMPRESSIONS {
+            *wanted.entry(kind).or_default() += LARGE_OF_EACH;
+        }
+    }
+    c.check(kinds == wanted, || format!("stored bodies are {kinds:?}, not {wanted:?}"));
+    exactly_once("messages in a namespace", &seen.sends("space"), &seen.deliveries("space"), c);
+    Ok(())
+}
+
+/// What mqadmin tells of a message that was sent and consumed with tracing.
+fn traced(scratch: &Scratch, cluster: &Running, seen: Seen, c: &mut Complaints) {
+    let sends = seen.sends("trace");
+    exactly_once("traced messages", &sends, &seen.deliveries("trace"), c);
+    let Some(id) = sends.first().and_then(|send| send.msg_id.as_deref()) else { return };
+    let said = wait::until("the trace", Duration::from_secs(20), || {
+        let said = mqadmin::run(scratch.dir(), cluster.namesrv(), &["queryMsgTraceById", "-i", id])?;
+        let row = |kind: &str| said.lines().any(|line| line.starts_with(kind) && line.contains("success"));
+        ensure!(row("Pub") && row("Sub") && said.contains(&seen.names.group("trace")), "{said}");
+        Ok(Some(said))
+    });
+    c.result(said);
+}
+
+// While leaders die.
+
+const KILLS: usize = 2;
+/// One group: every message meets the death of its leader. Clients poll routes often, so that this takes seconds.
+const GROUP: &str = "broker-a";
+/// So many messages may have been under way when a leader died: the listener threads of one consumer.
+const IN_FLIGHT: usize = 20;
+
+struct Pair {
+    names: Names,
+    producers: Scenario,
+    consumers: Scenario,
+}
+
+impl Pair {
+    fn start(scratch: &Scratch, cluster: &Cluster, version: &str) -> Result<Pair> {
+        let kit = java::kit(version)?;
+        let names = Names::new(scratch, &kit);
+        for feature in ["delay", "timer", "retry", "tx", "request"] {
+            cluster.create_topic(&names.topic(feature), 4)?;
+        }
+        let common = "--poll-ms 1000 --heartbeat-ms 1000";
+        let send = |feature: &str, rate: u32, rest: &str| {
+            let (topic, group) = (names.topic(feature), names.producers(feature));
+            format!(
+                "failover-producer --topic {topic} --group {group} --retries 0 --rate {rate} {rest} {common}"
+            )
+        };
+        let consume = |feature: &str, of: &str, rest: &str| {
+            let (topic, group) = (names.topic(of), names.group(feature));
+            format!("consume --topic {topic} --group {group} --from first {rest} {common}")
+        };
+        let mut sending = vec![
+            send("delay", 10, "--delays level:1,level:2,level:99"),
+            send("retry", 3, ""),
+            format!(
+                "transactions --topic {} --group {} --retries 0 --count 100000 --rate 5 --decisions {DECISIONS} {common}",
+                names.topic("tx"),
+                names.producers("tx"),
+            ),
+            format!(
+                "request --topic {} --group {} --count 100000 --rate 3 --ttl-ms 3000 {common}",
+                names.topic("request"),
+                names.producers("request"),
+            ),
+        ];
+        let (topic, group) = (names.topic("request"), names.group("request"));
+        let mut consuming = vec![
+            consume("delay", "delay", ""),
+            consume("retry", "retry", "--reject 1"),
+            consume("dead", "retry", "--reject 99 --max-reconsume 1"),
+            consume("tx", "tx", ""),
+            format!("reply --topic {topic} --group {group} --from first {common}"),
+        ];
+        if names.five {
+            sending.push(send("timer", 10, &format!("--delays {TIMERS}")));
+            consuming.push(consume("timer", "timer", ""));
+        }
+        let namesrv = cluster.namesrv();
+        let name = |what: &str| format!("{what}-{}", names.version);
+        let consumers = kit.together(scratch.dir(), &name("consumers"), &namesrv, &words(&consuming))?;
+        let producers = kit.together(scratch.dir(), &name("producers"), &namesrv, &words(&sending))?;
+        Ok(Pair { names, producers, consumers })
+    }
+
+    /// The features that send messages of their own.
+    fn sending(&self) -> Vec<&'static str> {
+        let mut features = vec!["delay", "retry", "tx"];
+        if self.names.five {
+            features.push("timer");
+        }
+        features
+    }
+
+    /// Waits until every feature works that began after `since` (nanoseconds since 1970).
+    fn wait_working(&mut self, since: i64) -> Result<()> {
+        let names = self.names.clone();
+        let features = self.sending();
+        self.producers.wait_until("every feature at work", PATIENCE, |scenario| {
+            let seen = Seen { names: &names, scenario };
+            let sends = |feature: &&str| seen.sends(feature).iter().any(|s| s.ok && s.start > since);
+            let replied = |request: &Value| request["ok"] == true && request["start"].as_i64() > Some(since);
+            features.iter().all(sends) && seen.requests().iter().any(replied)
+        })
+    }
+
+    /// Waits until all that was acknowledged has arrived; what has not is told by the rules.
+    fn wait_arrived(&mut self) -> Result<()> {
+        let names = self.names.clone();
+        let sent_to = |feature: &str| sent(&self.producers.sends_to(&names.topic(feature)));
+        let mut wanted: Vec<(&str, BTreeSet<String>)> =
+            vec![("delay", sent_to("delay")), ("timer", sent_to("timer"))];
+        wanted.push(("tx", committed(&self.producers.sends_to(&names.topic("tx")))));
+        let retried = sent_to("retry");
+        self.consumers.wait_until("all deliveries", PATIENCE, |scenario| {
+            let seen = Seen { names: &names, scenario };
+            let again = |feature: &str| {
+                let mut deliveries = seen.deliveries(feature);
+                deliveries.retain(|delivery| delivery.attempt >= 1);
+                retried.is_subset(&values(&deliveries))
+            };
+            wanted.iter().all(|(feature, wanted)| wanted.is_subset(&values(&seen.deliveries(feature))))
+                && again("retry")
+                && again("dead")
+        })
+    }
+}
+
+fn now() -> i64 {
+    UNIX_EPOCH.elapsed().map_or(0, |now| now.as_nanos() as i64)
+}
+
+fn leader_killed(scratch: &Scratch) -> Result<()> {
+    let mut cluster = Cluster::start(scratch, Plan { preferred_leaders: false, ..Plan::new(3, 1) })?;
+    let mut pairs = Vec::new();
+    for version in java::versions() {
+        pairs.push(Pair::start(scratch, &cluster, &version)?);
+    }
+    for pair in &mut pairs {
+        pair.wait_working(0)?;
+    }
+    for _ in 0..KILLS {
+        let leader = cluster.leader(GROUP)?;
+        cluster.kill(leader)?;
+        let killed = now();
+        for pair in &mut pairs {
+            pair.wait_working(killed).with_context(|| format!("node {leader} was killed"))?;
+        }
+        cluster.start_node(leader)?;
+        cluster.wait_whole()?;
+    }
+    let mut complaints = Complaints::default();
+    for pair in &mut pairs {
+        pair.producers.finish()?;
+    }
+    for pair in &mut pairs {
+        complaints.about(&pair.names.version);
+        let arrived = pair.wait_arrived();
+        complaints.result(arrived);
+        pair.consumers.finish()?;
+    }
+    let letters = letters(scratch, &cluster, &pairs)?;
+    for pair in &pairs {
+        complaints.about(&pair.names.version);
+        judge(scratch, pair, &letters.deliveries_to(&pair.names.group("letters")), &mut complaints);
+    }
+    complaints.end()
+}
+
+fn letters(scratch: &Scratch, cluster: &Cluster, pairs: &[Pair]) -> Result<Scenario> {
+    let lines: Vec<String> = pairs
+        .iter()
+        .map(|pair| {
+            let (dead, letters) = (pair.names.group("dead"), pair.names.group("letters"));
+            format!("lite-pull --topic %DLQ%{dead} --group {letters} --assign --idle 3000")
+        })
+        .collect();
+    let kit = java::kit(java::APACHE)?;
+    let mut reading = kit.together(scratch.dir(), "dead-letters", &cluster.namesrv(), &words(&lines))?;
+    reading.join(PATIENCE)?;
+    Ok(reading)
+}
+
+fn judge(scratch: &Scratch, pair: &Pair, letters: &[Delivery], c: &mut Complaints) {
+    let sent_by = Seen { names: &pair.names, scenario: &pair.producers };
+    let received = Seen { names: &pair.names, scenario: &pair.consumers };
+    let version = pair.names.version.clone();
+    for feature in ["delay", "timer"] {
+        let (sends, deliveries) = (sent_by.sends(feature), received.deliveries(feature));
+        c.none(
+            &format!("{feature} lost"),
+            &sent(&sends).difference(&values(&deliveries)).collect::<Vec<_>>(),
+        );
+        c.none(&format!("{feature} unexpected"), &history::unexpected(&sends, &deliveries));
+        // The clients send nothing twice, so this is a delivery that a new leader has made again.
+        c.none(&format!("{feature} delivered from two places"), &history::stored_twice(&deliveries));
+        c.none(&format!("{feature} skipped"), &history::skipped(&deliveries));
+        let delay_ms = if feature == "delay" { level_delay_ms } else { timer_delay_ms };
+        if let Some(Punctuality { soonest, latest }) = history::punctuality(&sends, &deliveries, delay_ms) {
+            c.check(soonest >= 0, || format!("{feature} {} ms early", -soonest));
+            scratch.report(&format!(
+                "{version} {feature}: {} sends, {} failed, {soonest} to {latest} ms late, {:?}",
+                sends.len(),
+                history::failed(&sends).len(),
+                history::duplicates(&deliveries),
+            ));
+        }
+    }
+
+    let (sends, deliveries) = (sent_by.sends("tx"), received.deliveries("tx"));
+    let lost: Vec<String> = committed(&sends).difference(&values(&deliveries)).cloned().collect();
+    c.none("committed transactions lost", &lost);
+    let rolled_back = deliveries.iter().filter(|d| d.value.contains("rollback"));
+    c.none("rolled back and delivered", &rolled_back.collect::<Vec<_>>());
+    c.none("transactions committed twice", &history::stored_twice(&deliveries));
+    scratch.report(&format!(
+        "{version} transactions: {} sends, {} failed, {} checks",
+        sends.len(),
+        history::failed(&sends).len(),
+        pair.producers.others("check").len(),
+    ));
+
+    let sends = sent_by.sends("retry");
+    for (group, delays) in [("retry", 1), ("dead", 1)] {
+        let deliveries = received.deliveries(group);
+        let attempt = |n: u32| {
+            let of_attempt: Vec<Delivery> = deliveries.iter().filter(|d| d.attempt == n).cloned().collect();
+            of_attempt
+        };
+        for n in 0..=delays {
+            let lost: Vec<String> = sent(&sends).difference(&values(&attempt(n))).cloned().collect();
+            c.none(&format!("{group}: lost at attempt {n}"), &lost);
+        }
+        let again = history::stored_twice(&attempt(1));
+        c.check(again.len() <= KILLS * IN_FLIGHT, || format!("{group}: retried twice: {again:?}"));
+        scratch.report(&format!(
+            "{version} {group}: {} sends, {} deliveries, {} retried twice",
+            sends.len(),
+            deliveries.len(),
+            again.len()
+        ));
+    }
+    c.none("dead letters lost", &sent(&sends).difference(&values(letters)).collect::<Vec<_>>());
+    let again = history::stored_twice(letters);
+    c.check(again.len() <= KILLS * IN_FLIGHT, || format!("dead twice: {again:?}"));
+    let requests = sent_by.requests();
+    let failed = requests.iter().filter(|request| request["ok"] != true).count();
+    let dead = letters.len();
+    scratch.report(&format!(
+        "{version} requests: {}, {failed} failed; {dead} dead letters, {} twice",
+        requests.len(),
+        again.len()
+    ));
+}

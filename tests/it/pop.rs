@@ -1,0 +1,259 @@
+//! Pop with stock 5.x push consumers that leave the rebalance to the broker (`setClientRebalance(false)`): every consumer
+//! takes from every queue, messages are acknowledged one by one, and what is not comes again.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tests::cluster::{Cluster, Plan, Running};
+use tests::complaints::{Complaints, exactly_once, same_ids};
+use tests::history::{self, Delivery, sent, values};
+use tests::runner::{Requirement, Scratch, Test, test};
+use tests::scenario::Scenario;
+use tests::{java, mqadmin, remoting};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test("pop::features", &[Requirement::Java], features),
+        test("pop::leader_killed", &[Requirement::Java, Requirement::OwnCluster], leader_killed),
+    ]
+}
+
+/// The versions that can pop.
+fn versions() -> Vec<String> {
+    java::versions().into_iter().filter(|version| !version.starts_with('4')).collect()
+}
+
+const SHARED: usize = 60;
+const REJECTED: usize = 4;
+const TAKEN: usize = 8;
+/// The least that a client asks for.
+const INVISIBLE_MS: i64 = 5000;
+/// After a first rejection the client asks for this, whatever the broker's levels are (popDelayLevel).
+const FIRST_RETRY_MS: i64 = 10_000;
+const LATE_MS: i64 = 3000;
+/// Apache looks for what has become visible with a delay of its own.
+const APACHE_LATE_MS: i64 = 10_000;
+
+struct Clients {
+    version: String,
+    base: String,
+    /// Two consumers of one group, one that rejects, and producers.
+    scenario: Scenario,
+    /// Takes messages and dies.
+    hanging: Scenario,
+}
+
+impl Clients {
+    fn topic(&self, feature: &str) -> String {
+        format!("{}_{feature}", self.base)
+    }
+
+    fn deliveries(&self, feature: &str) -> Vec<Delivery> {
+        self.scenario.deliveries_to(&format!("{}_g_{feature}", self.base))
+    }
+
+    fn start(scratch: &Scratch, cluster: &Running, version: &str) -> Result<Clients> {
+        let kit = java::kit(version)?;
+        let base = scratch.unique(&kit.version.replace('.', "_"));
+        for feature in ["shared", "reject", "taken"] {
+            let (topic, group) = (format!("{base}_{feature}"), format!("{base}_g_{feature}"));
+            cluster.create_topic(&topic, 2)?;
+            for broker in cluster.groups() {
+                let master = cluster.master(broker)?;
+                if feature == "shared" {
+                    let mode =
+                        ["setConsumeMode", "-b", &master, "-t", &topic, "-g", &group, "-m", "POP", "-q", "0"];
+                    let said = mqadmin::run(scratch.dir(), cluster.namesrv(), &mode)?;
+                    anyhow::ensure!(said.contains("success"), "{said}");
+                } else {
+                    remoting::set_request_mode(&master, &topic, &group, "POP")?;
+                }
+            }
+        }
+        let consume = |feature: &str, rest: &str| {
+            format!(
+                "consume --pop --invisible-ms {INVISIBLE_MS} --from first --topic {base}_{feature} \
+                 --group {base}_g_{feature} {rest}"
+            )
+        };
+        let hanging = format!("hanging-{}", kit.version);
+        let line = consume("taken", "--hang");
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        let hanging = kit.scenario(scratch.dir(), &hanging, cluster.namesrv(), &arguments)?;
+        let send = |feature: &str, count: usize| {
+            format!("send --topic {base}_{feature} --group {base}_p_{feature} --count {count} --rate 50")
+        };
+        let lines = [
+            consume("shared", ""),
+            consume("shared", ""),
+            consume("reject", "--reject 1 --properties"),
+            send("shared", SHARED),
+            send("reject", REJECTED),
+            send("taken", TAKEN),
+        ];
+        let lines: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
+        let scenario = kit.together(scratch.dir(), &kit.version, cluster.namesrv(), &lines)?;
+        Ok(Clients { version: kit.version, base, scenario, hanging })
+    }
+}
+
+fn features(scratch: &Scratch) -> Result<()> {
+    let cluster = Running::get()?;
+    let mut all = Vec::new();
+    for version in versions() {
+        all.push(Clients::start(scratch, &cluster, &version)?);
+    }
+    let mut c = Complaints::default();
+    let mut heirs = Vec::new();
+    for clients in &mut all {
+        c.about(&clients.version);
+        let taken = clients
+            .hanging
+            .wait_until("messages to hang on", PATIENCE, |s| values(&s.deliveries()).len() >= TAKEN);
+        c.result(taken);
+        clients.hanging.kill()?;
+        // takes over from the dead one; and a newcomer to a group whose messages are all acknowledged
+        let base = &clients.base;
+        let consume = |feature: &str| {
+            format!("consume --pop --from first --topic {base}_{feature} --group {base}_g_{feature}")
+        };
+        let lines = [consume("taken"), consume("shared")];
+        let lines: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
+        let kit = java::kit(&clients.version)?;
+        let name = format!("heir-{}", clients.version);
+        heirs.push(kit.together(scratch.dir(), &name, cluster.namesrv(), &lines)?);
+    }
+    for (clients, heir) in all.iter_mut().zip(&mut heirs) {
+        c.about(&clients.version);
+        let group = |feature: &str| format!("{}_g_{feature}", clients.base);
+        let (shared, reject, taken) = (group("shared"), group("reject"), group("taken"));
+        let inherited = heir.wait_until("what the dead consumer had taken", PATIENCE, |s| {
+            values(&s.deliveries_to(&taken)).len() >= TAKEN
+        });
+        c.result(inherited);
+        let again = clients.scenario.wait_until("second attempts", PATIENCE, |s| {
+            s.deliveries_to(&reject).len() >= 2 * REJECTED && s.deliveries_to(&shared).len() >= SHARED
+        });
+        c.result(again);
+        heir.finish()?;
+        clients.scenario.finish()?;
+        let late_ms = if cluster.is_raftmq() { LATE_MS } else { APACHE_LATE_MS };
+        judge(scratch, clients, heir, late_ms, &mut c);
+    }
+    c.end()
+}
+
+fn judge(scratch: &Scratch, clients: &Clients, heir: &Scenario, late_ms: i64, c: &mut Complaints) {
+    let sends = |feature: &str| clients.scenario.sends_to(&clients.topic(feature));
+    let group = |feature: &str| format!("{}_g_{feature}", clients.base);
+    // the newcomer finds nothing
+    let shared = [clients.deliveries("shared"), heir.deliveries_to(&group("shared"))].concat();
+    exactly_once("shared messages", &sends("shared"), &shared, c);
+
+    let rejected = clients.deliveries("reject");
+    let attempt = |n: u32| -> Vec<Delivery> { rejected.iter().filter(|d| d.attempt == n).cloned().collect() };
+    let (first, second) = (attempt(0), attempt(1));
+    for (name, deliveries) in [("first attempts", &first), ("second attempts", &second)] {
+        exactly_once(name, &sends("reject"), deliveries, c);
+    }
+    c.check(rejected.len() == 2 * REJECTED, || format!("{} attempts", rejected.len()));
+    for retry in &second {
+        let before = first.iter().find(|d| d.value == retry.value).map_or(0, |d| d.at);
+        let waited = (retry.at - before) / 1_000_000;
+        c.check((FIRST_RETRY_MS..=FIRST_RETRY_MS + late_ms).contains(&waited), || {
+            format!("{} was retried after {waited} ms", retry.value)
+        });
+        c.check(retry.topic == clients.topic("reject"), || format!("a retry without its topic: {retry:?}"));
+    }
+
+    let taken = clients.hanging.deliveries();
+    let inherited = heir.deliveries_to(&group("taken"));
+    let name = "messages that a dead consumer had taken";
+    c.same(name, &values(&inherited), &sent(&sends("taken")));
+    same_ids(name, &sends("taken"), &inherited, c);
+    for delivery in &inherited {
+        let before = taken.iter().find(|d| d.value == delivery.value).map_or(0, |d| d.at);
+        let waited = (delivery.at - before) / 1_000_000;
+        // popped before it reached the listener, which is what the broker counts from
+        c.check(waited >= INVISIBLE_MS - 1000, || format!("{} came again after {waited} ms", delivery.value));
+    }
+    scratch.report(&format!("{}: {} taken over", clients.version, inherited.len()));
+}
+
+const KILLS: usize = 2;
+const GROUP: &str = "broker-a";
+const CONSUMERS: usize = 2;
+/// What a consumer may have taken and not acknowledged: a batch that it has and one that is under way.
+const IN_FLIGHT: usize = 64;
+
+/// One group, so that each kill meets every message.
+fn leader_killed(scratch: &Scratch) -> Result<()> {
+    let mut cluster = Cluster::start(scratch, Plan { preferred_leaders: false, ..Plan::new(3, 1) })?;
+    let mut pairs = Vec::new();
+    for version in versions() {
+        let kit = java::kit(&version)?;
+        let base = scratch.unique(&kit.version.replace('.', "_"));
+        cluster.create_topic(&base, 4)?;
+        let leader = cluster.leader(GROUP)?;
+        remoting::set_request_mode(cluster.address(leader, GROUP), &base, &format!("{base}_g"), "POP")?;
+        let common = format!("--topic {base} --poll-ms 1000 --heartbeat-ms 1000");
+        let consume =
+            format!("consume --pop --invisible-ms {INVISIBLE_MS} --from first --group {base}_g {common}");
+        let send = format!("failover-producer --group {base}_p --retries 0 --rate 40 {common}");
+        let consuming: Vec<Vec<&str>> = vec![consume.split_whitespace().collect(); CONSUMERS];
+        let sending: Vec<Vec<&str>> = vec![send.split_whitespace().collect()];
+        let namesrv = cluster.namesrv();
+        let name = |what: &str| format!("{what}-{}", kit.version);
+        let consumers = kit.together(scratch.dir(), &name("consumers"), &namesrv, &consuming)?;
+        let producer = kit.together(scratch.dir(), &name("producer"), &namesrv, &sending)?;
+        pairs.push((kit.version.clone(), producer, consumers));
+    }
+    let works = |producer: &mut Scenario, consumers: &mut Scenario| -> Result<()> {
+        let (sends, deliveries) = (producer.sends().len(), consumers.deliveries().len());
+        producer.wait_until("more sends", PATIENCE, |s| s.sends().len() > sends + 40)?;
+        consumers.wait_until("more deliveries", PATIENCE, |s| s.deliveries().len() > deliveries + 40)
+    };
+    for (_, producer, consumers) in &mut pairs {
+        works(producer, consumers)?;
+    }
+    for _ in 0..KILLS {
+        let leader = cluster.leader(GROUP)?;
+        cluster.kill(leader)?;
+        for (_, producer, consumers) in &mut pairs {
+            works(producer, consumers)?;
+        }
+        cluster.start_node(leader)?;
+        cluster.wait_whole()?;
+    }
+    let mut c = Complaints::default();
+    for (version, producer, consumers) in &mut pairs {
+        c.about(version);
+        producer.finish()?;
+        let sends = producer.sends();
+        let stopped = Instant::now();
+        let arrived = consumers.wait_until("every acknowledged message", PATIENCE, |s| {
+            sent(&sends).is_subset(&values(&s.deliveries()))
+        });
+        c.result(arrived);
+        scratch
+            .report(&format!("{version}: the last message came {:?} after the last send", stopped.elapsed()));
+        consumers.finish()?;
+        let deliveries = consumers.deliveries();
+        c.none("lost", &history::lost(&sends, &deliveries));
+        c.none("unexpected", &history::unexpected(&sends, &deliveries));
+        let again = deliveries.len() - values(&deliveries).len();
+        let limit = KILLS * CONSUMERS * IN_FLIGHT;
+        c.check(again <= limit, || format!("{again} deliveries again, more than {limit}"));
+        let busy: BTreeSet<&str> = deliveries.iter().map(|d| d.place.broker.as_str()).collect();
+        scratch.report(&format!(
+            "{version}: {} sends, {} failed, {} deliveries from {busy:?}, {again} again",
+            sends.len(),
+            history::failed(&sends).len(),
+            deliveries.len(),
+        ));
+    }
+    c.end()
+}
