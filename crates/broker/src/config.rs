@@ -35,6 +35,9 @@ pub struct BrokerConfig {
     /// Rates of single topics, consumer groups and clients, in place of those in `limits`.
     pub rates: Vec<RateRule>,
     pub groups: Vec<GroupConfig>,
+    /// By which its groups count.
+    #[cfg(test)]
+    pub(crate) wall_clock: replica::WallClock,
 }
 
 /// A rate of one name's own.
@@ -82,6 +85,8 @@ impl Default for BrokerConfig {
             limits: Limits::default(),
             rates: Vec::new(),
             groups: Vec::new(),
+            #[cfg(test)]
+            wall_clock: replica::WallClock::default(),
         }
     }
 }

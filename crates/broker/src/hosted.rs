@@ -29,6 +29,7 @@ use wire::{QueueId, RemotingCommand, RequestCode, ResponseCode};
 use crate::call::Call;
 use crate::config::GroupConfig;
 use crate::creation::Creations;
+use crate::damage::Damage;
 use crate::delay;
 use crate::duties::{SourceArrivals, Sources};
 use crate::errors::Error;
@@ -77,6 +78,7 @@ pub(crate) struct Hosted {
     pub(crate) sources: Arc<Sources>,
     /// Told when there is something to revive earlier than before.
     pub(crate) pops_sooner: Notify,
+    pub(crate) damage: Damage,
     pub(crate) served: Served,
     pub(crate) told: Told,
     pub(crate) pop: Popping,
@@ -166,6 +168,7 @@ impl Hosted {
             arrivals: Arrivals::default(),
             sources: Arc::default(),
             pops_sooner: Notify::new(),
+            damage: Damage::default(),
             served: Served::default(),
             told: Told::default(),
             pop: Popping::new(),
@@ -202,6 +205,12 @@ impl Hosted {
     /// The same, for a handler: until then another node may do it.
     pub(crate) fn served_here(&self) -> Result<&Serving, Error> {
         self.serving.get().ok_or(Error::NotLeader { leader: None })
+    }
+
+    /// Log time as it is between two entries, ms since 1970. What is to happen at a time, and what was asked for from now
+    /// on, is measured by it and not by this node's clock, which may be wrong: the log would have it otherwise.
+    pub(crate) fn log_now_ms(&self) -> u64 {
+        self.serving().map_or_else(|| self.state.log_time_ms(), |serving| serving.group.log_now_ms())
     }
 
     pub(crate) fn serve(&self, serving: Serving) {

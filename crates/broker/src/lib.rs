@@ -19,6 +19,7 @@ mod call;
 mod clients;
 mod config;
 mod creation;
+mod damage;
 mod delay;
 mod duties;
 mod errors;

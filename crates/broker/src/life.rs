@@ -81,6 +81,8 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
             recent_bytes_max: store::limits::RECENT_BYTES_MAX / hosted.node.config.groups.len().max(1),
             ..store::Options::default()
         },
+        #[cfg(test)]
+        wall_clock: hosted.node.config.wall_clock.clone(),
         ..GroupConfig::new(
             hosted.name(),
             directory,

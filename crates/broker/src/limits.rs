@@ -204,8 +204,13 @@ pub(crate) const DELIVERIES_IN_FLIGHT: usize = 8;
 pub(crate) const DELIVERY_RETRY: Duration = Duration::from_millis(250);
 /// A retry topic that messages wait for is made again after so long where that was refused.
 pub(crate) const DELIVERY_TOPIC_RETRY: Duration = Duration::from_secs(10);
-/// The longest wait for a time, since clocks are set.
+/// The longest wait for a log time before it is looked at again: it leaps where clocks are set, and when others come to agree
+/// with this node's. Of deliveries, and of what is less urgent.
 pub(crate) const DELIVERY_LOOK: Duration = Duration::from_millis(500);
+pub(crate) const LOG_TIME_LOOK: Duration = Duration::from_secs(1);
+/// After so long a message is looked at again that is damaged on this disk; and places that are remembered as told of.
+pub(crate) const DAMAGE_LOOK: Duration = Duration::from_secs(10);
+pub(crate) const DAMAGE_TOLD_MAX: usize = 10_000;
 /// Waiting messages that one look at them passes over, and reads, and gives; and the bytes of its answer.
 pub(crate) const PENDING_SCAN: usize = 65_536;
 pub(crate) const PENDING_READS: usize = 2_048;

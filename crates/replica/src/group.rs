@@ -20,6 +20,7 @@ use crate::limits::{
     BARRIER_TIMEOUT, BARRIERS_WAITING_MAX, FLUSH_STUCK, FULL_HOLD_BACK, ROOM_TRANSFER_PAUSE,
     TRANSFER_CATCH_UP, TRANSFER_WATCH,
 };
+use crate::log_clock::LogClock;
 use crate::network::PeerNetwork;
 use crate::proposer::{Done, Intake, Proposer};
 use crate::server::GroupSlot;
@@ -224,6 +225,18 @@ impl Group {
     /// End of the last frame that is applied here.
     pub fn applied_end(&self) -> LogPosition {
         self.inner.applied.borrow().map_or(LogPosition(0), |a| a.end)
+    }
+
+    /// Log time as it is between two entries, ms since 1970: what an entry that this leader proposed now would have at least
+    /// (formats.md 2.4), as far as the clocks stay as they are. Where this node does not lead it knows no other clock, and
+    /// this may be behind.
+    pub fn log_now_ms(&self) -> u64 {
+        let clock = match *self.inner.applied.borrow() {
+            Some(applied) => LogClock::new(applied.log_time_ms, applied.at),
+            None => LogClock::new(0, Instant::now()),
+        };
+        let slot = &self.inner.slot;
+        clock.peek(slot.wall_clock.now_ms(), Instant::now(), &slot.clocks, slot.voters.len()).0
     }
 
     /// Bytes proposed of which it is not known yet what became of them.

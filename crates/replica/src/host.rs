@@ -21,6 +21,7 @@ use crate::group::{Group, Raft, start_tasks};
 use crate::limits::{
     CHECKPOINT_INTERVAL, FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES, PEER_RESETS_MAX, PEER_WINDOW_BYTES,
 };
+use crate::log_clock::WallClock;
 use crate::log_storage::LogStorage;
 use crate::network::Network;
 use crate::peers::{PeerHandler, Peers};
@@ -68,6 +69,8 @@ pub struct GroupConfig {
     pub checkpoint_interval: Duration,
     /// What only tests and simulations change of the log.
     pub log: store::Options,
+    /// The system's, except in tests.
+    pub wall_clock: WallClock,
 }
 
 impl GroupConfig {
@@ -83,6 +86,7 @@ impl GroupConfig {
             election_ms: (150, 300),
             checkpoint_interval: CHECKPOINT_INTERVAL,
             log: store::Options::default(),
+            wall_clock: WallClock::default(),
         }
     }
 }
@@ -235,7 +239,9 @@ impl Host {
         let mut voters = config.voters.clone();
         voters.sort_unstable();
         voters.dedup();
-        let slot = Arc::new(GroupSlot::new(&self.inner.cluster, &config.name, self.inner.node, voters, log));
+        let (cluster, wall_clock) = (&self.inner.cluster, config.wall_clock.clone());
+        let slot = GroupSlot::new(cluster, &config.name, self.inner.node, voters, log, wall_clock);
+        let slot = Arc::new(slot);
         self.inner.registry.insert(slot.clone());
         Ok(OpenedGroup { slot, config, checkpoint })
     }

@@ -40,6 +40,7 @@ pub use formation::FormationError;
 pub use group::{Group, GroupStatus, PeerProgress, ReadError, Role, TransferError};
 pub use host::{Ground, GroupConfig, Host, HostConfig, OpenError, OpenedGroup};
 pub use limits::PEER_MESSAGE_BYTES;
+pub use log_clock::WallClock;
 pub use peers::{CallError, PeerHandler, Peers, Service};
 pub use proposer::Done;
 pub use transport::{PeerStream, Transport};

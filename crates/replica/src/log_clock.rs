@@ -3,16 +3,40 @@
 //! monotonic clock only to where the clocks of a majority are.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::NodeId;
 use crate::limits::{CLOCK_LEAD, CLOCK_WORD_VALID, CLOCKS_APART};
 
-/// Milliseconds since 1970 by this node's wall clock.
-pub(crate) fn wall_clock_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+/// A node's wall clock. A clone is the same clock.
+#[derive(Debug, Clone, Default)]
+pub struct WallClock {
+    ahead_ms: Arc<AtomicI64>,
 }
+
+impl WallClock {
+    /// Milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let system = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        system.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
+    }
+
+    /// Makes it wrong: so far ahead of the system's clock, or behind. For tests.
+    pub fn set_ahead_ms(&self, ahead_ms: i64) {
+        self.ahead_ms.store(ahead_ms, Ordering::Relaxed);
+    }
+}
+
+/// Two clocks are equal that show the same time.
+impl PartialEq for WallClock {
+    fn eq(&self, other: &WallClock) -> bool {
+        self.ahead_ms.load(Ordering::Relaxed) == other.ahead_ms.load(Ordering::Relaxed)
+    }
+}
+
+impl Eq for WallClock {}
 
 /// What the other voters' clocks said when they last answered this node.
 #[derive(Default)]
@@ -65,17 +89,28 @@ impl LogClock {
         clocks: &VoterClocks,
         voters: usize,
     ) -> (u64, Option<Ahead>) {
+        let (time, ahead) = self.peek(wall_ms, now, clocks, voters);
+        *self = LogClock { last_ms: time, at: now };
+        (time, ahead)
+    }
+
+    /// The same, if an entry were made; none is.
+    pub(crate) fn peek(
+        &self,
+        wall_ms: u64,
+        now: Instant,
+        clocks: &VoterClocks,
+        voters: usize,
+    ) -> (u64, Option<Ahead>) {
         let paced_ms = self.last_ms + now.saturating_duration_since(self.at).as_millis() as u64;
         // The first entry of a group has nothing to be measured by.
         let is_first = self.last_ms == 0;
         let is_pace = is_first || wall_ms <= paced_ms + CLOCK_LEAD.as_millis() as u64;
-        let (time, ahead) = if is_pace || clocks.agree(wall_ms, voters, now) {
+        if is_pace || clocks.agree(wall_ms, voters, now) {
             (wall_ms.max(self.last_ms), None)
         } else {
             (paced_ms, Some(Ahead { by_ms: wall_ms - paced_ms }))
-        };
-        *self = LogClock { last_ms: time, at: now };
-        (time, ahead)
+        }
     }
 }
 
@@ -108,6 +143,22 @@ mod tests {
         assert_eq!(clock.next(900_000, at(600), &nobody, 3), (1_000_500, None), "set back");
         assert_eq!(clock.next(1_000_700, at(700), &nobody, 3), (1_000_700, None));
         assert_eq!(clock.next(1_001_700, at(700), &nobody, 3), (1_001_700, None), "slewed, within the lead");
+    }
+
+    #[test]
+    fn a_look_changes_nothing() {
+        let start = Instant::now();
+        let nobody = VoterClocks::default();
+        let clock = LogClock::new(1_000_000, start);
+        // However often one looks, a clock that is ahead gets no further than the pace.
+        for n in 1..=10 {
+            let now = start + Duration::from_millis(n * 100);
+            let ahead = clock.peek(1_000_000 + YEARS, now, &nobody, 3);
+            assert_eq!(ahead.0, 1_000_000 + n * 100);
+        }
+        let later = start + Duration::from_secs(1);
+        assert_eq!(clock.peek(1_002_000, later, &nobody, 3), (1_002_000, None));
+        assert_eq!(clock.peek(900_000, later, &nobody, 3), (1_000_000, None), "as the next entry would be");
     }
 
     #[test]

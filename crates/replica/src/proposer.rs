@@ -25,7 +25,7 @@ use crate::limits::{
     BYTES_IN_FLIGHT_MAX, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES, PENDING_BYTES_MAX, PROPOSAL_BYTES_MAX,
     PROPOSAL_TIMEOUT, REJECTED_PAUSE, SETTLE_GRACE,
 };
-use crate::log_clock::{AHEAD_NOTICE, Ahead, LogClock, wall_clock_ms};
+use crate::log_clock::{AHEAD_NOTICE, Ahead, LogClock};
 use crate::server::GroupSlot;
 use crate::state_machine::AppliedUpTo;
 use crate::types::{Applied, Completion, Data, TypeConfig, command_data};
@@ -501,7 +501,8 @@ impl Proposer {
     /// The log time of the next entry. Only an entry that is proposed takes one.
     fn log_time_ms(&mut self, clock: &mut LogClock) -> u64 {
         let now = Instant::now();
-        let (time, ahead) = clock.next(wall_clock_ms(), now, &self.slot.clocks, self.slot.voters.len());
+        let wall_ms = self.slot.wall_clock.now_ms();
+        let (time, ahead) = clock.next(wall_ms, now, &self.slot.clocks, self.slot.voters.len());
         if let Some(Ahead { by_ms }) = ahead
             && self.ahead_told.is_none_or(|told| now.duration_since(told) >= AHEAD_NOTICE)
         {

@@ -21,7 +21,7 @@ use crate::group::Raft;
 use crate::limits::{
     PEER_MESSAGE_BYTES, ROOM_LOW_BYTES, ROOM_WORD_VALID, SNAPSHOT_BYTES_MAX, UNFLUSHED_BYTES_MAX,
 };
-use crate::log_clock::{VoterClocks, wall_clock_ms};
+use crate::log_clock::{VoterClocks, WallClock};
 use crate::proto::{self, peer_server};
 use crate::state_machine::SnapshotTables;
 use crate::types::{
@@ -44,13 +44,21 @@ pub(crate) struct GroupSlot {
     muted: watch::Sender<bool>,
     /// Nodes that said with their last heartbeat that their disk has no room for messages.
     without_room: Mutex<BTreeMap<NodeId, Instant>>,
+    pub(crate) wall_clock: WallClock,
     pub(crate) clocks: VoterClocks,
     /// When a leader last sent a heartbeat.
     heard: Mutex<Instant>,
 }
 
 impl GroupSlot {
-    pub(crate) fn new(cluster: &str, group: &str, me: NodeId, voters: Vec<NodeId>, log: Log) -> Self {
+    pub(crate) fn new(
+        cluster: &str,
+        group: &str,
+        me: NodeId,
+        voters: Vec<NodeId>,
+        log: Log,
+        wall_clock: WallClock,
+    ) -> Self {
         let formed = RwLock::new(log.formed());
         GroupSlot {
             cluster: cluster.to_owned(),
@@ -63,6 +71,7 @@ impl GroupSlot {
             formed,
             muted: watch::Sender::new(false),
             without_room: Mutex::default(),
+            wall_clock,
             clocks: VoterClocks::default(),
             heard: Mutex::new(Instant::now()),
         }
@@ -285,14 +294,17 @@ fn append_entries(
     Ok((request, room))
 }
 
-fn append_reply(result: openraft::raft::StreamAppendResult<TypeConfig>) -> proto::AppendReply {
+fn append_reply(
+    result: openraft::raft::StreamAppendResult<TypeConfig>,
+    wall_clock: &WallClock,
+) -> proto::AppendReply {
     use proto::append_reply::Result as Reply;
     let result = match result {
         Ok(id) => Reply::Matched(proto::Matched { id: id.as_ref().map(log_id_to_proto) }),
         Err(StreamAppendError::Conflict(id)) => Reply::Conflict(log_id_to_proto(&id)),
         Err(StreamAppendError::HigherVote(vote)) => Reply::HigherVote(vote_to_proto(&vote)),
     };
-    proto::AppendReply { result: Some(result), disk_full: false, wall_clock_ms: wall_clock_ms() }
+    proto::AppendReply { result: Some(result), disk_full: false, wall_clock_ms: wall_clock.now_ms() }
 }
 
 fn vote_of(request: &proto::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
@@ -353,6 +365,7 @@ impl peer_server::Peer for PeerServer {
         let mut inbound = request.into_inner();
         let first = inbound.message().await?.ok_or_else(|| missing("content"))?;
         let (slot, raft) = self.running(first.origin.as_ref())?;
+        let wall_clock = slot.wall_clock.clone();
         let broken = Arc::new(Mutex::new(None));
         let reason = broken.clone();
         // Answers come in the order of the requests: each gives back what its request has taken.
@@ -393,8 +406,9 @@ impl peer_server::Peer for PeerServer {
                 })
             });
         let replies = raft.stream_append(Box::pin(requests)).map(move |result| {
+            let answer = |result| append_reply(result, &wall_clock);
             lock(&given).pop_front();
-            result.map(append_reply).map_err(fatal)
+            result.map(answer).map_err(fatal)
         });
         // What ended the requests is told last, after the answers to those before it.
         let last =
@@ -447,7 +461,7 @@ impl peer_server::Peer for PeerServer {
         if response.is_success() {
             *lock(&slot.heard) = Instant::now();
         }
-        let reply = append_reply(response.into_stream_result(prev.or(last), last));
+        let reply = append_reply(response.into_stream_result(prev.or(last), last), &slot.wall_clock);
         Ok(Response::new(proto::AppendReply { disk_full: slot.lacks_room(), ..reply }))
     }
 

@@ -11,17 +11,15 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use wire::{QueueId, topic};
 
-use super::clock::Clock;
 use super::release::{Delivery, Due, read, release};
 use super::source::{Source, SourceQueue};
 use crate::creation;
 use crate::errors::Error;
 use crate::hosted::{Hosted, lock};
 use crate::limits::{
-    DELIVERIES_IN_FLIGHT, DELIVERY_LOOK, DELIVERY_MESSAGES, DELIVERY_RETRY, DELIVERY_TICK,
+    DAMAGE_LOOK, DELIVERIES_IN_FLIGHT, DELIVERY_LOOK, DELIVERY_MESSAGES, DELIVERY_RETRY, DELIVERY_TICK,
     DELIVERY_TOPIC_RETRY,
 };
-use crate::service::wall_clock_ms;
 use crate::state::command::{Kind, UpdateTopic, released};
 use crate::state::{Command, TopicConfig};
 
@@ -74,7 +72,6 @@ async fn deliver(
     if may_be_recalled {
         claims.begin();
     }
-    let mut clock = Clock::new(hosted.state.log_time_ms(), Instant::now());
     // In the order in which they were taken, so that messages of one time keep theirs.
     let mut reads = FuturesOrdered::new();
     let mut under_way = FuturesUnordered::new();
@@ -90,7 +87,7 @@ async fn deliver(
             // A page of each at a time: what is found is delivered meanwhile.
             has_more |= source.fill(hosted, range.next).await?;
         }
-        let now_ms = clock.now_ms(hosted.state.log_time_ms(), wall_clock_ms(), Instant::now());
+        let now_ms = hosted.log_now_ms();
         if Instant::now() >= take_at {
             let free = DELIVERIES_IN_FLIGHT.saturating_sub(reads.len() + under_way.len());
             let Taken { batches, is_partial } = take(&mut sources, &mut first, free, now_ms);
@@ -109,7 +106,7 @@ async fn deliver(
         }
         let is_full = reads.len() + under_way.len() >= DELIVERIES_IN_FLIGHT;
         let next = sources.iter().filter_map(Source::next_ms).min().filter(|_| !is_full);
-        // A clock may be set: look again now and then.
+        // Log time may leap: clocks are set, and others come to agree with this one.
         let wait = next.map(|due| Duration::from_millis(due.saturating_sub(now_ms)).min(DELIVERY_LOOK));
         let next_take = wait.map(|wait| (Instant::now() + wait).max(take_at));
         let resumed = sources.iter().filter_map(Source::paused).min();
@@ -249,12 +246,13 @@ fn settle(
     now_ms: u64,
     missing_topics: &Missing,
 ) -> Delivery {
-    let Due { delivery, rest, dropped, put_off, missing } = due;
+    let Due { delivery, rest, dropped, put_off, damaged, missing } = due;
     // Of larger messages fewer are taken at once, so that they keep their order.
     let fits = delivery.offsets.len() + dropped.len();
     source.batch = if rest.is_empty() { (source.batch * 2).min(DELIVERY_MESSAGES) } else { fits.max(1) };
     put_back(source, &rest, now_ms);
     source.put_off(&put_off, now_ms);
+    source.put_off_until(&damaged, now_ms.saturating_add(DAMAGE_LOOK.as_millis() as u64));
     for config in missing {
         missing_topics.make(hosted, config);
     }

@@ -11,7 +11,6 @@
 //! leads, and however often it is tried, each is delivered once.
 
 mod claims;
-mod clock;
 mod deliver;
 mod later;
 mod levels;

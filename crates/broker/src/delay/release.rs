@@ -8,11 +8,12 @@ use bytes::{Bytes, BytesMut};
 use replica::MessagesProposal;
 use store::index::Unit;
 use wire::{
-    NewMessage, PROPERTIES_BYTES_MAX, QueueId, QueueOffset, StoredMessage, encode_message, prop,
-    properties_get, properties_iter, properties_push,
+    MessageError, NewMessage, PROPERTIES_BYTES_MAX, QueueId, QueueOffset, StoredMessage, encode_message,
+    prop, properties_get, properties_iter, properties_push,
 };
 
 use super::source::{SourceQueue, units};
+use crate::damage::{self, sound};
 use crate::errors::Error;
 use crate::handlers::send::retry_topic;
 use crate::hosted::{Hosted, Serving};
@@ -46,10 +47,12 @@ pub(super) struct Due {
     pub(super) delivery: Delivery,
     /// Too many for one entry.
     pub(super) rest: Vec<u64>,
-    /// They can never be delivered: broken, or their topic was deleted.
+    /// They can never be delivered, as a sound record says: it names no place, or one whose topic was deleted.
     pub(super) dropped: Vec<u64>,
     /// They could not be read, or their retry topic is made first: to be tried again later.
     pub(super) put_off: Vec<u64>,
+    /// What is on this node's disk is not what was stored: to be looked at again much later.
+    pub(super) damaged: Vec<u64>,
     /// Retry topics of groups that are there, which are not.
     pub(super) missing: Vec<TopicConfig>,
 }
@@ -87,7 +90,7 @@ pub(super) fn read(hosted: &Hosted, queue: &SourceQueue, offsets: &[u64], now_ms
         let rest: BTreeSet<u64> = due.rest.iter().copied().collect();
         found.retain(|(offset, _)| !rest.contains(&offset.0));
     }
-    let mut records = records(serving, &found, &mut due.put_off);
+    let mut records = records(hosted, serving, queue, &found, &mut due.damaged);
     let mut builder = Builder {
         hosted,
         queue,
@@ -110,8 +113,14 @@ pub(super) fn read(hosted: &Hosted, queue: &SourceQueue, offsets: &[u64], now_ms
     Ok(builder.due)
 }
 
-/// The records of these units, by offset. Those that cannot be read are put off.
-fn records(serving: &Serving, found: &[(QueueOffset, Unit)], put_off: &mut Vec<u64>) -> BTreeMap<u64, Bytes> {
+/// The records of these units, by offset. Those that cannot be read count as damaged.
+fn records(
+    hosted: &Hosted,
+    serving: &Serving,
+    queue: &SourceQueue,
+    found: &[(QueueOffset, Unit)],
+    damaged: &mut Vec<u64>,
+) -> BTreeMap<u64, Bytes> {
     let wanted: Vec<_> = found.iter().map(|(_, unit)| (unit.position, unit.size)).collect();
     let mut records = BTreeMap::new();
     if let Ok(read) = serving.log.read_records(&wanted) {
@@ -131,9 +140,8 @@ fn records(serving: &Serving, found: &[(QueueOffset, Unit)], put_off: &mut Vec<u
         match serving.log.read_bytes(unit.position, unit.size as usize) {
             Ok(record) => drop(records.insert(offset.0, record)),
             Err(error) => {
-                let position = unit.position.0;
-                tracing::error!(offset = offset.0, position, %error, "a message that is due cannot be read");
-                put_off.push(offset.0);
+                damage::report(hosted, &queue.topic, queue.queue, *offset, &error);
+                damaged.push(offset.0);
             }
         }
     }
@@ -155,6 +163,7 @@ struct Builder<'a> {
 /// Why a message is not delivered.
 enum Trouble {
     Dropped(String),
+    Damaged(MessageError),
     NoTopicYet(TopicConfig),
 }
 
@@ -165,6 +174,11 @@ impl Builder<'_> {
             Err(Trouble::Dropped(why)) => {
                 self.reasons.entry(why).or_insert((0, offset)).0 += 1;
                 self.due.dropped.push(offset);
+            }
+            Err(Trouble::Damaged(error)) => {
+                let SourceQueue { topic, queue, .. } = self.queue;
+                damage::report(self.hosted, topic, *queue, QueueOffset(offset), &error);
+                self.due.damaged.push(offset);
             }
             Err(Trouble::NoTopicYet(config)) => {
                 self.due.put_off.push(offset);
@@ -177,7 +191,7 @@ impl Builder<'_> {
 
     fn put(&mut self, offset: u64, record: &[u8]) -> Result<(), Trouble> {
         let broken = |why: String| Trouble::Dropped(why);
-        let waiting = StoredMessage::parse(record).map_err(|error| broken(error.to_string()))?;
+        let waiting = sound(record).map_err(Trouble::Damaged)?;
         let name = waiting.property(prop::REAL_TOPIC).ok_or_else(|| broken("it has no REAL_TOPIC".into()))?;
         let queue = waiting.property(prop::REAL_QID).and_then(|queue| queue.parse::<u32>().ok());
         let queue = queue.ok_or_else(|| broken("it has no REAL_QID".into()))?;

@@ -86,7 +86,11 @@ impl Source {
     /// They are tried again later: the later, the more there are.
     pub(super) fn put_off(&mut self, offsets: &[u64], now_ms: u64) {
         let times = 1 + (self.put_off.len() / PUT_OFF_TRIED) as u64;
-        let due_ms = now_ms.saturating_add(times * DELIVERY_RETRY.as_millis() as u64);
+        self.put_off_until(offsets, now_ms.saturating_add(times * DELIVERY_RETRY.as_millis() as u64));
+    }
+
+    /// They are tried again at this time.
+    pub(super) fn put_off_until(&mut self, offsets: &[u64], due_ms: u64) {
         for offset in offsets {
             self.put_off.add(due_ms, *offset);
         }

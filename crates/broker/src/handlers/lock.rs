@@ -13,7 +13,6 @@ use crate::handlers::offset;
 use crate::handlers::step::{self, success};
 use crate::hosted::{Hosted, lock as guard};
 use crate::limits::{LOCK_LEASE_MS, LOCK_QUEUES_MAX};
-use crate::service::wall_clock_ms;
 use crate::state::command::{Kind, Lock};
 use crate::state::{Command, TopicId};
 
@@ -80,8 +79,7 @@ impl Wanted {
         if is_leaving {
             return false;
         }
-        // Log time as it would be now: it follows this clock, or stands still where this clock is behind.
-        let now_ms = hosted.state.log_time_ms().max(wall_clock_ms());
+        let now_ms = hosted.log_now_ms();
         let Wanted { body, queues, .. } = self;
         let until_ms = now_ms + LOCK_LEASE_MS / 2;
         queues.iter().all(|(place, _, queue)| {

@@ -18,7 +18,6 @@ use crate::handlers::step::success;
 use crate::hosted::{Hosted, Serving};
 use crate::limits::QUERY_UNIQUE_MESSAGES_MAX;
 use crate::requests::Answer;
-use crate::service::wall_clock_ms;
 use crate::state::Command;
 use crate::state::command::{Kind, Release, Source, released};
 use crate::state::rules::PERM_WRITE;
@@ -83,7 +82,7 @@ fn check(hosted: &Hosted, header: &RecallMessageRequest) -> Result<RecallHandle,
     if handle.broker_name != hosted.name() {
         return Err(illegal("recall failed, broker service not available"));
     }
-    let left = u64::try_from(handle.time_ms).ok().and_then(|time| time.checked_sub(wall_clock_ms()));
+    let left = u64::try_from(handle.time_ms).ok().and_then(|time| time.checked_sub(hosted.log_now_ms()));
     if left.is_none_or(|left| left == 0 || left > hosted.config.timer_max_delay_ms) {
         return Err(illegal("recall failed, timestamp invalid"));
     }

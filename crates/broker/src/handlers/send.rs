@@ -181,7 +181,7 @@ fn retry(
     // Strictly more, where 36 takes as many for too many: as RocketMQ counts.
     let is_spent = header.reconsume_times.unwrap_or(0) > max;
     // A group that holds queue locks consumes in order: it has tried the message as often as it wants to.
-    if !is_spent && !hosted.state.holds_locks(name, hosted.state.log_time_ms().max(wall_clock_ms())) {
+    if !is_spent && !hosted.state.holds_locks(name, hosted.log_now_ms()) {
         return single(hosted, call, header, &Target { topic: &topic, queue, asked: queue, dead: false });
     }
     let name = dlq_topic(name);
@@ -257,7 +257,7 @@ fn single(
     let when = if read.wish.is_none() || to.dead {
         When::Now
     } else {
-        read.wish.when(&hosted.config, wall_clock_ms())?
+        read.wish.when(&hosted.config, hosted.log_now_ms())?
     };
     let later = Later::new(when, &to.topic.name, to.queue);
     let change = match &later {

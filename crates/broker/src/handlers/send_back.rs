@@ -18,6 +18,7 @@ use wire::{
 
 use crate::call::Call;
 use crate::creation;
+use crate::damage;
 use crate::delay::{self, Later, When};
 use crate::errors::Error;
 use crate::handlers::offset::blocking;
@@ -61,6 +62,10 @@ pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'
         let record = blocking(hosted, move |hosted, serving| record_at(hosted, serving, position)).await?;
         let record = record.ok_or_else(|| missing(""))?;
         let message = StoredMessage::parse(&record).map_err(|error| missing(&format!(": {error}")))?;
+        if let Err(error) = message.verify() {
+            damage::report(hosted, message.topic, message.queue_id, message.queue_offset, &error);
+            return Err(missing(&format!(": it is damaged on this node: {error}")));
+        }
         if wire::is_send_forbidden(message.topic) {
             // No consumer has it: a waiting or half message must not get out by a position.
             return Err(missing(&format!(": it is in {}", message.topic)));

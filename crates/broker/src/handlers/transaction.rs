@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wire::{EndTransactionRequest, QueueId, QueueOffset, ResponseCode, StoredMessage, prop, sysflag};
+use wire::{
+    EndTransactionRequest, MessageError, QueueId, QueueOffset, ResponseCode, StoredMessage, prop, sysflag,
+};
 
 use crate::call::Call;
 use crate::creation;
+use crate::damage;
 use crate::errors::Error;
 use crate::handlers::offset::blocking;
 use crate::hosted::Hosted;
-use crate::service::wall_clock_ms;
 use crate::state::{Topic, TopicConfig, rules};
 use crate::transactions::ends::{self, Commit, End};
 use crate::transactions::half::{self, Look};
@@ -76,15 +78,21 @@ fn judge(
     offset: QueueOffset,
     record: Bytes,
 ) {
+    let damaged = |error: MessageError| {
+        damage::report(hosted, half::TOPIC, half::QUEUE, offset, &error);
+        wrong(format!("the half message is damaged on this node: {error}"))
+    };
     let checked = match StoredMessage::parse(&record) {
         Ok(half) => check(hosted, &header, &half).and_then(|()| {
             if header.commit_or_rollback == sysflag::TRANSACTION_ROLLBACK {
                 return Ok(None);
             }
+            // It would get another CRC.
+            half.verify().map_err(damaged)?;
             let (topic, queue) = half::real(&half).ok_or_else(|| wrong("the half message has no topic"))?;
             Ok(Some((topic.to_owned(), queue)))
         }),
-        Err(error) => Err(wrong(error.to_string())),
+        Err(error) => Err(damaged(error)),
     };
     let since = Instant::now();
     match checked {
@@ -113,7 +121,7 @@ fn judge(
 fn check(hosted: &Hosted, header: &EndTransactionRequest, half: &StoredMessage<'_>) -> Result<(), Error> {
     let timeout = Duration::from_millis(hosted.config.transaction_timeout_ms);
     if !header.from_transaction_check && half::asked_immunity(half).is_some() {
-        let age = wall_clock_ms().saturating_sub(u64::try_from(half.store_timestamp).unwrap_or(0));
+        let age = hosted.log_now_ms().saturating_sub(u64::try_from(half.store_timestamp).unwrap_or(0));
         if Duration::from_millis(age) > half::immunity(half, timeout) {
             let remark = "the time in which the producer could end it by itself is over; it will be asked";
             return Err(Error::refused(ResponseCode::ILLEGAL_OPERATION, remark));

@@ -7,7 +7,7 @@ use wire::{Header as _, NotificationRequest, NotificationResponse, PopMessageReq
 use wire::{QueueId, RemotingCommand, ResponseCode};
 
 use super::answer;
-use super::take::{self, Look, Plan, Taken, now_ms};
+use super::take::{self, Look, Plan, Taken};
 use super::waiting::{NotWaiting, Place, Waiting};
 use crate::call::Call;
 use crate::errors::Error;
@@ -137,7 +137,7 @@ fn nothing(hosted: &Hosted, poll: Poll, plan: &Plan, code: ResponseCode, rest: u
         return notice(poll.call, false, code == ResponseCode::POLLING_FULL);
     }
     let mut response = poll.call.response(code).with_remark("NO_MESSAGE_IN_QUEUE");
-    answer::header(hosted, plan, now_ms(hosted), rest).encode(&mut response.ext);
+    answer::header(hosted, plan, hosted.log_now_ms(), rest).encode(&mut response.ext);
     poll.call.answer(response);
 }
 
@@ -160,7 +160,7 @@ fn wait(hosted: &Arc<Hosted>, poll: Poll, plan: &Plan, looks: Vec<Look>, rest: u
 }
 
 fn hold(hosted: &Arc<Hosted>, poll: Poll, place: Place, looks: &[Look]) -> Result<(), NotWaiting<Box<Poll>>> {
-    let (until, now_ms) = (poll.until(), now_ms(hosted));
+    let (until, now_ms) = (poll.until(), hosted.log_now_ms());
     let again = looks.iter().filter_map(|look| match look {
         Look::Blocked { until_ms, .. } => Some(Duration::from_millis(until_ms.saturating_sub(now_ms) + 1)),
         Look::Refused => Some(POP_AGAIN),
@@ -248,7 +248,7 @@ fn seen_here(hosted: &Hosted, place: &Place) -> Vec<Look> {
             }
             looks.push(Look::Taken { topic: topic.clone(), queue, end: range.next });
             let until_ms =
-                hosted.state.pop_place(topic, &place.group, queue).blocked_until_ms("", now_ms(hosted));
+                hosted.state.pop_place(topic, &place.group, queue).blocked_until_ms("", hosted.log_now_ms());
             looks.extend(until_ms.map(|until_ms| Look::Blocked { topic: topic.clone(), queue, until_ms }));
         }
     }

@@ -4,37 +4,44 @@
 //! Nothing is kept here. What is due the tables say, in the order of time; a message leaves the table and is stored anew in
 //! one entry, so that whoever leads, and however often it is tried, it comes back once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use replica::MessagesProposal;
 use wire::{
-    MessageError, NewMessage, PROPERTIES_BYTES_MAX, QueueId, StoredMessage, dlq_topic, encode_message, perm,
+    NewMessage, PROPERTIES_BYTES_MAX, QueueId, QueueOffset, StoredMessage, dlq_topic, encode_message, perm,
     pop_retry_topic, prop, properties_get, properties_push, properties_set,
 };
 
 use super::origin;
-use super::take::now_ms;
 use crate::creation;
+use crate::damage::{self, sound};
 use crate::errors::Error;
 use crate::handlers::offset;
 use crate::handlers::pop::retry_topic;
 use crate::hosted::{Hosted, Serving};
-use crate::limits::{POP_AGAIN, POP_REVIVE_BYTES, POP_REVIVE_MESSAGES};
+use crate::limits::{DAMAGE_LOOK, LOG_TIME_LOOK, POP_AGAIN, POP_REVIVE_BYTES, POP_REVIVE_MESSAGES};
 use crate::state::command::{Command, Kind, PopBatch, PopRevive};
 use crate::state::{PopDue, TopicConfig};
 
 /// Revives what is due, for one term.
 pub(crate) async fn revive(hosted: Arc<Hosted>) -> Result<(), Error> {
     let mut most = POP_REVIVE_MESSAGES;
+    // What is damaged here, and when it is looked at again. It must not keep the others.
+    let mut damaged: HashMap<Place, Instant> = HashMap::new();
     loop {
-        let now_ms = now_ms(&hosted);
-        let due = hosted.state.pop_due(now_ms, most);
+        let now_ms = hosted.log_now_ms();
+        damaged.retain(|_, again_at| *again_at > Instant::now());
+        let mut due = hosted.state.pop_due(now_ms, most + damaged.len());
+        due.retain(|message| !damaged.contains_key(&place(message)));
         if due.is_empty() {
+            let left = |at_ms: u64| Duration::from_millis(at_ms.saturating_sub(now_ms).max(1));
+            // The next one in the tables may be one of those: it is over already.
+            let pause = if damaged.is_empty() { Duration::ZERO } else { LOG_TIME_LOOK };
             let next = hosted.state.pop_next_due_ms();
-            let wait = next.map(|at_ms| Duration::from_millis(at_ms.saturating_sub(now_ms).max(1)));
+            let wait = next.map(|at_ms| left(at_ms).clamp(pause, LOG_TIME_LOOK));
             tokio::select! {
                 () = hosted.pops_sooner.notified() => {}
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
@@ -42,7 +49,10 @@ pub(crate) async fn revive(hosted: Arc<Hosted>) -> Result<(), Error> {
             continue;
         }
         match revive_some(&hosted, due).await {
-            Ok(()) => most = POP_REVIVE_MESSAGES.min(most * 2),
+            Ok(found) => {
+                most = POP_REVIVE_MESSAGES.min(most * 2);
+                damaged.extend(found.iter().map(|message| (place(message), Instant::now() + DAMAGE_LOOK)));
+            }
             // Some of it was acknowledged meanwhile, or log time is not there yet. The fewer there are, the less often.
             Err(Error::Void) => {
                 most = (most / 2).max(1);
@@ -53,6 +63,13 @@ pub(crate) async fn revive(hosted: Arc<Hosted>) -> Result<(), Error> {
     }
 }
 
+/// Where a message is that somebody has in hand: topic, consumer group, queue, offset.
+type Place = (u32, u32, QueueId, QueueOffset);
+
+fn place(message: &PopDue) -> Place {
+    (message.topic_id.0, message.group_id.0, message.queue, message.offset)
+}
+
 /// What comes instead of messages that are due.
 #[derive(Default)]
 struct Revived {
@@ -60,11 +77,14 @@ struct Revived {
     messages: BTreeMap<String, (BytesMut, u32)>,
     /// Of these there is nothing left to store.
     gone: Vec<PopDue>,
+    /// They cannot be read as they were stored.
+    damaged: Vec<PopDue>,
 }
 
-async fn revive_some(hosted: &Arc<Hosted>, due: Vec<PopDue>) -> Result<(), Error> {
+/// Returns those that stay because they are damaged.
+async fn revive_some(hosted: &Arc<Hosted>, due: Vec<PopDue>) -> Result<Vec<PopDue>, Error> {
     let revived = offset::blocking(hosted, move |hosted, serving| build(hosted, serving, due)).await?;
-    let Revived { due, messages, gone } = revived;
+    let Revived { due, messages, gone, damaged } = revived;
     for topic in messages.keys().filter(|topic| hosted.state.topic(topic).is_none()) {
         let config = TopicConfig {
             name: topic.clone(),
@@ -79,7 +99,7 @@ async fn revive_some(hosted: &Arc<Hosted>, due: Vec<PopDue>) -> Result<(), Error
         hosted.propose_here(command(&gone)).await?;
     }
     if due.is_empty() {
-        return Ok(());
+        return Ok(damaged);
     }
     let proposals = messages.into_iter().map(|(topic, (records, count))| MessagesProposal {
         topic: topic.into(),
@@ -88,7 +108,7 @@ async fn revive_some(hosted: &Arc<Hosted>, due: Vec<PopDue>) -> Result<(), Error
         count,
     });
     hosted.propose_coupled_here(command(&due), proposals.collect()).await?;
-    Ok(())
+    Ok(damaged)
 }
 
 /// The command by which messages leave the hands of their consumers.
@@ -123,9 +143,22 @@ fn build(hosted: &Hosted, serving: &Serving, due: Vec<PopDue>) -> Result<Revived
         if bytes > POP_REVIVE_BYTES && !revived.due.is_empty() {
             break;
         }
-        let record = serving.log.read_records(&[(unit.position, unit.size)])?.copy();
-        let unreadable = |error: MessageError| Error::Unknown(format!("{topic}/{queue}/{offset}: {error}"));
-        let stored = StoredMessage::parse(&record).map_err(unreadable)?;
+        let record = match serving.log.read_records(&[(unit.position, unit.size)]) {
+            Ok(record) => record.copy(),
+            Err(error) => {
+                damage::report(hosted, topic, *queue, *offset, &error);
+                revived.damaged.push(message);
+                continue;
+            }
+        };
+        let stored = match sound(&record) {
+            Ok(stored) => stored,
+            Err(error) => {
+                damage::report(hosted, topic, *queue, *offset, &error);
+                revived.damaged.push(message);
+                continue;
+            }
+        };
         let is_dead = stored.reconsume_times >= config.config.retry_max_times;
         let target = if is_dead { dlq_topic(group) } else { retry_topic(topic, group) };
         let origin_topic = topic.strip_prefix(&pop_retry_topic("", group)).unwrap_or(topic);

@@ -11,7 +11,6 @@ use crate::errors::Error;
 use crate::filters::Wish;
 use crate::handlers::offset;
 use crate::hosted::Hosted;
-use crate::service::wall_clock_ms;
 use crate::state::command::{Kind, PopTake, TakePart};
 use crate::state::{Group, PopPlace, QueueRange, Reply, Topic};
 
@@ -98,11 +97,6 @@ struct Part {
     found: Found,
 }
 
-/// The log's clock as far as it can be told beside it.
-pub(super) fn now_ms(hosted: &Hosted) -> u64 {
-    wall_clock_ms().max(hosted.state.log_time_ms())
-}
-
 impl Plan {
     /// The queues, in the order in which they are looked at: one pop in five begins with what comes back from others, so
     /// that it does not wait for ever behind new messages; otherwise it comes last.
@@ -127,7 +121,7 @@ impl Plan {
         let place = hosted.state.pop_place(topic, &self.group.name, queue);
         let topic = topic.clone();
         if self.order {
-            let until_ms = place.blocked_until_ms(&self.attempt, now_ms(hosted))?;
+            let until_ms = place.blocked_until_ms(&self.attempt, hosted.log_now_ms())?;
             return Some(Look::Blocked { topic, queue, until_ms });
         }
         (place.room() == 0).then_some(Look::Full { topic, queue })
@@ -135,7 +129,7 @@ impl Plan {
 
     /// Whether there is a message for a consumer of the group; where not, why.
     pub(super) fn look(&self, hosted: &Hosted) -> Result<(), Vec<Look>> {
-        let now_ms = now_ms(hosted);
+        let now_ms = hosted.log_now_ms();
         let mut looks = Vec::new();
         for Source { topic, queue } in self.sources(hosted, false) {
             let Some(range) = hosted.state.queue(&topic.name, queue) else { continue };
@@ -236,7 +230,7 @@ pub(super) async fn take(hosted: &Arc<Hosted>, plan: &Plan) -> Result<Taken, Err
         parts.push(Part { source, cursor: place.cursor, start, end: range.next, found });
     }
     if parts.is_empty() {
-        taken.pop_time_ms = now_ms(hosted);
+        taken.pop_time_ms = hosted.log_now_ms();
         return Ok(taken);
     }
     let reply = propose(hosted, plan, &parts).await?;

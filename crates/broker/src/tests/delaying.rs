@@ -13,7 +13,13 @@ fn levels(text: &str) -> impl Fn(&mut BrokerConfig) + use<> {
 }
 
 /// Pulls a queue until it has `count` messages.
-async fn wait_for(client: &Client, address: &str, topic: &str, queue: i32, count: usize) -> Vec<Message> {
+pub(super) async fn wait_for(
+    client: &Client,
+    address: &str,
+    topic: &str,
+    queue: i32,
+    count: usize,
+) -> Vec<Message> {
     let start = Instant::now();
     let mut messages: Vec<Message> = Vec::new();
     while messages.len() < count {
@@ -34,7 +40,7 @@ async fn wait_for(client: &Client, address: &str, topic: &str, queue: i32, count
     messages
 }
 
-fn bodies(messages: &[Message]) -> Vec<String> {
+pub(super) fn bodies(messages: &[Message]) -> Vec<String> {
     messages.iter().map(|message| String::from_utf8(message.body.to_vec()).unwrap()).collect()
 }
 
@@ -45,7 +51,7 @@ async fn pending(client: &Client, address: &str, query: &PendingQuery) -> Pendin
 }
 
 /// How many messages wait.
-async fn waiting(client: &Client, address: &str) -> u64 {
+pub(super) async fn waiting(client: &Client, address: &str) -> u64 {
     let query = PendingQuery { max: 0, ..PendingQuery::default() };
     pending(client, address, &query).await.queues.iter().map(|queue| queue.pending).sum()
 }
@@ -133,7 +139,7 @@ async fn timers_are_delivered_in_the_order_of_their_times() {
     node.stop().await;
 }
 
-fn wall_ms() -> i64 {
+pub(super) fn wall_ms() -> i64 {
     crate::service::wall_clock_ms() as i64
 }
 
@@ -288,6 +294,16 @@ async fn a_deleted_topic_keeps_nobody_waiting() {
 
 /// Puts a message where only the broker writes.
 async fn plant(node: &OneNode, topic: &str, properties: &str) {
+    plant_record(node, topic, properties, false).await;
+}
+
+/// The same, and where it is. A damaged one has another body than its CRC says, as if this node's disk had changed it.
+pub(super) async fn plant_record(
+    node: &OneNode,
+    topic: &str,
+    properties: &str,
+    is_damaged: bool,
+) -> replica::Receipt {
     let hosted = node.broker.hosted("b1");
     let here = node.address.parse().unwrap();
     let message = wire::NewMessage {
@@ -305,12 +321,48 @@ async fn plant(node: &OneNode, topic: &str, properties: &str) {
     };
     let mut records = bytes::BytesMut::new();
     wire::encode_message(&message, &mut records).unwrap();
+    if is_damaged {
+        let body = records.windows(message.body.len()).position(|bytes| bytes == message.body).unwrap();
+        records[body] ^= 1;
+    }
     let (told, outcome) = tokio::sync::oneshot::channel();
     let proposal =
         replica::MessagesProposal { topic: topic.into(), queue: wire::QueueId(0), records, count: 1 };
     let group = &hosted.serving().unwrap().group;
     group.propose_messages(proposal, Box::new(|outcome| told.send(outcome).unwrap()));
-    outcome.await.unwrap().unwrap();
+    outcome.await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_message_waits_and_keeps_nobody() {
+    let node = OneNode::with(levels("0s")).await;
+    node.create_topic("T", 1).await;
+    let place = properties(&[("REAL_TOPIC", "T"), ("REAL_QID", "0"), ("TIMER_OUT_MS", "1")]);
+    for topic in [wire::topic::SCHEDULE, wire::topic::WHEEL_TIMER] {
+        plant_record(&node, topic, &place, true).await;
+        plant(&node, topic, &place).await;
+    }
+    let delivered = wait_for(&node.client, &node.address, "T", 0, 2).await;
+    assert_eq!(bodies(&delivered), ["planted", "planted"]);
+    // They were due before: neither dropped nor delivered with a CRC that makes them look sound.
+    assert_eq!(waiting(&node.client, &node.address).await, 2);
+    assert_eq!(node.pull_code(pull_header("T", 0, 2)).await, 19);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_is_not_given_back() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    create_group(&node, "g", 3).await;
+    let damaged = plant_record(&node, "T", "", true).await;
+    let (code, remark) = send_back(&node, damaged.position.to_wire(), 0, None).await;
+    assert_eq!(code, 1, "{remark}");
+    assert!(remark.contains("damaged"), "{remark}");
+    assert_eq!(waiting(&node.client, &node.address).await, 0);
+    let sound = plant_record(&node, "T", "", false).await;
+    assert_eq!(send_back(&node, sound.position.to_wire(), 0, None).await.0, 0);
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

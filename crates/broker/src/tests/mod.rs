@@ -2,6 +2,7 @@
 
 mod administering;
 mod clients;
+mod clocks;
 mod delaying;
 mod duties;
 mod failover;

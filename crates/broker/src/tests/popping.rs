@@ -10,6 +10,8 @@ use wire::{
     SubscriptionGroupConfig, pop_retry_topic, prop,
 };
 
+use super::clocks::HOUR_MS;
+use super::delaying::plant_record;
 use super::failover::Three;
 use super::*;
 
@@ -881,4 +883,42 @@ async fn a_failover_neither_repeats_what_is_done_nor_loses_what_is_not() {
     let retry = pop_retry_topic("T", "g");
     assert_eq!(at.max_offset(&retry).await, 4, "those that were in flight came back, each once");
     three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_stays_in_its_hands() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    plant_record(&node, "T", "", true).await;
+    node.send("T", 0, "", "sound").await;
+    let at = node.at();
+    // Not decoded: a consumer would see the damage.
+    assert_eq!(at.ask(RequestCode::POP_MESSAGE, &invisible(300)).await.code, 0);
+    let again = at.pop(waiting(10_000)).await;
+    assert_eq!(again.bodies(), ["sound"]);
+    assert_eq!(at.max_offset(&pop_retry_topic("T", "g")).await, 1, "the other one was due too");
+    let state = &node.broker.hosted("b1").state;
+    assert!(state.pop_due(u64::MAX, 10).iter().any(|due| &*due.topic == "T" && due.offset.0 == 0));
+    node.stop().await;
+}
+
+/// The leader's own clock counts for nothing where the group's is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_clock_revives_nothing() {
+    let clock = replica::WallClock::default();
+    clock.set_ahead_ms(-HOUR_MS);
+    let node = OneNode::with(|config| config.wall_clock = clock.clone()).await;
+    node.create_topic("T", 1).await;
+    node.send("T", 0, "", "m").await;
+    let at = node.at();
+    assert_eq!(at.pop(invisible(60_000)).await.bodies(), ["m"]);
+    let hosted = node.broker.hosted("b1");
+    let entries = || hosted.serving().unwrap().log.state().last;
+    let before = entries();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(entries(), before, "entries that the tables would not have");
+    // The group's time leaps, and nothing is stored that would tell of it.
+    clock.set_ahead_ms(61_000 - HOUR_MS);
+    assert_eq!(at.pop(waiting(10_000)).await.bodies(), ["m"]);
+    node.stop().await;
 }

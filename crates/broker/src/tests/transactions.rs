@@ -10,6 +10,8 @@ use wire::{
     prop, properties_get, sysflag, topic as system,
 };
 
+use super::clocks::HOUR_MS;
+use super::delaying::plant_record;
 use super::failover::Three;
 use super::*;
 
@@ -533,5 +535,57 @@ async fn what_cannot_be_half_is_refused() {
         assert_eq!(end(&node.client, &node.address, &end_header(&half, COMMIT)).await.0, 0);
     }
     assert_eq!(stored(&node.client, &node.address, "T").await.len(), 3);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_half_message_stays_and_keeps_nobody() {
+    let node = OneNode::with(quick).await;
+    let (client, address) = (&node.client, node.address.as_str());
+    node.create_topic("T", 1).await;
+    let (_producer, mut checks) = producer(address, "c", "p").await;
+    let place = half_properties("K0", &[(prop::REAL_TOPIC, "T"), (prop::REAL_QID, "0")]);
+    let planted = plant_record(&node, wire::topic::TRANS_HALF, &place, true).await;
+    let sound = send_half(client, address, half_request("T", 0, "K1", &[])).await;
+    // The older one would be asked for first.
+    let check = asked(&mut checks).await;
+    assert_eq!(check.header.tran_state_table_offset, sound.offset);
+    let damaged = Half {
+        offset: planted.first_offset.to_wire(),
+        position: planted.position.to_wire(),
+        transaction_id: String::new(),
+    };
+    let (code, remark) = end(client, address, &end_header(&damaged, COMMIT)).await;
+    assert_eq!(code, 1, "{remark}");
+    assert!(remark.contains("damaged"), "{remark}");
+    assert_eq!(end(client, address, &answer(&check, COMMIT)).await.0, 0);
+    assert_eq!(keys(client, address, "T").await, ["K1"]);
+    let state = &node.broker.hosted("b1").state;
+    assert!(!state.is_done(wire::topic::TRANS_HALF, wire::QueueId(0), planted.first_offset), "it is kept");
+    node.stop().await;
+}
+
+/// The leader's own clock counts for nothing where the group's is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_clock_gives_nobody_up() {
+    let clock = replica::WallClock::default();
+    clock.set_ahead_ms(-HOUR_MS);
+    let node = OneNode::with(|config| {
+        config.wall_clock = clock.clone();
+        config.groups[0].transaction_timeout_ms = 60_000;
+    })
+    .await;
+    let (client, address) = (&node.client, node.address.as_str());
+    let (_producer, mut checks) = producer(address, "c", "p").await;
+    let asks = [(prop::CHECK_IMMUNITY_TIME_IN_SECONDS, "60")];
+    let first = send_half(client, address, half_request("T", 0, "K1", &asks)).await;
+    send_half(client, address, half_request("T", 0, "K2", &[])).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(checks.try_recv().is_err(), "asked before its time");
+    let (code, remark) = end(client, address, &end_header(&first, COMMIT)).await;
+    assert_eq!(code, 0, "{remark}");
+    // The group's time leaps, and nothing is stored that would tell of it.
+    clock.set_ahead_ms(61_000 - HOUR_MS);
+    assert_eq!(&asked(&mut checks).await.message.body[..], b"K2");
     node.stop().await;
 }

@@ -19,17 +19,19 @@ use futures::stream::{self, StreamExt};
 use replica::MessagesProposal;
 use tokio_util::sync::CancellationToken;
 use wire::{
-    CheckTransactionStateRequest, OffsetMessageId, QueueId, QueueOffset, RemotingCommand, RequestCode,
-    StoredMessage, perm, prop, topic as system,
+    CheckTransactionStateRequest, MessageError, OffsetMessageId, QueueId, QueueOffset, RemotingCommand,
+    RequestCode, StoredMessage, perm, prop, topic as system,
 };
 
 use crate::creation;
+use crate::damage;
 use crate::duties::SourceArrivals;
 use crate::errors::Error;
 use crate::handlers::offset::blocking;
 use crate::hosted::{Hosted, Serving};
-use crate::limits::{CHECK_BYTES, CHECK_PACE, CHECKS_AT_A_TIME, CHECKS_PER_ROUND, PENDING_PAGE};
-use crate::service::wall_clock_ms;
+use crate::limits::{
+    CHECK_BYTES, CHECK_PACE, CHECKS_AT_A_TIME, CHECKS_PER_ROUND, DAMAGE_LOOK, LOG_TIME_LOOK, PENDING_PAGE,
+};
 use crate::state::TopicConfig;
 use crate::state::command::{Attempt, Command, Kind, Release, Source, released};
 use crate::transactions::half;
@@ -80,7 +82,7 @@ fn next(now_ms: u64, stored_ms: u64, immunity: Duration, attempts: (u32, u64), t
     }
 }
 
-/// A half message that has its turn.
+/// A half message that has its turn, and is sound.
 struct Turn {
     offset: QueueOffset,
     record: Bytes,
@@ -130,7 +132,7 @@ pub(crate) async fn run(hosted: Arc<Hosted>, over: CancellationToken) -> Result<
         }
         from = QueueOffset(0);
         // What was asked now has its next turn an interval later.
-        let again = did.then(|| now_ms(&hosted).saturating_add(terms.interval.as_millis() as u64));
+        let again = did.then(|| hosted.log_now_ms().saturating_add(terms.interval.as_millis() as u64));
         let until = [next_ms.take(), again].into_iter().flatten().min();
         wait(&hosted, until, &arrivals, terms).await;
     }
@@ -138,24 +140,21 @@ pub(crate) async fn run(hosted: Arc<Hosted>, over: CancellationToken) -> Result<
 
 /// Until it is time, or until a half message that came meanwhile is old enough.
 async fn wait(hosted: &Hosted, until_ms: Option<u64>, arrivals: &SourceArrivals, terms: Terms) {
-    let until = until_ms.map(|until| Duration::from_millis(until.saturating_sub(now_ms(hosted))));
+    let until = until_ms.map(|until| Duration::from_millis(until.saturating_sub(hosted.log_now_ms())));
     match until {
-        Some(left) if left <= terms.timeout => tokio::time::sleep(left.max(CHECK_PACE)).await,
+        Some(left) if left <= terms.timeout => {
+            tokio::time::sleep(left.clamp(CHECK_PACE, LOG_TIME_LOOK)).await;
+        }
         Some(left) => {
             let come = async {
                 arrivals.arrived().await;
                 tokio::time::sleep(terms.timeout).await;
             };
             // Either is time enough.
-            let _ = tokio::time::timeout(left, come).await;
+            let _ = tokio::time::timeout(left.min(LOG_TIME_LOOK), come).await;
         }
         None => arrivals.arrived().await,
     }
-}
-
-/// Log time, or this leader's clock where that is ahead: log time stands still while nothing is stored.
-fn now_ms(hosted: &Hosted) -> u64 {
-    hosted.state.log_time_ms().max(wall_clock_ms())
 }
 
 /// Looks through pending half messages, from the oldest on, until one is too young: those behind it are younger.
@@ -166,7 +165,7 @@ fn look(
     terms: Terms,
     over: &CancellationToken,
 ) -> Result<Found, Error> {
-    let now = now_ms(hosted);
+    let now = hosted.log_now_ms();
     let mut found = Found::default();
     let (mut from, mut bytes) = (from, 0);
     loop {
@@ -186,7 +185,17 @@ fn look(
                 return Ok(found);
             }
             let Some(record) = half::read(hosted, serving, offset)? else { continue };
-            let Ok(message) = StoredMessage::parse(&record) else { continue };
+            let damaged = |error: MessageError, found: &mut Found| {
+                damage::report(hosted, half::TOPIC, half::QUEUE, offset, &error);
+                found.note(now.saturating_add(DAMAGE_LOOK.as_millis() as u64));
+            };
+            let message = match StoredMessage::parse(&record) {
+                Ok(message) => message,
+                Err(error) => {
+                    damaged(error, &mut found);
+                    continue;
+                }
+            };
             let stored = u64::try_from(message.store_timestamp).unwrap_or(0);
             let turn = next(now, stored, half::immunity(&message, terms.timeout), attempts, terms);
             match turn {
@@ -199,6 +208,11 @@ fn look(
                     }
                 }
                 Next::Ask | Next::GiveUp => {
+                    // Not before: most are only looked at.
+                    if let Err(error) = message.verify() {
+                        damaged(error, &mut found);
+                        continue;
+                    }
                     bytes += record.len();
                     let list = if turn == Next::Ask { &mut found.ask } else { &mut found.give_up };
                     list.push(Turn { offset, record, count: attempts.0 });

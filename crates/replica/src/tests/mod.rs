@@ -1,5 +1,6 @@
 //! Whole groups in one process, over real files and real sockets, and openraft's own suite over our log storage.
 
+mod clocks;
 mod cluster;
 mod coupled;
 mod disk;

@@ -16,7 +16,7 @@ use super::cluster::{Cluster, SEGMENT, eventually, message, propose, three_with_
 use crate::proposer::{Intake, Proposer};
 use crate::server::GroupSlot;
 use crate::types::{Completion, Data, TypeConfig, header_room};
-use crate::{Group, NodeId, ProposeError, Receipt, Role};
+use crate::{Group, NodeId, ProposeError, Receipt, Role, WallClock};
 
 async fn one_with_topic() -> Cluster {
     let cluster = Cluster::start(1).await;
@@ -36,7 +36,8 @@ impl Deaf {
     fn start(cluster: &Cluster, node: u64, role: Role) -> Deaf {
         let member = &cluster.nodes[&node];
         let log = member.group.log().clone();
-        let slot = GroupSlot::new(cluster.name, "g", NodeId(node), vec![NodeId(node)], log);
+        let slot =
+            GroupSlot::new(cluster.name, "g", NodeId(node), vec![NodeId(node)], log, WallClock::default());
         let (role, role_rx) = watch::channel(role);
         let (paused, paused_rx) = watch::channel(false);
         let (intake, proposer) = Proposer::new(
