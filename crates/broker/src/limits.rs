@@ -250,6 +250,9 @@ pub(crate) const POP_ACKS_UNDER_WAY: usize = 4;
 /// Messages that come back in one entry, and their bytes, unless one alone has more.
 pub(crate) const POP_REVIVE_MESSAGES: usize = 128;
 pub(crate) const POP_REVIVE_BYTES: usize = 1 << 20;
+/// When messages are tried again that could not come back, and of how many it is remembered that it was said.
+pub(crate) const POP_REVIVE_AGAIN: Duration = Duration::from_secs(3);
+pub(crate) const POP_REVIVE_TOLD: usize = 1_000;
 /// How long what a nameserver said of a topic's queues is good, and of how many topics it is kept.
 pub(crate) const ROUTE_VALID: Duration = Duration::from_secs(5);
 pub(crate) const ROUTES_KEPT: usize = 10_000;

@@ -15,6 +15,7 @@
 //! All time is log time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use wire::{QueueId, QueueOffset};
@@ -116,6 +117,16 @@ pub struct PopDue {
     pub queue: QueueId,
     pub offset: QueueOffset,
     pub message: InFlight,
+}
+
+/// Where a message is among those that are to be revived, which are in the order of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DuePlace((u64, PopKey, u64));
+
+impl PopDue {
+    pub fn place(&self) -> DuePlace {
+        DuePlace((self.message.visible_at_ms, (self.topic_id, self.group_id, self.queue.0), self.offset.0))
+    }
 }
 
 /// What a take hands out; names, bounds and the stored offset have been looked at.
@@ -234,14 +245,17 @@ impl Pops {
         self.queues.range((topic, group, 0)..=(topic, group, u32::MAX)).map(|(_, queue)| queue.len()).sum()
     }
 
-    /// What is to be revived at a time, the oldest first.
-    pub(super) fn due(&self, now_ms: u64) -> impl Iterator<Item = (PopKey, u64)> {
-        self.due.iter().take_while(move |(at, ..)| *at <= now_ms).map(|(_, key, offset)| (*key, *offset))
+    /// What is to be revived at a time, the oldest first; `after`: of what comes after that.
+    pub(super) fn due(&self, now_ms: u64, after: Option<DuePlace>) -> impl Iterator<Item = (PopKey, u64)> {
+        let from = after.map_or(Bound::Unbounded, |DuePlace(place)| Bound::Excluded(place));
+        let due = self.due.range((from, Bound::Unbounded));
+        due.take_while(move |(at, ..)| *at <= now_ms).map(|(_, key, offset)| (*key, *offset))
     }
 
-    /// When there will be something to revive, ms.
-    pub(super) fn next_due_ms(&self) -> Option<u64> {
-        self.due.first().map(|(at, ..)| *at)
+    /// When there will be something to revive, ms; `after`: of what comes after that.
+    pub(super) fn next_due_ms(&self, after: Option<DuePlace>) -> Option<u64> {
+        let from = after.map_or(Bound::Unbounded, |DuePlace(place)| Bound::Excluded(place));
+        self.due.range((from, Bound::Unbounded)).next().map(|(at, ..)| *at)
     }
 
     /// Whether that has come to be earlier since the last call.
@@ -281,7 +295,7 @@ impl Pops {
         let message =
             InFlight { pop_time_ms: now_ms, visible_at_ms: now_ms.saturating_add(invisible_ms), attempts: 0 };
         let before = known.map_or(0, Queue::len);
-        let first_before = self.next_due_ms();
+        let first_before = self.next_due_ms(None);
         let queue = self.queues.entry(key).or_default();
         let last = queue.ordered.take();
         let cursor = if let Some(attempt_id) = order {
@@ -373,7 +387,7 @@ impl Pops {
         now_ms: u64,
         visible_at_ms: u64,
     ) -> bool {
-        let first_before = self.next_due_ms();
+        let first_before = self.next_due_ms(None);
         let Some(queue) = self.queues.get_mut(&key) else { return false };
         if let Some(message) = queue.messages.get_mut(&offset) {
             if message.pop_time_ms != pop_time_ms {
@@ -448,7 +462,7 @@ impl Pops {
     }
 
     fn note_sooner(&mut self, before: Option<u64>) {
-        self.sooner |= match (before, self.next_due_ms()) {
+        self.sooner |= match (before, self.next_due_ms(None)) {
             (Some(before), Some(now)) => now < before,
             (None, now) => now.is_some(),
             (Some(_), None) => false,
@@ -586,14 +600,14 @@ mod tests {
 
     fn due(pops: &Pops, now_ms: u64) -> Vec<u64> {
         pops.check();
-        pops.due(now_ms).map(|(_, offset)| offset).collect()
+        pops.due(now_ms, None).map(|(_, offset)| offset).collect()
     }
 
     #[test]
     fn taken_acknowledged_changed_and_revived() {
         let mut pops = Pops::default();
         assert_eq!(pops.take(KEY, &take(&[3, 4, 6], 100)), Some(7));
-        assert_eq!((pops.next_due_ms(), pops.count_of(KEY)), (Some(160), 3));
+        assert_eq!((pops.next_due_ms(None), pops.count_of(KEY)), (Some(160), 3));
         assert!(pops.take_sooner() && !pops.take_sooner());
         assert_eq!(pops.ack(KEY, 3, 99), Acked::Stale);
         assert_eq!(pops.ack(KEY, 3, 100), Acked::Done);
@@ -608,7 +622,7 @@ mod tests {
         assert_eq!(due(&pops, 199), [] as [u64; 0]);
         assert_eq!(pops.ack(KEY, 4, 200), Acked::Done);
         pops.check();
-        assert!(pops.queues.is_empty() && pops.next_due_ms().is_none());
+        assert!(pops.queues.is_empty() && pops.next_due_ms(None).is_none());
     }
 
     #[test]
@@ -764,7 +778,7 @@ mod tests {
         let mut pops = Pops::default();
         // 3, 5 and 7 are passed over by the filter.
         assert_eq!(hand_out_in_order(&mut pops, 3, &[4, 6, 8], 9, 1_000, "a"), Some(4));
-        assert_eq!(pops.next_due_ms(), None, "they are not revived");
+        assert_eq!(pops.next_due_ms(None), None, "they are not revived");
         assert_eq!(hand_out_in_order(&mut pops, 4, &[4], 5, 1_050, "b"), None, "blocked");
         assert_eq!(pops.ack(KEY, 6, 1_000), Acked::Cursor(4), "out of turn");
         round_trip(&pops);

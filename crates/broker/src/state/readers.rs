@@ -6,9 +6,9 @@ use wire::{QueueId, QueueOffset};
 
 use super::locks::Lease;
 use super::modes::RequestMode;
-use super::pop::{InFlight, OrderedBatch, PopDue, PopKey, PopPlace};
+use super::pop::{DuePlace, InFlight, OrderedBatch, PopDue, PopKey, PopPlace};
 use super::tables::Tables;
-use super::{CommitKey, GroupId, State, TopicId};
+use super::{CommitKey, GroupId, QueueRange, State, TopicId};
 
 impl State {
     // ---- source queues ----
@@ -152,16 +152,26 @@ impl State {
         }
     }
 
-    /// Messages whose invisible time is over at a log time, the oldest first, at most `max`.
-    pub fn pop_due(&self, now_ms: u64, max: usize) -> Vec<PopDue> {
+    /// Messages whose invisible time is over at a log time, the oldest first, at most `max`; `after`: of what comes after
+    /// that.
+    pub fn pop_due(&self, now_ms: u64, after: Option<DuePlace>, max: usize) -> Vec<PopDue> {
         let tables = self.read();
-        let due = tables.progress.pops.due(now_ms).take(max);
+        let due = tables.progress.pops.due(now_ms, after).take(max);
         due.filter_map(|(key, offset)| tables.pop_due(key, offset)).collect()
     }
 
-    /// The log time at which there will be something to revive, ms; `None`: nothing is in flight.
-    pub fn pop_next_due_ms(&self) -> Option<u64> {
-        self.read().progress.pops.next_due_ms()
+    /// The log time at which there will be something to revive, ms; `None`: nothing is in flight. `after`: of what comes
+    /// after that.
+    pub fn pop_next_due_ms(&self, after: Option<DuePlace>) -> Option<u64> {
+        self.read().progress.pops.next_due_ms(after)
+    }
+
+    /// What is stored of a message's queue, also where its topic has fewer queues by now; `None`: the topic or the group
+    /// is gone.
+    pub fn pop_range(&self, due: &PopDue) -> Option<QueueRange> {
+        let tables = self.read();
+        tables.groups.get(due.group_id.0).filter(|slot| slot.group.is_some())?;
+        tables.range(due.topic_id, due.queue.0)
     }
 }
 

@@ -285,6 +285,18 @@ async fn after_so_many_times_it_is_a_dead_letter() {
     node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_of_a_queue_that_is_hidden_comes_back() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 2).await;
+    node.send("T", 1, "", "m").await;
+    let at = node.at();
+    assert_eq!(at.pop(invisible(1500)).await.bodies(), ["m"]);
+    node.create_topic("T", 1).await;
+    assert_eq!(at.pop(waiting(10_000)).await.bodies(), ["m"]);
+    node.stop().await;
+}
+
 fn ordered(attempt: &str, messages: i32, invisible_time: i64) -> PopMessageRequest {
     PopMessageRequest {
         order: true,
