@@ -243,6 +243,10 @@ pub(crate) const POP_LATE: Duration = Duration::from_millis(500);
 pub(crate) const POP_AGAIN: Duration = Duration::from_millis(50);
 /// When a pop is tried again that met another one at a queue, if that has not had it called.
 pub(crate) const POP_BUSY_AGAIN: Duration = Duration::from_secs(1);
+/// When a pop is tried again that found as much in flight everywhere as may be.
+pub(crate) const POP_CROWDED_AGAIN: Duration = Duration::from_secs(1);
+/// The longest time for which a consumer may have a message: what is not acknowledged counts against what all may have.
+pub(crate) const POP_INVISIBLE_MAX: Duration = Duration::from_hours(72);
 /// Acknowledgements that wait for an entry, those of one entry (about 20 bytes each), and entries under way.
 pub(crate) const POP_ACKS_WAITING_MAX: usize = 200_000;
 pub(crate) const POP_ACKS_PER_ENTRY: usize = 10_000;

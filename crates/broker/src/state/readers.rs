@@ -6,7 +6,7 @@ use wire::{QueueId, QueueOffset};
 
 use super::locks::Lease;
 use super::modes::RequestMode;
-use super::pop::{DuePlace, InFlight, OrderedBatch, PopDue, PopKey, PopPlace};
+use super::pop::{DuePlace, InFlight, OrderedBatch, PopDue, PopKey, PopPlace, PopStanding};
 use super::tables::Tables;
 use super::{CommitKey, GroupId, QueueRange, State, TopicId};
 
@@ -147,8 +147,30 @@ impl State {
         let Some(key) = tables.pop_key(topic, group, queue) else { return PopPlace::default() };
         PopPlace {
             cursor: tables.stored_offset(key.0, key.1, key.2).map(QueueOffset),
-            in_flight: tables.progress.pops.count_of(key),
             ordered: tables.progress.pops.ordered(key).cloned(),
+            room_in_order: tables.progress.pops.room(key, true),
+            room: tables.progress.pops.room(key, false),
+        }
+    }
+
+    /// Whether a pop may have messages of a queue, as far as what is out says; `order`: the attempt of one in order.
+    pub fn pop_standing(
+        &self,
+        topic: &str,
+        group: &str,
+        queue: QueueId,
+        order: Option<&str>,
+        now_ms: u64,
+    ) -> PopStanding {
+        let tables = self.read();
+        let pops = &tables.progress.pops;
+        let Some(key) = tables.pop_key(topic, group, queue) else { return PopStanding::default() };
+        let batch = pops.ordered(key);
+        PopStanding {
+            cursor: tables.stored_offset(key.0, key.1, key.2).map(QueueOffset),
+            blocked_until_ms: order.and_then(|attempt_id| batch?.blocked_until_ms(attempt_id, now_ms)),
+            room: pops.room_of_queue(key, order.is_some()),
+            room_of_all: pops.room_of_all(key, order.is_some()),
         }
     }
 

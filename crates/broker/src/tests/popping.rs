@@ -645,6 +645,8 @@ async fn bad_requests_are_refused_by_name() {
         (PopMessageRequest { max_msg_nums: 0, ..tools() }, 29),
         (PopMessageRequest { max_msg_nums: i32::MIN, ..tools() }, 29),
         (PopMessageRequest { invisible_time: -1, ..tools() }, 29),
+        (PopMessageRequest { invisible_time: 3 * 86_400_000 + 1, ..tools() }, 29),
+        (PopMessageRequest { invisible_time: i64::MAX, ..tools() }, 29),
         (PopMessageRequest { born_time: 1, ..tools() }, 210),
         (PopMessageRequest { born_time: i64::MIN, poll_time: i64::MAX, ..tools() }, 210),
         (PopMessageRequest { exp: Some("||".into()), ..tools() }, 23),
@@ -710,6 +712,8 @@ async fn bad_requests_are_refused_by_name() {
         ..ChangeInvisibleTimeRequest::default()
     };
     assert_eq!(at.ask(RequestCode::CHANGE_MESSAGE_INVISIBLETIME, &negative).await.code, 29);
+    let endless = ChangeInvisibleTimeRequest { invisible_time: i64::MAX, ..negative };
+    assert_eq!(at.ask(RequestCode::CHANGE_MESSAGE_INVISIBLETIME, &endless).await.code, 29);
     let missing = RemotingCommand::request(RequestCode::ACK_MESSAGE).with_ext("topic", "T");
     assert_eq!(node.call(missing).await.code, 1);
     for code in [RequestCode::NOTIFICATION, RequestCode::PEEK_MESSAGE, RequestCode::POLLING_INFO] {
@@ -853,6 +857,29 @@ async fn any_node_pops() {
         let renewed = at.change(&popped.messages[0].1, 60_000).await.unwrap();
         assert_eq!(at.ack(&renewed).await, 0);
     }
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_below_the_leader_is_called_for_what_another_one_left() {
+    let three = Three::start(|_| {}).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    for body in ["0", "1"] {
+        send_to(&client, &three.addresses[&leader], body).await;
+    }
+    let first = At { client: &client, address: &three.addresses[&leader] };
+    assert_eq!(first.pop(invisible(1500)).await.messages.len(), 2);
+    let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1;
+    let at = At { client: &client, address: other };
+    let one = || PopMessageRequest { max_msg_nums: 1, ..waiting(20_000) };
+    let start = Instant::now();
+    // Both come back in one entry, which calls one of them.
+    let (one, another) = tokio::join!(at.pop(one()), at.pop(one()));
+    let mut bodies = [one.bodies(), another.bodies()].concat();
+    bodies.sort_unstable();
+    assert_eq!(bodies, ["0", "1"]);
+    assert!(start.elapsed() < SOON);
     three.stop().await;
 }
 
