@@ -531,6 +531,35 @@ fn pops_end_with_their_topic_or_group() {
 }
 
 #[test]
+fn a_topic_takes_its_pop_retry_topics_with_it() {
+    let mut bench = check(
+        "create T 1 => changed
+         create U_T 1 => changed
+         group g => changed
+         group h => changed
+         group h_T => changed
+         create %RETRY%g_T 1 => changed
+         create %RETRY%g_U_T 1 => changed
+         commit g T/0@0 => changed
+         commit h T/0@0 => changed",
+    );
+    assert!(bench.state.topic("%RETRY%h_T").is_some());
+    bench.line("delete T => changed");
+    assert!(bench.state.topic("%RETRY%g_T").is_none());
+    assert!(bench.state.topic("%RETRY%g_U_T").is_some() && bench.state.topic("%RETRY%g").is_some());
+    assert!(bench.state.topic("%RETRY%h_T").is_some(), "it is the retry topic of a group");
+}
+
+#[test]
+fn an_acknowledgement_does_not_undo_an_offset_that_was_set_back() {
+    let mut bench = consumed();
+    let taken = bench.pop_in_order(Some(2), &[2, 3], "a");
+    bench.line("commit g T/0@1 => changed");
+    assert_eq!(bench.ack(2, taken.time_ms).granted, [0]);
+    bench.line("offset g T/0 => 1");
+}
+
+#[test]
 fn an_earlier_revival_is_told() {
     let mut bench = consumed();
     bench.pop(Some(2), 3, &[2]);
