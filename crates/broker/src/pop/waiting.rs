@@ -49,7 +49,7 @@ impl<P> Waiting<P> {
 }
 
 impl Place {
-    fn pair(&self) -> (Arc<str>, Arc<str>) {
+    fn pair(&self) -> Pair {
         (self.topic.clone(), self.group.clone())
     }
 
@@ -71,13 +71,16 @@ struct Inner<P> {
     waiting: BTreeMap<u64, Waiting<P>>,
     topics: HashMap<Arc<str>, HashMap<Arc<str>, Queues>>,
     /// The (topic, group) of each retry topic: names that differ may make the same one.
-    retries: HashMap<Arc<str>, BTreeSet<(Arc<str>, Arc<str>)>>,
+    retries: HashMap<Arc<str>, BTreeSet<Pair>>,
     /// The number of the next one.
     next: u64,
     /// When something is to be done about whom.
     due: BTreeSet<(Instant, u64)>,
     closed: bool,
 }
+
+/// A topic and a group.
+type Pair = (Arc<str>, Arc<str>);
 
 /// Numbers of those that wait for one group in one topic, by the queue that they asked for.
 type Queues = BTreeMap<i32, BTreeSet<u64>>;
@@ -185,7 +188,9 @@ impl<P> WaitList<P> {
             // What comes back from others belongs to whoever waits in their topic.
             for (topic, group) in pairs {
                 let queues = inner.topics.get(topic).and_then(|groups| groups.get(group));
-                queues.into_iter().for_each(|queues| add(group, queues, &|_| true));
+                if let Some(queues) = queues {
+                    add(group, queues, &|_| true);
+                }
             }
         } else {
             for (group, queues) in inner.topics.get(topic).into_iter().flatten() {
