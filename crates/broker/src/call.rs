@@ -17,6 +17,8 @@ use crate::park::{Ticket, Waits};
 pub(crate) struct Call {
     pub(crate) request: RemotingCommand,
     pub(crate) from: Sender,
+    /// When it came to this node, however often it was tried since.
+    pub(crate) arrived: Instant,
     /// After that nobody waits for the answer any more.
     pub(crate) deadline: Instant,
     pub(crate) ticket: Ticket,
@@ -69,6 +71,7 @@ impl Call {
         Call {
             request,
             from: Sender { address, listener, client_id: String::new(), node: None },
+            arrived: Instant::now(),
             deadline: Instant::now() + PARK,
             ticket,
             tried: false,
@@ -82,6 +85,7 @@ impl Call {
         Call {
             request,
             from,
+            arrived: Instant::now(),
             deadline: Instant::now() + PARK,
             ticket,
             tried: false,
@@ -98,7 +102,16 @@ impl Call {
         ticket: Ticket,
         reply: oneshot::Sender<Forwarded>,
     ) -> Call {
-        Call { request, from, deadline, ticket, tried: false, confirmed: false, reply: Reply::Node(reply) }
+        Call {
+            request,
+            from,
+            arrived: Instant::now(),
+            deadline,
+            ticket,
+            tried: false,
+            confirmed: false,
+            reply: Reply::Node(reply),
+        }
     }
 
     pub(crate) fn code(&self) -> RequestCode {

@@ -258,6 +258,10 @@ pub(crate) const POP_LATE: Duration = Duration::from_millis(500);
 pub(crate) const POP_AGAIN: Duration = Duration::from_millis(50);
 /// When a pop is tried again that met another one at a queue, if that has not had it called.
 pub(crate) const POP_BUSY_AGAIN: Duration = Duration::from_secs(1);
+/// When a pop is tried again that found as much in flight everywhere as may be.
+pub(crate) const POP_CROWDED_AGAIN: Duration = Duration::from_secs(1);
+/// The longest time for which a consumer may have a message: what is not acknowledged counts against what all may have.
+pub(crate) const POP_INVISIBLE_MAX: Duration = Duration::from_hours(72);
 /// Acknowledgements that wait for an entry, those of one entry (about 20 bytes each), and entries under way.
 pub(crate) const POP_ACKS_WAITING_MAX: usize = 200_000;
 pub(crate) const POP_ACKS_PER_ENTRY: usize = 10_000;
@@ -265,6 +269,9 @@ pub(crate) const POP_ACKS_UNDER_WAY: usize = 4;
 /// Messages that come back in one entry, and their bytes, unless one alone has more.
 pub(crate) const POP_REVIVE_MESSAGES: usize = 128;
 pub(crate) const POP_REVIVE_BYTES: usize = 1 << 20;
+/// When messages are tried again that could not come back, and of how many it is remembered that it was said.
+pub(crate) const POP_REVIVE_AGAIN: Duration = Duration::from_secs(3);
+pub(crate) const POP_REVIVE_TOLD: usize = 1_000;
 /// How long what a nameserver said of a topic's queues is good, and of how many topics it is kept.
 pub(crate) const ROUTE_VALID: Duration = Duration::from_secs(5);
 pub(crate) const ROUTES_KEPT: usize = 10_000;

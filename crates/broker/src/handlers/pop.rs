@@ -19,7 +19,7 @@ use crate::filters::Wish;
 use crate::handlers::pull;
 use crate::handlers::step::success;
 use crate::hosted::Hosted;
-use crate::limits::{POP_ACKS_PER_ENTRY, POP_LATE};
+use crate::limits::{POP_ACKS_PER_ENTRY, POP_INVISIBLE_MAX, POP_LATE};
 use crate::pop::{self, Asked, Plan, Poll, Popped, Settled, refuse_change};
 use crate::requests::Answer;
 use crate::service::wall_clock_ms;
@@ -72,10 +72,7 @@ pub(crate) async fn plan(
         return refuse(ResponseCode::INVALID_PARAMETER, remark);
     }
     let messages = at_least_one(header.max_msg_nums)?;
-    let Ok(invisible_ms) = u64::try_from(header.invisible_time) else {
-        let remark = format!("invisibleTime {} is negative", header.invisible_time);
-        return refuse(ResponseCode::INVALID_PARAMETER, remark);
-    };
+    let invisible_ms = invisible_ms(header.invisible_time)?;
     let attempt = header.attempt_id.clone().unwrap_or_default();
     if attempt.len() > ATTEMPT_ID_BYTES_MAX {
         let remark = format!("attemptId has {} bytes, the most are {ATTEMPT_ID_BYTES_MAX}", attempt.len());
@@ -135,6 +132,19 @@ fn look(topic: Arc<Topic>, group: Arc<Group>, queue: Option<QueueId>, messages: 
         order: false,
         attempt: String::new(),
     }
+}
+
+/// For how long a message is to be its consumer's.
+fn invisible_ms(asked: i64) -> Result<u64, Error> {
+    let Ok(invisible_ms) = u64::try_from(asked) else {
+        return refuse(ResponseCode::INVALID_PARAMETER, format!("invisibleTime {asked} is negative"));
+    };
+    let most = POP_INVISIBLE_MAX.as_millis() as u64;
+    if invisible_ms > most {
+        let remark = format!("invisibleTime {asked} is more than {most}, the most that there is");
+        return refuse(ResponseCode::INVALID_PARAMETER, remark);
+    }
+    Ok(invisible_ms)
 }
 
 fn at_least_one(messages: i32) -> Result<usize, Error> {
@@ -364,10 +374,7 @@ fn changed(hosted: &Hosted, call: &Call) -> Result<Settled, Error> {
         return refuse(ResponseCode::NO_MESSAGE, remark);
     };
     let handle = handle(hosted, &header.extra_info)?;
-    let Ok(invisible_ms) = u64::try_from(header.invisible_time) else {
-        let remark = format!("invisibleTime {} is negative", header.invisible_time);
-        return refuse(ResponseCode::INVALID_PARAMETER, remark);
-    };
+    let invisible_ms = invisible_ms(header.invisible_time)?;
     let group = popping_group(hosted, &header.consumer_group)?;
     Ok(Settled::Changed {
         message: popped(&topic, &group, queue, offset, &handle)?,

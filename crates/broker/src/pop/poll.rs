@@ -15,7 +15,9 @@ use crate::filters::{self, Wish};
 use crate::handlers::pop as checks;
 use crate::handlers::pull;
 use crate::hosted::{Hosted, Toward};
-use crate::limits::{HOLD_MAX, HOLD_TICK, POP_AGAIN, POP_BUSY_AGAIN, PULL_UNITS, WAKE_TIME};
+use crate::limits::{
+    HOLD_MAX, HOLD_TICK, POP_AGAIN, POP_BUSY_AGAIN, POP_CROWDED_AGAIN, PULL_UNITS, WAKE_TIME,
+};
 
 /// One of them as its client sent it, decoded once, however often it is tried.
 pub(crate) struct Poll {
@@ -26,6 +28,8 @@ pub(crate) struct Poll {
     over: bool,
     /// What it wants of its topic, once that was looked at.
     wish: Option<Wish>,
+    /// What called it: others may want that if it ends without having taken from there.
+    called_by: Option<(Arc<str>, QueueId)>,
 }
 
 /// What is asked.
@@ -38,7 +42,9 @@ pub(crate) enum Asked {
 
 impl Poll {
     pub(crate) fn new(call: Call, asked: Asked) -> Poll {
-        Poll { call, asked, arrived: Instant::now(), over: false, wish: None }
+        // It may have waited for a leader before.
+        let arrived = call.arrived;
+        Poll { call, asked, arrived, over: false, wish: None, called_by: None }
     }
 
     fn poll_time(&self) -> i64 {
@@ -50,7 +56,18 @@ impl Poll {
 
     /// They wait where they arrived.
     fn may_wait(&self) -> bool {
-        !self.over && self.poll_time() > 0 && !self.call.is_forwarded()
+        !self.over && self.poll_time() > 0 && !self.call.is_forwarded() && Instant::now() < self.until()
+    }
+
+    /// It ends, and may have left what it was called for.
+    fn pass_on(&self, hosted: &Hosted) {
+        if let Some((topic, queue)) = &self.called_by {
+            hosted.pop.note(topic, *queue);
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.call.connection().is_some_and(|connection| connection.is_over())
     }
 
     fn until(&self) -> Instant {
@@ -60,6 +77,13 @@ impl Poll {
 
     fn is_notice(&self) -> bool {
         matches!(self.asked, Asked::Notice(_))
+    }
+
+    fn is_in_order(&self) -> bool {
+        match &self.asked {
+            Asked::Messages(header) => header.order,
+            Asked::Notice(header) => header.order,
+        }
     }
 
     fn place(&self) -> Place {
@@ -91,7 +115,7 @@ async fn execute(hosted: &Arc<Hosted>, mut poll: Poll) {
     };
     let plan = match plan {
         Ok(plan) => plan,
-        Err(error) => return hosted.fail(poll.call, error),
+        Err(error) => return fail(hosted, poll, error),
     };
     poll.wish.clone_from(&plan.wish);
     if poll.is_notice() {
@@ -108,8 +132,16 @@ async fn execute(hosted: &Arc<Hosted>, mut poll: Poll) {
             wait(hosted, poll, &plan, looks, rest);
         }
         Ok(taken) => give(hosted, poll.call, &plan, &taken, since),
-        Err(error) => hosted.fail(poll.call, error),
+        Err(error) => fail(hosted, poll, error),
     }
+}
+
+fn fail(hosted: &Arc<Hosted>, poll: Poll, error: Error) {
+    // One that is tried again has not ended.
+    if !error.may_retry() {
+        poll.pass_on(hosted);
+    }
+    hosted.fail(poll.call, error);
 }
 
 fn give(hosted: &Arc<Hosted>, call: Call, plan: &Plan, taken: &Taken, since: Instant) {
@@ -133,6 +165,7 @@ fn notice(call: Call, has_msg: bool, polling_full: bool) {
 
 /// Answers that there is nothing.
 fn nothing(hosted: &Hosted, poll: Poll, plan: &Plan, code: ResponseCode, rest: u64) {
+    poll.pass_on(hosted);
     if poll.is_notice() {
         return notice(poll.call, false, code == ResponseCode::POLLING_FULL);
     }
@@ -143,7 +176,7 @@ fn nothing(hosted: &Hosted, poll: Poll, plan: &Plan, code: ResponseCode, rest: u
 
 /// Has one wait that found nothing, if it wants to.
 fn wait(hosted: &Arc<Hosted>, poll: Poll, plan: &Plan, looks: Vec<Look>, rest: u64) {
-    if !poll.may_wait() || Instant::now() >= poll.until() {
+    if !poll.may_wait() {
         return nothing(hosted, poll, plan, ResponseCode::POLLING_TIMEOUT, rest);
     }
     let place = Place {
@@ -161,9 +194,12 @@ fn wait(hosted: &Arc<Hosted>, poll: Poll, plan: &Plan, looks: Vec<Look>, rest: u
 
 fn hold(hosted: &Arc<Hosted>, poll: Poll, place: Place, looks: &[Look]) -> Result<(), NotWaiting<Box<Poll>>> {
     let (until, now_ms) = (poll.until(), hosted.log_now_ms());
+    let order = poll.is_in_order().then_some("");
     let again = looks.iter().filter_map(|look| match look {
         Look::Blocked { until_ms, .. } => Some(Duration::from_millis(until_ms.saturating_sub(now_ms) + 1)),
         Look::Refused => Some(POP_AGAIN),
+        // Room may come anywhere, and then calls nobody here.
+        Look::Crowded => Some(POP_CROWDED_AGAIN),
         // Whose turn it was may have been refused, and then calls nobody.
         Look::Busy { .. } => Some(POP_BUSY_AGAIN),
         Look::Taken { .. } | Look::Full { .. } => None,
@@ -181,14 +217,14 @@ fn hold(hosted: &Arc<Hosted>, poll: Poll, place: Place, looks: &[Look]) -> Resul
             }
             Look::Busy { topic, queue, key } => (!hosted.pop.takes.is_busy(*key)).then_some((topic, *queue)),
             Look::Full { topic, queue } => {
-                let room = hosted.state.pop_place(topic, &group, *queue).room();
-                (room > 0).then_some((topic, *queue))
+                let standing = hosted.state.pop_standing(topic, &group, *queue, order, now_ms);
+                (standing.room > 0).then_some((topic, *queue))
             }
             Look::Blocked { topic, queue, .. } => {
-                let place = hosted.state.pop_place(topic, &group, *queue);
-                place.blocked_until_ms("", now_ms).is_none().then_some((topic, *queue))
+                let standing = hosted.state.pop_standing(topic, &group, *queue, Some(""), now_ms);
+                standing.blocked_until_ms.is_none().then_some((topic, *queue))
             }
-            Look::Refused => None,
+            Look::Refused | Look::Crowded => None,
         };
         if let Some((topic, queue)) = news {
             hosted.pop.arrivals.note(topic, queue);
@@ -223,17 +259,31 @@ async fn ask_leader(hosted: &Arc<Hosted>, poll: Poll) {
         Ok(response) => response,
         // What it took comes back when its time is over.
         Err(Error::Unknown(_)) => return hosted.again(poll.call, None),
-        Err(error) => return hosted.fail(poll.call, error),
+        Err(error) => return fail(hosted, poll, error),
     };
-    if !poll.may_wait() || !is_nothing(&poll, &response) {
+    let has_rest = response.ext.get("restNum").is_some_and(|rest| rest != "0");
+    if !is_nothing(&poll, &response) {
+        if !poll.is_notice() && response.response_code() == ResponseCode::SUCCESS {
+            // Nothing that is applied here calls the next one for what is left.
+            if has_rest {
+                looks.iter().filter_map(Look::queue).for_each(|(topic, queue)| hosted.pop.note(topic, queue));
+            }
+        } else {
+            poll.pass_on(hosted);
+        }
+        return poll.call.answer(response);
+    }
+    if !poll.may_wait() {
+        poll.pass_on(hosted);
         return poll.call.answer(response);
     }
     // Somebody else was taking, and calls only those who wait there.
     let mut looks = looks;
-    if response.ext.get("restNum").is_some_and(|rest| rest != "0") {
+    if has_rest {
         looks.push(Look::Refused);
     }
     if let Err(NotWaiting::Full(poll) | NotWaiting::Closed(poll)) = hold(hosted, poll, place, &looks) {
+        poll.pass_on(hosted);
         poll.call.answer(response);
     }
 }
@@ -247,9 +297,13 @@ fn seen_here(hosted: &Hosted, place: &Place) -> Vec<Look> {
                 continue;
             }
             looks.push(Look::Taken { topic: topic.clone(), queue, end: range.next });
-            let until_ms =
-                hosted.state.pop_place(topic, &place.group, queue).blocked_until_ms("", hosted.log_now_ms());
-            looks.extend(until_ms.map(|until_ms| Look::Blocked { topic: topic.clone(), queue, until_ms }));
+            let standing =
+                hosted.state.pop_standing(topic, &place.group, queue, Some(""), hosted.log_now_ms());
+            looks.extend(standing.blocked_until_ms.map(|until_ms| Look::Blocked {
+                topic: topic.clone(),
+                queue,
+                until_ms,
+            }));
         }
     }
     looks
@@ -264,11 +318,18 @@ fn is_nothing(poll: &Poll, response: &RemotingCommand) -> bool {
     }
 }
 
-/// Tries one that waited once more; `over`: for the last time.
-fn again(hosted: &Arc<Hosted>, waiting: Waiting<Box<Poll>>, over: bool) {
+/// Tries one that waited once more; `over`: for the last time; `called_by`: what has come.
+fn again(
+    hosted: &Arc<Hosted>,
+    waiting: Waiting<Box<Poll>>,
+    over: bool,
+    called_by: Option<(Arc<str>, QueueId)>,
+) {
     let mut poll = *waiting.what;
-    if poll.call.connection().is_some_and(|connection| connection.is_over()) {
+    poll.called_by = called_by;
+    if poll.is_gone() {
         // Nobody is there any more.
+        poll.pass_on(hosted);
         return poll.call.give_up();
     }
     poll.over |= over;
@@ -279,7 +340,7 @@ fn again(hosted: &Arc<Hosted>, waiting: Waiting<Box<Poll>>, over: bool) {
 /// The node is stopping: what waits is answered, and nothing waits any more.
 pub(crate) fn over(hosted: &Arc<Hosted>) {
     for waiting in hosted.pop.waiting.close().into_iter().chain(hosted.pop.noticing.close()) {
-        again(hosted, waiting, true);
+        again(hosted, waiting, true, None);
     }
 }
 
@@ -300,22 +361,26 @@ pub(crate) async fn wake(hosted: Arc<Hosted>) {
 /// Expressions are asked until `until`; after it, whoever has one is called and finds out for itself.
 fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId, until: Instant) {
     let noticing = &hosted.pop.noticing;
-    for candidate in noticing.candidates(topic, queue, |_| ()) {
+    for candidate in noticing.candidates(topic, queue, usize::MAX, |_| ()) {
         if let Some(waiting) = noticing.take_one(candidate.number) {
-            again(hosted, waiting, false);
+            // It takes nothing that another one could have.
+            again(hosted, waiting, false, None);
         }
     }
     let waiting = &hosted.pop.waiting;
-    let candidates = waiting.candidates(topic, queue, |poll| poll.wish.clone());
+    let candidates = waiting.candidates(topic, queue, LOOKED_AT, |poll| poll.wish.clone());
     let wants = |group: &Arc<str>, wish: Option<Wish>| {
         // What comes back from others was wanted once.
         let wish = wish.filter(|wish| wish.subscription.topic == **topic);
         may_want(hosted, topic, group, queue, wish.as_ref(), until)
     };
-    for waiting in waiting.call(candidates, wants) {
-        again(hosted, waiting, false);
+    for waiting in waiting.call(candidates, |poll| poll.is_gone(), wants) {
+        again(hosted, waiting, false, Some((topic.clone(), queue)));
     }
 }
+
+/// Of those that wait for one queue, as many are looked at for one that wants what came.
+const LOOKED_AT: usize = 32;
 
 /// Whether what a group has not got of a queue may hold something that is wanted.
 fn may_want(
@@ -367,7 +432,34 @@ pub(crate) async fn expire(hosted: Arc<Hosted>) {
         let now = Instant::now();
         let due = hosted.pop.waiting.due(now).into_iter().chain(hosted.pop.noticing.due(now));
         for (waiting, is_over) in due {
-            again(&hosted, waiting, is_over);
+            again(&hosted, waiting, is_over, None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Sender;
+    use crate::park::Park;
+
+    #[test]
+    fn who_waited_for_a_leader_waits_so_much_less_for_messages() {
+        let poll = |waited: u64| {
+            let from = Sender {
+                address: ([127, 0, 0, 1], 1).into(),
+                listener: "main".into(),
+                client_id: String::new(),
+                node: None,
+            };
+            let request = RemotingCommand::request(wire::RequestCode::POP_MESSAGE);
+            let mut call = Call::from_self(request, from, Park::<Call>::new(1, 1).ticket());
+            call.arrived -= Duration::from_millis(waited);
+            let header = PopMessageRequest { poll_time: 20_000, ..PopMessageRequest::default() };
+            Poll::new(call, Asked::Messages(header))
+        };
+        let left = poll(2_000).until().saturating_duration_since(Instant::now());
+        assert!(left <= Duration::from_secs(18), "{left:?}");
+        assert!(poll(2_000).may_wait() && !poll(20_000).may_wait());
     }
 }

@@ -4,14 +4,15 @@
 //! Nothing is kept here. What is due the tables say, in the order of time; a message leaves the table and is stored anew in
 //! one entry, so that whoever leads, and however often it is tried, it comes back once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use replica::MessagesProposal;
 use wire::{
-    NewMessage, PROPERTIES_BYTES_MAX, QueueId, QueueOffset, StoredMessage, dlq_topic, encode_message, perm,
+    NewMessage, PROPERTIES_BYTES_MAX, QueueId, StoredMessage, dlq_topic, encode_message, perm,
     pop_retry_topic, prop, properties_get, properties_push, properties_set,
 };
 
@@ -22,39 +23,49 @@ use crate::errors::Error;
 use crate::handlers::offset;
 use crate::handlers::pop::retry_topic;
 use crate::hosted::{Hosted, Serving};
-use crate::limits::{DAMAGE_LOOK, LOG_TIME_LOOK, POP_AGAIN, POP_REVIVE_BYTES, POP_REVIVE_MESSAGES};
+use crate::limits::{
+    LOG_TIME_LOOK, POP_AGAIN, POP_REVIVE_AGAIN, POP_REVIVE_BYTES, POP_REVIVE_MESSAGES, POP_REVIVE_TOLD,
+};
 use crate::state::command::{Command, Kind, PopBatch, PopRevive};
-use crate::state::{PopDue, TopicConfig};
+use crate::state::{DuePlace, PopDue, TopicConfig};
 
 /// Revives what is due, for one term.
 pub(crate) async fn revive(hosted: Arc<Hosted>) -> Result<(), Error> {
     let mut most = POP_REVIVE_MESSAGES;
-    // What is damaged here, and when it is looked at again. It must not keep the others.
-    let mut damaged: HashMap<Place, Instant> = HashMap::new();
+    let mut walk = Walk::default();
     loop {
         let now_ms = hosted.log_now_ms();
-        damaged.retain(|_, again_at| *again_at > Instant::now());
-        let mut due = hosted.state.pop_due(now_ms, most + damaged.len());
-        due.retain(|message| !damaged.contains_key(&place(message)));
+        let after = walk.after(Instant::now());
+        let due = hosted.state.pop_due(now_ms, after, most);
         if due.is_empty() {
+            let next = hosted.state.pop_next_due_ms(after);
+            // Log time may follow this node's clock any moment.
             let left = |at_ms: u64| Duration::from_millis(at_ms.saturating_sub(now_ms).max(1));
-            // The next one in the tables may be one of those: it is over already.
-            let pause = if damaged.is_empty() { Duration::ZERO } else { LOG_TIME_LOOK };
-            let next = hosted.state.pop_next_due_ms();
-            let wait = next.map(|at_ms| left(at_ms).clamp(pause, LOG_TIME_LOOK));
+            let wait = next.map(|at_ms| left(at_ms).min(LOG_TIME_LOOK));
+            let again = walk.again_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let wait = wait.into_iter().chain(again).min();
             tokio::select! {
-                () = hosted.pops_sooner.notified() => {}
+                () = hosted.pops_sooner.notified() => walk = Walk { told: walk.told, ..Walk::default() },
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
             continue;
         }
         match revive_some(&hosted, due).await {
-            Ok(found) => {
+            Ok(round) => {
                 most = POP_REVIVE_MESSAGES.min(most * 2);
-                damaged.extend(found.iter().map(|message| (place(message), Instant::now() + DAMAGE_LOOK)));
+                walk.note(hosted.name(), &round, Instant::now());
+                if !round.all_gone {
+                    // Log time is not there yet, or somebody has acknowledged it.
+                    tokio::time::sleep(POP_AGAIN).await;
+                }
             }
             // Some of it was acknowledged meanwhile, or log time is not there yet. The fewer there are, the less often.
             Err(Error::Void) => {
+                most = (most / 2).max(1);
+                tokio::time::sleep(POP_AGAIN).await;
+            }
+            // One of them is to blame, and it is left out when it is alone.
+            Err(Error::Refused { .. }) => {
                 most = (most / 2).max(1);
                 tokio::time::sleep(POP_AGAIN).await;
             }
@@ -63,52 +74,119 @@ pub(crate) async fn revive(hosted: Arc<Hosted>) -> Result<(), Error> {
     }
 }
 
-/// Where a message is that somebody has in hand: topic, consumer group, queue, offset.
-type Place = (u32, u32, QueueId, QueueOffset);
+/// How far the messages that are due were looked at, once some of them had to be left out: those behind them go on, and
+/// after a while all of it is looked at once more.
+#[derive(Default)]
+struct Walk {
+    after: Option<DuePlace>,
+    again_at: Option<Instant>,
+    /// Why some were left out: said once.
+    told: BTreeSet<String>,
+}
 
-fn place(message: &PopDue) -> Place {
-    (message.topic_id.0, message.group_id.0, message.queue, message.offset)
+impl Walk {
+    fn after(&mut self, now: Instant) -> Option<DuePlace> {
+        if self.again_at.is_some_and(|at| at <= now) {
+            (self.after, self.again_at) = (None, None);
+        }
+        self.after
+    }
+
+    fn note(&mut self, group: &str, round: &Round, now: Instant) {
+        if round.left_out.is_empty() {
+            return;
+        }
+        self.after = round.last.or(self.after);
+        self.again_at.get_or_insert(now + POP_REVIVE_AGAIN);
+        if self.told.len() >= POP_REVIVE_TOLD {
+            self.told.clear();
+        }
+        for why in &round.left_out {
+            if self.told.insert(why.clone()) {
+                tracing::error!(group, why, "a message cannot come back yet");
+            }
+        }
+    }
+}
+
+/// What came of messages that are due.
+struct Round {
+    /// The last one that was looked at.
+    last: Option<DuePlace>,
+    /// Why some stay.
+    left_out: Vec<String>,
+    /// What is gone from the log is gone from the tables.
+    all_gone: bool,
 }
 
 /// What comes instead of messages that are due.
 #[derive(Default)]
 struct Revived {
-    due: Vec<PopDue>,
-    messages: BTreeMap<String, (BytesMut, u32)>,
+    copies: BTreeMap<String, Copies>,
     /// Of these there is nothing left to store.
     gone: Vec<PopDue>,
-    /// They cannot be read as they were stored.
-    damaged: Vec<PopDue>,
+    /// Why others stay.
+    left_out: Vec<String>,
+    last: Option<DuePlace>,
 }
 
-/// Returns those that stay because they are damaged.
-async fn revive_some(hosted: &Arc<Hosted>, due: Vec<PopDue>) -> Result<Vec<PopDue>, Error> {
-    let revived = offset::blocking(hosted, move |hosted, serving| build(hosted, serving, due)).await?;
-    let Revived { due, messages, gone, damaged } = revived;
-    for topic in messages.keys().filter(|topic| hosted.state.topic(topic).is_none()) {
+/// For one topic.
+#[derive(Default)]
+struct Copies {
+    due: Vec<PopDue>,
+    records: BytesMut,
+    count: u32,
+}
+
+async fn revive_some(hosted: &Arc<Hosted>, due: Vec<PopDue>) -> Result<Round, Error> {
+    let revived = offset::blocking(hosted, move |hosted, serving| Ok(build(hosted, serving, due))).await?;
+    let Revived { mut copies, gone, mut left_out, last } = revived;
+    let targets: Vec<String> = copies.keys().cloned().collect();
+    for target in targets {
+        if let Err(why) = have_topic(hosted, &target).await? {
+            copies.remove(&target);
+            left_out.push(format!("{target}: {why}"));
+        }
+    }
+    let mut all_gone = true;
+    if !gone.is_empty() {
+        let reply = hosted.propose_here(command(&gone)).await?;
+        all_gone = reply.granted.len() >= gone.len();
+    }
+    let due: Vec<PopDue> = copies.values_mut().flat_map(|copies| std::mem::take(&mut copies.due)).collect();
+    if !due.is_empty() {
+        let proposals = copies.into_iter().map(|(topic, copies)| {
+            let count = copies.count;
+            MessagesProposal { topic: topic.into(), queue: QueueId(0), records: copies.records, count }
+        });
+        match hosted.propose_coupled_here(command(&due), proposals.collect()).await {
+            Ok(_) => {}
+            Err(Error::Refused { remark, .. }) if due.len() == 1 => {
+                let PopDue { topic, queue, offset, .. } = &due[0];
+                left_out.push(format!("{topic}/{queue}/{offset}: {remark}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Round { last, left_out, all_gone })
+}
+
+/// Makes the topic of copies where it is not there; why that cannot be, in the inner result.
+async fn have_topic(hosted: &Arc<Hosted>, topic: &str) -> Result<Result<(), String>, Error> {
+    if hosted.state.topic(topic).is_none() {
         let config = TopicConfig {
-            name: topic.clone(),
+            name: topic.to_owned(),
             read_queues: 1,
             write_queues: 1,
             perm: perm::READ_WRITE,
             ..TopicConfig::default()
         };
-        creation::ensure(hosted, config).await?;
+        match creation::ensure(hosted, config).await {
+            Err(Error::Refused { remark, .. }) => return Ok(Err(remark)),
+            made => made?,
+        }
     }
-    if !gone.is_empty() {
-        hosted.propose_here(command(&gone)).await?;
-    }
-    if due.is_empty() {
-        return Ok(damaged);
-    }
-    let proposals = messages.into_iter().map(|(topic, (records, count))| MessagesProposal {
-        topic: topic.into(),
-        queue: QueueId(0),
-        records,
-        count,
-    });
-    hosted.propose_coupled_here(command(&due), proposals.collect()).await?;
-    Ok(damaged)
+    Ok(hosted.state.queue(topic, QueueId(0)).map(|_| ()).ok_or_else(|| "it has no queue".to_owned()))
 }
 
 /// The command by which messages leave the hands of their consumers.
@@ -125,59 +203,77 @@ fn command(due: &[PopDue]) -> Command {
 }
 
 /// Reads the messages, as many as one entry may hold, and writes what comes instead of them.
-fn build(hosted: &Hosted, serving: &Serving, due: Vec<PopDue>) -> Result<Revived, Error> {
+fn build(hosted: &Hosted, serving: &Serving, due: Vec<PopDue>) -> Revived {
     let mut revived = Revived::default();
     let mut bytes = 0;
     for message in due {
-        let PopDue { topic, group, queue, offset, .. } = &message;
-        let range = hosted.state.queue(topic, *queue).filter(|range| *offset >= range.min);
-        let unit = match range {
-            Some(_) => serving.index.unit(topic, *queue, *offset)?,
-            None => None,
-        };
-        let (Some(unit), Some(config)) = (unit, hosted.state.group(group)) else {
-            revived.gone.push(message);
-            continue;
-        };
-        bytes += unit.size as usize;
-        if bytes > POP_REVIVE_BYTES && !revived.due.is_empty() {
-            break;
+        let place = message.place();
+        match copy(hosted, serving, &message, &mut revived.copies, &mut bytes) {
+            Ok(Copied::Written) => {}
+            Ok(Copied::Gone) => revived.gone.push(message),
+            Ok(Copied::NoRoom) => break,
+            Err(error) => {
+                let PopDue { topic, queue, offset, .. } = &message;
+                revived.left_out.push(format!("{topic}/{queue}/{offset}: {error}"));
+            }
         }
-        let record = match serving.log.read_records(&[(unit.position, unit.size)]) {
-            Ok(record) => record.copy(),
-            Err(error) => {
-                damage::report(hosted, topic, *queue, *offset, &error);
-                revived.damaged.push(message);
-                continue;
-            }
-        };
-        let stored = match sound(&record) {
-            Ok(stored) => stored,
-            Err(error) => {
-                damage::report(hosted, topic, *queue, *offset, &error);
-                revived.damaged.push(message);
-                continue;
-            }
-        };
-        let is_dead = stored.reconsume_times >= config.config.retry_max_times;
-        let target = if is_dead { dlq_topic(group) } else { retry_topic(topic, group) };
-        let origin_topic = topic.strip_prefix(&pop_retry_topic("", group)).unwrap_or(topic);
-        let properties = properties(&stored, origin_topic, message.message.pop_time_ms, is_dead);
-        let (records, count) = revived.messages.entry(target.clone()).or_default();
-        let copy = NewMessage {
-            topic: &target,
-            queue_id: QueueId(0),
-            store_host: hosted.store_host,
-            reconsume_times: stored.reconsume_times.saturating_add(1),
-            properties: &properties,
-            ..origin(&stored)
-        };
-        encode_message(&copy, records)
-            .map_err(|error| Error::Unknown(format!("{topic}/{queue}/{offset}: {error}")))?;
-        *count += 1;
-        revived.due.push(message);
+        revived.last = Some(place);
     }
-    Ok(revived)
+    revived
+}
+
+enum Copied {
+    Written,
+    /// There is nothing left of it, or nobody whose it is.
+    Gone,
+    /// The entry is full.
+    NoRoom,
+}
+
+/// Writes what comes instead of one message.
+fn copy(
+    hosted: &Hosted,
+    serving: &Serving,
+    message: &PopDue,
+    copies: &mut BTreeMap<String, Copies>,
+    bytes: &mut usize,
+) -> Result<Copied, Error> {
+    let PopDue { topic, group, queue, offset, .. } = message;
+    let range = hosted.state.pop_range(message).filter(|range| *offset >= range.min);
+    let (Some(_), Some(config)) = (range, hosted.state.group(group)) else { return Ok(Copied::Gone) };
+    let Some(unit) = serving.index.unit(topic, *queue, *offset)? else {
+        return Err(Error::Unknown("it is stored, but not in the index".into()));
+    };
+    if *bytes + unit.size as usize > POP_REVIVE_BYTES && !copies.is_empty() {
+        return Ok(Copied::NoRoom);
+    }
+    let damaged = |error: &dyn Display| {
+        damage::report(hosted, topic, *queue, *offset, error);
+        Error::Unknown(error.to_string())
+    };
+    let record =
+        serving.log.read_records(&[(unit.position, unit.size)]).map_err(|error| damaged(&error))?.copy();
+    let stored = sound(&record).map_err(|error| damaged(&error))?;
+    let is_dead = stored.reconsume_times >= config.config.retry_max_times;
+    let target = if is_dead { dlq_topic(group) } else { retry_topic(topic, group) };
+    let origin_topic = topic.strip_prefix(&pop_retry_topic("", group)).unwrap_or(topic);
+    let properties = properties(&stored, origin_topic, message.message.pop_time_ms, is_dead);
+    let copy = NewMessage {
+        topic: &target,
+        queue_id: QueueId(0),
+        store_host: hosted.store_host,
+        reconsume_times: stored.reconsume_times.saturating_add(1),
+        properties: &properties,
+        ..origin(&stored)
+    };
+    let mut encoded = BytesMut::new();
+    encode_message(&copy, &mut encoded).map_err(|error| Error::Unknown(error.to_string()))?;
+    *bytes += unit.size as usize;
+    let copies = copies.entry(target).or_default();
+    copies.records.extend_from_slice(&encoded);
+    copies.count += 1;
+    copies.due.push(message.clone());
+    Ok(Copied::Written)
 }
 
 /// The properties of what comes instead of a message. `topic`: where it was first.
@@ -202,7 +298,32 @@ fn properties(stored: &StoredMessage<'_>, topic: &str, pop_time_ms: u64, is_dead
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::testing;
+    use crate::state::{GroupId, InFlight, TopicId, testing};
+
+    #[test]
+    fn what_cannot_come_back_is_passed_by_for_a_while() {
+        let place = |offset| {
+            let message = InFlight { pop_time_ms: 1, visible_at_ms: 7, attempts: 0 };
+            let (topic, group) = ("T".into(), "g".into());
+            let (topic_id, group_id, offset) = (TopicId(1), GroupId(2), wire::QueueOffset(offset));
+            let queue = QueueId(0);
+            PopDue { topic, group, topic_id, group_id, queue, offset, message }.place()
+        };
+        let round = |last, left_out: &[&str]| Round {
+            last: Some(place(last)),
+            left_out: left_out.iter().map(|why| (*why).to_owned()).collect(),
+            all_gone: true,
+        };
+        let (mut walk, now) = (Walk::default(), Instant::now());
+        walk.note("b1", &round(3, &[]), now);
+        assert_eq!(walk.after(now), None, "all of it is done: it is not there any more");
+        walk.note("b1", &round(3, &["damaged"]), now);
+        assert_eq!(walk.after(now), Some(place(3)));
+        walk.note("b1", &round(5, &["damaged", "refused"]), now + POP_REVIVE_AGAIN / 2);
+        assert_eq!(walk.after(now + POP_REVIVE_AGAIN / 2), Some(place(5)));
+        assert_eq!(walk.told.len(), 2);
+        assert_eq!(walk.after(now + POP_REVIVE_AGAIN), None, "then all of it once more");
+    }
 
     #[test]
     fn what_comes_instead_says_when_it_was_popped_first_and_where_it_was() {

@@ -66,6 +66,8 @@ pub(super) enum Look {
     Full { topic: Arc<str>, queue: QueueId },
     /// A batch is out, in order, and nobody else has it until then (log time).
     Blocked { topic: Arc<str>, queue: QueueId, until_ms: u64 },
+    /// As much is in flight of all queues of all groups together as may be.
+    Crowded,
     /// The tables would not have it: they had changed.
     Refused,
 }
@@ -77,7 +79,15 @@ impl Look {
             | Look::Busy { topic, .. }
             | Look::Full { topic, .. }
             | Look::Blocked { topic, .. } => Some(topic),
-            Look::Refused => None,
+            Look::Refused | Look::Crowded => None,
+        }
+    }
+
+    /// The queue, where it is one that has been read to its end.
+    pub(super) fn queue(&self) -> Option<(&Arc<str>, QueueId)> {
+        match self {
+            Look::Taken { topic, queue, .. } => Some((topic, *queue)),
+            _ => None,
         }
     }
 }
@@ -116,15 +126,23 @@ impl Plan {
         }
     }
 
+    /// In order: which attempt it is.
+    fn attempt(&self) -> Option<&str> {
+        self.order.then_some(self.attempt.as_str())
+    }
+
     /// Why a queue gives nothing, whatever is in it.
     fn closed(&self, hosted: &Hosted, topic: &Arc<str>, queue: QueueId) -> Option<Look> {
-        let place = hosted.state.pop_place(topic, &self.group.name, queue);
+        let now_ms = hosted.log_now_ms();
+        let standing = hosted.state.pop_standing(topic, &self.group.name, queue, self.attempt(), now_ms);
         let topic = topic.clone();
-        if self.order {
-            let until_ms = place.blocked_until_ms(&self.attempt, hosted.log_now_ms())?;
+        if let Some(until_ms) = standing.blocked_until_ms {
             return Some(Look::Blocked { topic, queue, until_ms });
         }
-        (place.room() == 0).then_some(Look::Full { topic, queue })
+        if standing.room == 0 {
+            return Some(Look::Full { topic, queue });
+        }
+        (standing.room_of_all == 0).then_some(Look::Crowded)
     }
 
     /// Whether there is a message for a consumer of the group; where not, why.
@@ -133,13 +151,12 @@ impl Plan {
         let mut looks = Vec::new();
         for Source { topic, queue } in self.sources(hosted, false) {
             let Some(range) = hosted.state.queue(&topic.name, queue) else { continue };
-            let place = hosted.state.pop_place(&topic.name, &self.group.name, queue);
+            let name = &topic.name;
+            let standing = hosted.state.pop_standing(name, &self.group.name, queue, self.attempt(), now_ms);
             let topic = topic.name.clone();
-            if self.order
-                && let Some(until_ms) = place.blocked_until_ms(&self.attempt, now_ms)
-            {
+            if let Some(until_ms) = standing.blocked_until_ms {
                 looks.push(Look::Blocked { topic, queue, until_ms });
-            } else if place.cursor.map_or(range.min, |cursor| cursor.max(range.min)) < range.next {
+            } else if standing.cursor.map_or(range.min, |cursor| cursor.max(range.min)) < range.next {
                 return Ok(());
             } else {
                 looks.push(Look::Taken { topic, queue, end: range.next });
@@ -189,6 +206,8 @@ pub(super) async fn take(hosted: &Arc<Hosted>, plan: &Plan) -> Result<Taken, Err
         }
         let key = (source.topic.id, plan.group.id, queue);
         let Some(turn) = Turn::take(hosted, &source.topic, &plan.group, queue) else {
+            let cursor = hosted.state.offset(&name, &plan.group.name, queue).unwrap_or(range.min);
+            taken.rest += range.next.0.saturating_sub(cursor.max(range.min).0);
             taken.looks.push(Look::Busy { topic: name, queue, key });
             continue;
         };
@@ -210,7 +229,7 @@ pub(super) async fn take(hosted: &Arc<Hosted>, plan: &Plan) -> Result<Taken, Err
                 queue,
                 from: start,
                 end: range.next,
-                messages: if plan.order { messages } else { messages.min(place.room().max(1)) },
+                messages: messages.min(place.room(plan.order).max(1)),
                 bytes,
                 first: parts.iter().all(|part| part.found.offsets.is_empty()),
                 wish: plan.wish.clone().filter(|_| source.topic.id == plan.topic.id),

@@ -58,6 +58,10 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let Turn { quiet, hosted, topic, group, queue } = self;
         hosted.pop.takes.end((topic.id, group.id, *queue));
+        if std::thread::panicking() {
+            // The tables may be what panicked; a second panic would end the process.
+            return hosted.pop.note(&topic.name, *queue);
+        }
         let Some(range) = hosted.state.queue(&topic.name, *queue) else { return };
         let cursor = hosted.state.offset(&topic.name, &group.name, *queue);
         if !*quiet && cursor.is_none_or(|cursor| cursor < range.next) {

@@ -18,8 +18,6 @@ use wire::QueueId;
 
 use crate::hosted::lock;
 
-/// Of those that wait for one queue, as many are looked at for one that wants what came.
-const LOOKED_AT: usize = 32;
 /// The queue of those that take any.
 const ANY: i32 = -1;
 
@@ -43,7 +41,18 @@ pub(crate) struct Place {
     pub(crate) queue: Option<QueueId>,
 }
 
+impl<P> Waiting<P> {
+    /// When something is to be done about it although nothing has come.
+    fn due_at(&self) -> Instant {
+        self.again_at.map_or(self.until, |again| again.min(self.until))
+    }
+}
+
 impl Place {
+    fn pair(&self) -> Pair {
+        (self.topic.clone(), self.group.clone())
+    }
+
     fn queue_key(&self) -> i32 {
         self.queue.map_or(ANY, QueueId::to_wire)
     }
@@ -61,13 +70,17 @@ pub(crate) struct WaitList<P> {
 struct Inner<P> {
     waiting: BTreeMap<u64, Waiting<P>>,
     topics: HashMap<Arc<str>, HashMap<Arc<str>, Queues>>,
-    retries: HashMap<Arc<str>, (Arc<str>, Arc<str>)>,
+    /// The (topic, group) of each retry topic: names that differ may make the same one.
+    retries: HashMap<Arc<str>, BTreeSet<Pair>>,
     /// The number of the next one.
     next: u64,
-    /// Nobody's time comes before that.
-    earliest: Option<Instant>,
+    /// When something is to be done about whom.
+    due: BTreeSet<(Instant, u64)>,
     closed: bool,
 }
+
+/// A topic and a group.
+type Pair = (Arc<str>, Arc<str>);
 
 /// Numbers of those that wait for one group in one topic, by the queue that they asked for.
 type Queues = BTreeMap<i32, BTreeSet<u64>>;
@@ -95,7 +108,7 @@ impl<P> WaitList<P> {
             topics: HashMap::new(),
             retries: HashMap::new(),
             next: 0,
-            earliest: None,
+            due: BTreeSet::new(),
             closed: false,
         };
         WaitList { inner: Mutex::new(inner), count: AtomicUsize::new(0), max, queue_max }
@@ -113,12 +126,12 @@ impl<P> WaitList<P> {
         self.count.fetch_add(1, Ordering::Release);
         let number = inner.next;
         inner.next += 1;
-        let at = waiting.again_at.map_or(waiting.until, |again| again.min(waiting.until));
-        inner.earliest = Some(inner.earliest.map_or(at, |earliest| earliest.min(at)));
+        inner.due.insert((waiting.due_at(), number));
         inner.waiting.insert(number, waiting);
         let key = place.queue_key();
+        let pair = place.pair();
         let Place { topic, group, retry_topic, .. } = place;
-        inner.retries.entry(retry_topic).or_insert_with(|| (topic.clone(), group.clone()));
+        inner.retries.entry(retry_topic).or_default().insert(pair);
         let queues = inner.topics.entry(topic).or_default().entry(group).or_default();
         queues.entry(key).or_default().insert(number);
         Ok(())
@@ -152,41 +165,48 @@ impl<P> WaitList<P> {
     }
 
     /// Those that may want a message of this queue, with what `wish` says of them: of each group, and of those that
-    /// take any queue and those that take this one, the first ones.
+    /// take any queue and those that take this one, the first `most`.
     pub(crate) fn candidates<W>(
         &self,
         topic: &str,
         queue: QueueId,
+        most: usize,
         wish: impl Fn(&P) -> W,
     ) -> Vec<Candidate<W>> {
         let inner = lock(&self.inner);
-        let (topic, only) = match inner.retries.get(topic) {
-            Some((topic, group)) => (&**topic, Some(&**group)),
-            None => (topic, None),
-        };
         let mut found = Vec::new();
-        for (group, queues) in inner.topics.get(topic).into_iter().flatten() {
-            if only.is_some_and(|only| *only != **group) {
-                continue;
-            }
-            // What comes back from others belongs to whoever waits in that topic.
-            let fits = |key: i32| only.is_some() || key == ANY || key == queue.to_wire();
+        let mut add = |group: &Arc<str>, queues: &Queues, fits: &dyn Fn(i32) -> bool| {
             for (key, numbers) in queues.iter().filter(|(key, _)| fits(**key)) {
-                let first = numbers.iter().take(LOOKED_AT);
+                let first = numbers.iter().take(most);
                 found.extend(first.filter_map(|number| {
                     let wish = wish(&inner.waiting.get(number)?.what);
                     Some(Candidate { number: *number, group: group.clone(), queue: *key, wish })
                 }));
+            }
+        };
+        if let Some(pairs) = inner.retries.get(topic) {
+            // What comes back from others belongs to whoever waits in their topic.
+            for (topic, group) in pairs {
+                let queues = inner.topics.get(topic).and_then(|groups| groups.get(group));
+                if let Some(queues) = queues {
+                    add(group, queues, &|_| true);
+                }
+            }
+        } else {
+            for (group, queues) in inner.topics.get(topic).into_iter().flatten() {
+                add(group, queues, &|key| key == ANY || key == queue.to_wire());
             }
         }
         found
     }
 
     /// Takes out of each group, and of those that take any queue and those that take one, the first of the candidates
-    /// that `wants` says yes to. It is asked without the lock.
+    /// that `wants` says yes to. It is asked without the lock. Those on the way of whom `is_gone` says that nobody is there
+    /// any more come out too, and another one with them.
     pub(crate) fn call<W>(
         &self,
         candidates: Vec<Candidate<W>>,
+        is_gone: impl Fn(&P) -> bool,
         mut wants: impl FnMut(&Arc<str>, W) -> bool,
     ) -> Vec<Waiting<P>> {
         let mut called = Vec::new();
@@ -199,8 +219,10 @@ impl<P> WaitList<P> {
             }
             // It may have left meanwhile.
             if let Some(waiting) = self.take_one(number) {
+                if !is_gone(&waiting.what) {
+                    served = Some((group, queue));
+                }
                 called.push(waiting);
-                served = Some((group, queue));
             }
         }
         called
@@ -214,18 +236,9 @@ impl<P> WaitList<P> {
     /// Takes out those whose time has come, and says which: it is over (true), or they are to be tried again.
     pub(crate) fn due(&self, now: Instant) -> Vec<(Waiting<P>, bool)> {
         let mut inner = lock(&self.inner);
-        if inner.earliest.is_none_or(|earliest| now < earliest) {
-            return Vec::new();
-        }
-        let is_due =
-            |waiting: &Waiting<P>| waiting.until <= now || waiting.again_at.is_some_and(|again| again <= now);
         let numbers: Vec<u64> =
-            inner.waiting.iter().filter(|(_, waiting)| is_due(waiting)).map(|(number, _)| *number).collect();
+            inner.due.iter().take_while(|(at, _)| *at <= now).map(|(_, number)| *number).collect();
         let due: Vec<_> = numbers.into_iter().filter_map(|number| self.take(&mut inner, number)).collect();
-        let rest = inner.waiting.values();
-        inner.earliest = rest
-            .map(|waiting| waiting.again_at.map_or(waiting.until, |again| again.min(waiting.until)))
-            .min();
         drop(inner);
         due.into_iter()
             .map(|waiting| {
@@ -246,6 +259,7 @@ impl<P> WaitList<P> {
     fn take(&self, inner: &mut MutexGuard<'_, Inner<P>>, number: u64) -> Option<Waiting<P>> {
         let waiting = inner.waiting.remove(&number)?;
         self.count.fetch_sub(1, Ordering::Release);
+        inner.due.remove(&(waiting.due_at(), number));
         let Place { topic, group, retry_topic, .. } = &waiting.place;
         let key = waiting.place.queue_key();
         let groups = inner.topics.get_mut(topic)?;
@@ -260,7 +274,12 @@ impl<P> WaitList<P> {
             if groups.is_empty() {
                 inner.topics.remove(topic);
             }
-            inner.retries.remove(retry_topic);
+            if let Some(pairs) = inner.retries.get_mut(retry_topic) {
+                pairs.remove(&waiting.place.pair());
+                if pairs.is_empty() {
+                    inner.retries.remove(retry_topic);
+                }
+            }
         }
         Some(waiting)
     }
@@ -294,8 +313,8 @@ mod tests {
     }
 
     fn call(list: &WaitList<&'static str>, topic: &str, queue: u32, wanted: &[&str]) -> Vec<&'static str> {
-        let candidates = list.candidates(topic, QueueId(queue), |name| *name);
-        let called = list.call(candidates, |_, name| wanted.contains(&name));
+        let candidates = list.candidates(topic, QueueId(queue), 32, |name| *name);
+        let called = list.call(candidates, |name| name.ends_with('!'), |_, name| wanted.contains(&name));
         let mut names: Vec<_> = called.iter().map(|waiting| waiting.what).collect();
         names.sort_unstable();
         names
@@ -375,7 +394,37 @@ mod tests {
         assert_eq!(due(1), []);
         assert_eq!(due(3), [("b", false)]);
         assert_eq!(due(3), []);
-        assert_eq!(due(9), [("a", true), ("c", true)]);
+        assert_eq!(due(9), [("c", true), ("a", true)]);
         assert_eq!(due(9), []);
+    }
+    #[test]
+    fn who_is_gone_takes_nothing_from_those_behind() {
+        let now = Instant::now();
+        let list = list();
+        for name in ["a!", "b!", "c"] {
+            assert!(list.wait(waiting(name, "g", None, now)).is_ok());
+        }
+        assert_eq!(call(&list, "T", 0, &["a!", "b!", "c"]), ["a!", "b!", "c"]);
+        assert_eq!(list.count(), 0);
+        assert!(lock(&list.inner).due.is_empty());
+    }
+
+    #[test]
+    fn a_retry_topic_may_be_that_of_several() {
+        let now = Instant::now();
+        let list = list();
+        for (name, topic, group) in [("a", "b_c", "a"), ("b", "c", "a_b")] {
+            let place = Place {
+                topic: topic.into(),
+                group: group.into(),
+                retry_topic: "%RETRY%a_b_c".into(),
+                queue: None,
+            };
+            assert!(list.wait(Waiting { place, ..waiting(name, group, None, now) }).is_ok());
+        }
+        assert_eq!(call(&list, "%RETRY%a_b_c", 0, &["b"]), ["b"]);
+        assert!(list.awaits("%RETRY%a_b_c"));
+        assert_eq!(call(&list, "%RETRY%a_b_c", 0, ALL), ["a"]);
+        assert!(!list.awaits("%RETRY%a_b_c"));
     }
 }

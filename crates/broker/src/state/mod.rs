@@ -46,7 +46,7 @@ pub use command::{Command, GroupConfig, Reply, TopicConfig};
 pub use locks::Lease;
 pub use merger::{Added, CommitBatch, CommitMerger};
 pub use modes::RequestMode;
-pub use pop::{InFlight, OrderedBatch, PopDue, PopPlace};
+pub use pop::{DuePlace, InFlight, OrderedBatch, PopDue, PopPlace, PopStanding};
 pub use rules::{Names, Refusal};
 use tables::Tables;
 

@@ -15,6 +15,7 @@
 //! All time is log time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use wire::{QueueId, QueueOffset};
@@ -74,10 +75,31 @@ impl OrderedBatch {
 pub struct PopPlace {
     /// The consumer offset.
     pub cursor: Option<QueueOffset>,
-    /// Messages in the hands of the group's consumers.
-    pub in_flight: usize,
     /// The batch that an orderly consumer has.
     pub ordered: Option<OrderedBatch>,
+    /// So many messages may go out in one take, without order and in order.
+    pub room: usize,
+    pub room_in_order: usize,
+}
+
+/// Whether a pop may have messages of a queue, as far as what is out says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PopStanding {
+    /// The consumer offset.
+    pub cursor: Option<QueueOffset>,
+    /// See [`OrderedBatch::blocked_until_ms`].
+    pub blocked_until_ms: Option<u64>,
+    /// So many more of the queue may go out.
+    pub room: usize,
+    /// So many more of all queues may go out.
+    pub room_of_all: usize,
+}
+
+impl Default for PopStanding {
+    fn default() -> PopStanding {
+        let (room, room_of_all) = (limits::IN_FLIGHT_PER_QUEUE_MAX, limits::IN_FLIGHT_MAX);
+        PopStanding { cursor: None, blocked_until_ms: None, room, room_of_all }
+    }
 }
 
 impl OrderedBatch {
@@ -89,20 +111,15 @@ impl OrderedBatch {
 }
 
 impl PopPlace {
-    /// So many more may go out.
-    pub fn room(&self) -> usize {
-        limits::IN_FLIGHT_PER_QUEUE_MAX.saturating_sub(self.in_flight)
+    /// So many may go out in one take.
+    pub fn room(&self, in_order: bool) -> usize {
+        if in_order { self.room_in_order } else { self.room }
     }
 
     /// What is acknowledged beyond the consumer offset, ascending: it is not handed out again.
     pub fn acknowledged_ahead(&self) -> Vec<QueueOffset> {
         let batch = self.ordered.as_ref().filter(|batch| self.cursor >= Some(batch.cursor()));
         batch.map(|batch| batch.ahead.iter().copied().collect()).unwrap_or_default()
-    }
-
-    /// See [`OrderedBatch::blocked_until_ms`].
-    pub fn blocked_until_ms(&self, attempt_id: &str, now_ms: u64) -> Option<u64> {
-        self.ordered.as_ref()?.blocked_until_ms(attempt_id, now_ms)
     }
 }
 
@@ -116,6 +133,16 @@ pub struct PopDue {
     pub queue: QueueId,
     pub offset: QueueOffset,
     pub message: InFlight,
+}
+
+/// Where a message is among those that are to be revived, which are in the order of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DuePlace((u64, PopKey, u64));
+
+impl PopDue {
+    pub fn place(&self) -> DuePlace {
+        DuePlace((self.message.visible_at_ms, (self.topic_id, self.group_id, self.queue.0), self.offset.0))
+    }
 }
 
 /// What a take hands out; names, bounds and the stored offset have been looked at.
@@ -137,8 +164,9 @@ pub(super) enum Acked {
     /// Somebody else has the message, or nobody.
     Stale,
     Done,
-    /// The consumer offset is this now, unless it is beyond.
-    Cursor(u64),
+    /// The consumer offset goes from the one to the other, unless somebody has set it before the first, or it is beyond
+    /// the second.
+    Cursor(u64, u64),
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -151,6 +179,16 @@ struct Queue {
 impl Queue {
     fn len(&self) -> usize {
         self.messages.len() + self.ordered.as_ref().map_or(0, |batch| batch.messages.len())
+    }
+
+    /// What counts against the most that there may be of a queue: also what is acknowledged ahead of its turn.
+    fn load(&self) -> usize {
+        self.len() + self.ordered.as_ref().map_or(0, |batch| batch.ahead.len())
+    }
+
+    /// Messages of the orderly batch: a batch in order comes in its place.
+    fn in_order(&self) -> usize {
+        self.ordered.as_ref().map_or(0, |batch| batch.messages.len())
     }
 
     fn is_empty(&self) -> bool {
@@ -229,19 +267,40 @@ impl Pops {
         self.queues.get(&key).map_or(0, Queue::len)
     }
 
+    /// So many messages of a queue may go out in one take; an upper bound of what is out then: some may change hands.
+    pub(super) fn room_of_queue(&self, key: PopKey, in_order: bool) -> usize {
+        let queue = self.queues.get(&key);
+        let load = queue.map_or(0, |queue| queue.load() - if in_order { queue.in_order() } else { 0 });
+        limits::IN_FLIGHT_PER_QUEUE_MAX.saturating_sub(load)
+    }
+
+    /// The same, as far as all queues of all groups leave room.
+    pub(super) fn room_of_all(&self, key: PopKey, in_order: bool) -> usize {
+        let replaced = self.queues.get(&key).filter(|_| in_order).map_or(0, Queue::in_order);
+        limits::IN_FLIGHT_MAX.saturating_sub(self.count - replaced)
+    }
+
+    /// Both.
+    pub(super) fn room(&self, key: PopKey, in_order: bool) -> usize {
+        self.room_of_queue(key, in_order).min(self.room_of_all(key, in_order))
+    }
+
     /// Of all queues of a group in a topic.
     pub(super) fn count_in(&self, topic: TopicId, group: GroupId) -> usize {
         self.queues.range((topic, group, 0)..=(topic, group, u32::MAX)).map(|(_, queue)| queue.len()).sum()
     }
 
-    /// What is to be revived at a time, the oldest first.
-    pub(super) fn due(&self, now_ms: u64) -> impl Iterator<Item = (PopKey, u64)> {
-        self.due.iter().take_while(move |(at, ..)| *at <= now_ms).map(|(_, key, offset)| (*key, *offset))
+    /// What is to be revived at a time, the oldest first; `after`: of what comes after that.
+    pub(super) fn due(&self, now_ms: u64, after: Option<DuePlace>) -> impl Iterator<Item = (PopKey, u64)> {
+        let from = after.map_or(Bound::Unbounded, |DuePlace(place)| Bound::Excluded(place));
+        let due = self.due.range((from, Bound::Unbounded));
+        due.take_while(move |(at, ..)| *at <= now_ms).map(|(_, key, offset)| (*key, *offset))
     }
 
-    /// When there will be something to revive, ms.
-    pub(super) fn next_due_ms(&self) -> Option<u64> {
-        self.due.first().map(|(at, ..)| *at)
+    /// When there will be something to revive, ms; `after`: of what comes after that.
+    pub(super) fn next_due_ms(&self, after: Option<DuePlace>) -> Option<u64> {
+        let from = after.map_or(Bound::Unbounded, |DuePlace(place)| Bound::Excluded(place));
+        self.due.range((from, Bound::Unbounded)).next().map(|(at, ..)| *at)
     }
 
     /// Whether that has come to be earlier since the last call.
@@ -271,17 +330,14 @@ impl Pops {
         {
             return None;
         }
-        // Upper bounds: some may be in flight already, and then change hands.
-        let more = offsets.len();
-        if known.map_or(0, Queue::len) + more > limits::IN_FLIGHT_PER_QUEUE_MAX
-            || self.count + more > limits::IN_FLIGHT_MAX
-        {
+        // What takes nothing passes on, whatever is out.
+        if !offsets.is_empty() && offsets.len() > self.room(key, order.is_some()) {
             return None;
         }
         let message =
             InFlight { pop_time_ms: now_ms, visible_at_ms: now_ms.saturating_add(invisible_ms), attempts: 0 };
         let before = known.map_or(0, Queue::len);
-        let first_before = self.next_due_ms();
+        let first_before = self.next_due_ms(None);
         let queue = self.queues.entry(key).or_default();
         let last = queue.ordered.take();
         let cursor = if let Some(attempt_id) = order {
@@ -292,6 +348,12 @@ impl Pops {
                 // Who takes its own batch again has not failed with it.
                 before.map_or(0, |message| message.attempts.saturating_add(u32::from(!again)))
             };
+            // Out of order, somebody may have some of them: they change hands.
+            for offset in offsets {
+                if let Some(old) = queue.messages.remove(offset) {
+                    self.due.remove(&(old.visible_at_ms, key, *offset));
+                }
+            }
             let messages: BTreeMap<_, _> = offsets
                 .iter()
                 .map(|offset| (QueueOffset(*offset), InFlight { attempts: attempts(*offset), ..message }))
@@ -336,7 +398,7 @@ impl Pops {
 
     pub(super) fn ack(&mut self, key: PopKey, offset: u64, pop_time_ms: u64) -> Acked {
         let Some(queue) = self.queues.get_mut(&key) else { return Acked::Stale };
-        let was_full = queue.len() >= limits::IN_FLIGHT_PER_QUEUE_MAX;
+        let was_full = queue.load() >= limits::IN_FLIGHT_PER_QUEUE_MAX;
         let mut acked = Acked::Stale;
         if queue.messages.get(&offset).is_some_and(|message| message.pop_time_ms == pop_time_ms) {
             let message = queue.messages.remove(&offset).expect("looked up");
@@ -345,10 +407,11 @@ impl Pops {
         } else if let Some(batch) = &mut queue.ordered
             && batch.messages.get(&QueueOffset(offset)).is_some_and(|held| held.pop_time_ms == pop_time_ms)
         {
+            let before = batch.cursor();
             batch.messages.remove(&QueueOffset(offset));
             batch.ahead.insert(QueueOffset(offset));
             let cursor = batch.cursor();
-            acked = Acked::Cursor(cursor.0);
+            acked = Acked::Cursor(before.0, cursor.0);
             if batch.messages.is_empty() {
                 self.free.insert(key);
             }
@@ -373,7 +436,7 @@ impl Pops {
         now_ms: u64,
         visible_at_ms: u64,
     ) -> bool {
-        let first_before = self.next_due_ms();
+        let first_before = self.next_due_ms(None);
         let Some(queue) = self.queues.get_mut(&key) else { return false };
         if let Some(message) = queue.messages.get_mut(&offset) {
             if message.pop_time_ms != pop_time_ms {
@@ -404,7 +467,7 @@ impl Pops {
             return false;
         }
         let queue = self.queues.get_mut(&key).expect("it has a message that is due");
-        if queue.len() >= limits::IN_FLIGHT_PER_QUEUE_MAX {
+        if queue.load() >= limits::IN_FLIGHT_PER_QUEUE_MAX {
             self.free.insert(key);
         }
         let message = queue.messages.remove(&offset).expect("it is due");
@@ -448,7 +511,7 @@ impl Pops {
     }
 
     fn note_sooner(&mut self, before: Option<u64>) {
-        self.sooner |= match (before, self.next_due_ms()) {
+        self.sooner |= match (before, self.next_due_ms(None)) {
             (Some(before), Some(now)) => now < before,
             (None, now) => now.is_some(),
             (Some(_), None) => false,
@@ -586,14 +649,14 @@ mod tests {
 
     fn due(pops: &Pops, now_ms: u64) -> Vec<u64> {
         pops.check();
-        pops.due(now_ms).map(|(_, offset)| offset).collect()
+        pops.due(now_ms, None).map(|(_, offset)| offset).collect()
     }
 
     #[test]
     fn taken_acknowledged_changed_and_revived() {
         let mut pops = Pops::default();
         assert_eq!(pops.take(KEY, &take(&[3, 4, 6], 100)), Some(7));
-        assert_eq!((pops.next_due_ms(), pops.count_of(KEY)), (Some(160), 3));
+        assert_eq!((pops.next_due_ms(None), pops.count_of(KEY)), (Some(160), 3));
         assert!(pops.take_sooner() && !pops.take_sooner());
         assert_eq!(pops.ack(KEY, 3, 99), Acked::Stale);
         assert_eq!(pops.ack(KEY, 3, 100), Acked::Done);
@@ -608,7 +671,7 @@ mod tests {
         assert_eq!(due(&pops, 199), [] as [u64; 0]);
         assert_eq!(pops.ack(KEY, 4, 200), Acked::Done);
         pops.check();
-        assert!(pops.queues.is_empty() && pops.next_due_ms().is_none());
+        assert!(pops.queues.is_empty() && pops.next_due_ms(None).is_none());
     }
 
     #[test]
@@ -634,7 +697,7 @@ mod tests {
         assert_eq!(pops.take(KEY, &orderly(&[3, 4], 120, "a")), Some(3), "its own again");
         assert_eq!(pops.get(KEY, 3).unwrap().attempts, 0);
         assert_eq!(pops.ack(KEY, 3, 100), Acked::Stale);
-        assert_eq!(pops.ack(KEY, 4, 120), Acked::Cursor(3));
+        assert_eq!(pops.ack(KEY, 4, 120), Acked::Cursor(3, 3));
         assert_eq!(pops.take(KEY, &orderly(&[3, 4, 5], 180, "b")), Some(3), "its time is over");
         assert_eq!(pops.get(KEY, 3).unwrap().attempts, 1);
         assert_eq!(pops.get(KEY, 4).unwrap().attempts, 0, "it was acknowledged");
@@ -643,9 +706,9 @@ mod tests {
         assert_eq!(pops.get(KEY, 3).unwrap().pop_time_ms, 180, "its handle stays good");
         assert_eq!(pops.ordered(KEY).unwrap().blocked_until_ms("c", 899), Some(900));
         assert_eq!(pops.take(KEY, &orderly(&[3], 899, "c")), None);
-        assert_eq!(pops.ack(KEY, 3, 180), Acked::Cursor(4));
-        assert_eq!(pops.ack(KEY, 4, 180), Acked::Cursor(5));
-        assert_eq!(pops.ack(KEY, 5, 180), Acked::Cursor(6));
+        assert_eq!(pops.ack(KEY, 3, 180), Acked::Cursor(3, 4));
+        assert_eq!(pops.ack(KEY, 4, 180), Acked::Cursor(4, 5));
+        assert_eq!(pops.ack(KEY, 5, 180), Acked::Cursor(5, 6));
         pops.check();
         assert!(pops.queues.is_empty());
     }
@@ -665,6 +728,7 @@ mod tests {
         assert_eq!(pops.take(KEY, &take(&[20_000, 20_001], 1)), None);
         assert_eq!(pops.take(KEY, &take(&[20_000], 1)), Some(20_001));
         pops.count = limits::IN_FLIGHT_MAX;
+        assert_eq!((pops.room((TopicId(7), GroupId(2), 0), false), pops.room_of_all(KEY, true)), (0, 0));
         assert_eq!(pops.take((TopicId(7), GroupId(2), 0), &take(&[1], 1)), None);
         assert_eq!(pops.queues.len(), 1, "what is refused leaves no trace");
     }
@@ -764,22 +828,24 @@ mod tests {
         let mut pops = Pops::default();
         // 3, 5 and 7 are passed over by the filter.
         assert_eq!(hand_out_in_order(&mut pops, 3, &[4, 6, 8], 9, 1_000, "a"), Some(4));
-        assert_eq!(pops.next_due_ms(), None, "they are not revived");
+        assert_eq!(pops.next_due_ms(None), None, "they are not revived");
         assert_eq!(hand_out_in_order(&mut pops, 4, &[4], 5, 1_050, "b"), None, "blocked");
-        assert_eq!(pops.ack(KEY, 6, 1_000), Acked::Cursor(4), "out of turn");
+        assert_eq!(pops.ack(KEY, 6, 1_000), Acked::Cursor(4, 4), "out of turn");
         round_trip(&pops);
         let place = PopPlace {
             cursor: Some(QueueOffset(4)),
-            in_flight: pops.count_of(KEY),
+            room: pops.room(KEY, false),
+            room_in_order: pops.room(KEY, true),
             ordered: pops.ordered(KEY).cloned(),
         };
         assert_eq!(place.acknowledged_ahead(), [QueueOffset(6)]);
         assert_eq!(PopPlace { cursor: Some(QueueOffset(3)), ..place.clone() }.acknowledged_ahead(), []);
-        assert_eq!(place.blocked_until_ms("b", 1_099), Some(1_100));
-        assert_eq!((place.blocked_until_ms("a", 1_099), place.blocked_until_ms("", 1_100)), (None, None));
-        assert_eq!(pops.ack(KEY, 4, 1_000), Acked::Cursor(8));
+        let blocked_until_ms = |id, now_ms| pops.ordered(KEY).unwrap().blocked_until_ms(id, now_ms);
+        assert_eq!(blocked_until_ms("b", 1_099), Some(1_100));
+        assert_eq!((blocked_until_ms("a", 1_099), blocked_until_ms("", 1_100)), (None, None));
+        assert_eq!(pops.ack(KEY, 4, 1_000), Acked::Cursor(4, 8));
         assert!(pops.take_free().is_empty());
-        assert_eq!(pops.ack(KEY, 8, 1_000), Acked::Cursor(9));
+        assert_eq!(pops.ack(KEY, 8, 1_000), Acked::Cursor(8, 9));
         assert_eq!(pops.take_free().into_iter().collect::<Vec<_>>(), [KEY]);
         assert!(pops.queues.is_empty() && pops.count == 0);
     }
@@ -801,11 +867,11 @@ mod tests {
         assert_eq!(hand_out_in_order(&mut pops, 0, &[0], 1, 1_400, ""), Some(0));
         assert_eq!(counts(&pops), [(0, 2)]);
         // What is acknowledged far ahead is passed when the cursor comes to it, however little was taken since.
-        assert_eq!(pops.ack(KEY, 0, 1_400), Acked::Cursor(2));
+        assert_eq!(pops.ack(KEY, 0, 1_400), Acked::Cursor(0, 2));
         assert_eq!(pops.ordered(KEY).unwrap().ahead.iter().map(|offset| offset.0).collect::<Vec<_>>(), [3]);
         round_trip(&pops);
         assert_eq!(hand_out_in_order(&mut pops, 2, &[2], 3, 1_500, ""), Some(2));
-        assert_eq!(pops.ack(KEY, 2, 1_500), Acked::Cursor(4));
+        assert_eq!(pops.ack(KEY, 2, 1_500), Acked::Cursor(2, 4));
         assert!(pops.queues.is_empty());
     }
 
@@ -823,5 +889,35 @@ mod tests {
         pops.end_ordered(KEY);
         pops.end_topic(KEY.0);
         assert!(pops.queues.is_empty() && pops.due.is_empty() && pops.count == 0);
+    }
+    #[test]
+    fn what_is_acknowledged_ahead_counts_against_the_most() {
+        let mut pops = Pops::default();
+        let most = limits::IN_FLIGHT_PER_QUEUE_MAX as u64;
+        let all: Vec<u64> = (0..most).collect();
+        hand_out_in_order(&mut pops, 0, &all, most, 1_000, "a");
+        for offset in 1..most {
+            pops.ack(KEY, offset, 1_000);
+        }
+        assert_eq!((pops.count_of(KEY), pops.room(KEY, true), pops.room(KEY, false)), (1, 1, 0));
+        assert_eq!(hand_out_in_order(&mut pops, 0, &[0, most], most + 1, 1_200, "b"), None);
+        assert_eq!(hand_out(&mut pops, 0, &[0], most, 1_200), None);
+        // The one that holds the others back can always be handed out again.
+        assert_eq!(hand_out_in_order(&mut pops, 0, &[0], most, 1_200, "b"), Some(0));
+        pops.take_free();
+        assert_eq!(pops.ack(KEY, 0, 1_200), Acked::Cursor(0, most));
+        assert!(!pops.take_free().is_empty() && pops.queues.is_empty());
+    }
+
+    #[test]
+    fn a_batch_in_order_takes_over_what_somebody_has() {
+        let mut pops = Pops::default();
+        hand_out(&mut pops, 0, &[0, 1, 2], 3, 1_000);
+        // The offset was set back.
+        assert_eq!(hand_out_in_order(&mut pops, 0, &[0, 1], 2, 1_010, "a"), Some(0));
+        assert_eq!((pops.count, due(&pops, 9_000)), (3, vec![2]));
+        assert_eq!(pops.ack(KEY, 0, 1_000), Acked::Stale);
+        assert_eq!(pops.ack(KEY, 0, 1_010), Acked::Cursor(0, 1));
+        round_trip(&pops);
     }
 }

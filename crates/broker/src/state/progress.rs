@@ -294,8 +294,10 @@ impl Tables {
             match self.progress.pops.ack(key, offsets[at], pop_times_ms[at]) {
                 Acked::Stale => continue,
                 Acked::Done => {}
-                Acked::Cursor(cursor) => {
-                    if self.stored_offset(key.0, key.1, key.2).is_none_or(|stored| stored < cursor) {
+                Acked::Cursor(before, cursor) => {
+                    // Unless somebody has set it back meanwhile.
+                    let stored = self.stored_offset(key.0, key.1, key.2);
+                    if stored.is_some_and(|stored| (before..cursor).contains(&stored)) {
                         self.set_offset(key.0, key.1, key.2, cursor);
                     }
                 }

@@ -6,9 +6,9 @@ use wire::{QueueId, QueueOffset};
 
 use super::locks::Lease;
 use super::modes::RequestMode;
-use super::pop::{InFlight, OrderedBatch, PopDue, PopKey, PopPlace};
+use super::pop::{DuePlace, InFlight, OrderedBatch, PopDue, PopKey, PopPlace, PopStanding};
 use super::tables::Tables;
-use super::{Command, CommitKey, GroupId, State, TopicId};
+use super::{Command, CommitKey, GroupId, QueueRange, State, TopicId};
 
 impl State {
     /// Whether a topic or a consumer group is as an update wants it.
@@ -160,21 +160,53 @@ impl State {
         let Some(key) = tables.pop_key(topic, group, queue) else { return PopPlace::default() };
         PopPlace {
             cursor: tables.stored_offset(key.0, key.1, key.2).map(QueueOffset),
-            in_flight: tables.progress.pops.count_of(key),
             ordered: tables.progress.pops.ordered(key).cloned(),
+            room_in_order: tables.progress.pops.room(key, true),
+            room: tables.progress.pops.room(key, false),
         }
     }
 
-    /// Messages whose invisible time is over at a log time, the oldest first, at most `max`.
-    pub fn pop_due(&self, now_ms: u64, max: usize) -> Vec<PopDue> {
+    /// Whether a pop may have messages of a queue, as far as what is out says; `order`: the attempt of one in order.
+    pub fn pop_standing(
+        &self,
+        topic: &str,
+        group: &str,
+        queue: QueueId,
+        order: Option<&str>,
+        now_ms: u64,
+    ) -> PopStanding {
         let tables = self.read();
-        let due = tables.progress.pops.due(now_ms).take(max);
+        let pops = &tables.progress.pops;
+        let Some(key) = tables.pop_key(topic, group, queue) else { return PopStanding::default() };
+        let batch = pops.ordered(key);
+        PopStanding {
+            cursor: tables.stored_offset(key.0, key.1, key.2).map(QueueOffset),
+            blocked_until_ms: order.and_then(|attempt_id| batch?.blocked_until_ms(attempt_id, now_ms)),
+            room: pops.room_of_queue(key, order.is_some()),
+            room_of_all: pops.room_of_all(key, order.is_some()),
+        }
+    }
+
+    /// Messages whose invisible time is over at a log time, the oldest first, at most `max`; `after`: of what comes after
+    /// that.
+    pub fn pop_due(&self, now_ms: u64, after: Option<DuePlace>, max: usize) -> Vec<PopDue> {
+        let tables = self.read();
+        let due = tables.progress.pops.due(now_ms, after).take(max);
         due.filter_map(|(key, offset)| tables.pop_due(key, offset)).collect()
     }
 
-    /// The log time at which there will be something to revive, ms; `None`: nothing is in flight.
-    pub fn pop_next_due_ms(&self) -> Option<u64> {
-        self.read().progress.pops.next_due_ms()
+    /// The log time at which there will be something to revive, ms; `None`: nothing is in flight. `after`: of what comes
+    /// after that.
+    pub fn pop_next_due_ms(&self, after: Option<DuePlace>) -> Option<u64> {
+        self.read().progress.pops.next_due_ms(after)
+    }
+
+    /// What is stored of a message's queue, also where its topic has fewer queues by now; `None`: the topic or the group
+    /// is gone.
+    pub fn pop_range(&self, due: &PopDue) -> Option<QueueRange> {
+        let tables = self.read();
+        tables.groups.get(due.group_id.0).filter(|slot| slot.group.is_some())?;
+        tables.range(due.topic_id, due.queue.0)
     }
 }
 

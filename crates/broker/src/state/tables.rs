@@ -360,13 +360,27 @@ impl Tables {
             self.deleted.insert(Arc::clone(&slot.topic.name), nexts);
         }
         let groups: Vec<GroupId> = self.offset_rows_of_topic(id).map(|(group, _)| group).collect();
+        let retries: Vec<String> =
+            groups.iter().filter_map(|group| self.retry_topic_of(&command.name, *group)).collect();
         for group in groups {
             self.remove_offsets(id, group);
         }
         self.progress.end_topic(id);
         self.topics_version.bump(self.log_time_ms);
         self.fresh.topics = true;
+        // Retry topics have none of their own.
+        for name in retries {
+            self.delete_topic(&DeleteTopic { name });
+        }
         Reply::changed()
+    }
+
+    /// The topic in which pop gives messages of a topic to a group once more, if it has no other use.
+    fn retry_topic_of(&self, topic: &str, group: GroupId) -> Option<String> {
+        let group = &self.groups.get(group.0)?.name;
+        // By its name it may be that of a group, in which what consumers send back is.
+        let is_other = self.group(&format!("{group}_{topic}")).is_some();
+        (!wire::is_retry_topic(topic) && !is_other).then(|| wire::pop_retry_topic(topic, group))
     }
 
     pub(super) fn topic(&self, name: &str) -> Option<&TopicSlot> {

@@ -287,6 +287,18 @@ async fn after_so_many_times_it_is_a_dead_letter() {
     node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_of_a_queue_that_is_hidden_comes_back() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 2).await;
+    node.send("T", 1, "", "m").await;
+    let at = node.at();
+    assert_eq!(at.pop(invisible(1500)).await.bodies(), ["m"]);
+    node.create_topic("T", 1).await;
+    assert_eq!(at.pop(waiting(10_000)).await.bodies(), ["m"]);
+    node.stop().await;
+}
+
 fn ordered(attempt: &str, messages: i32, invisible_time: i64) -> PopMessageRequest {
     PopMessageRequest {
         order: true,
@@ -635,6 +647,8 @@ async fn bad_requests_are_refused_by_name() {
         (PopMessageRequest { max_msg_nums: 0, ..tools() }, 29),
         (PopMessageRequest { max_msg_nums: i32::MIN, ..tools() }, 29),
         (PopMessageRequest { invisible_time: -1, ..tools() }, 29),
+        (PopMessageRequest { invisible_time: 3 * 86_400_000 + 1, ..tools() }, 29),
+        (PopMessageRequest { invisible_time: i64::MAX, ..tools() }, 29),
         (PopMessageRequest { born_time: 1, ..tools() }, 210),
         (PopMessageRequest { born_time: i64::MIN, poll_time: i64::MAX, ..tools() }, 210),
         (PopMessageRequest { exp: Some("||".into()), ..tools() }, 23),
@@ -700,6 +714,8 @@ async fn bad_requests_are_refused_by_name() {
         ..ChangeInvisibleTimeRequest::default()
     };
     assert_eq!(at.ask(RequestCode::CHANGE_MESSAGE_INVISIBLETIME, &negative).await.code, 29);
+    let endless = ChangeInvisibleTimeRequest { invisible_time: i64::MAX, ..negative };
+    assert_eq!(at.ask(RequestCode::CHANGE_MESSAGE_INVISIBLETIME, &endless).await.code, 29);
     let missing = RemotingCommand::request(RequestCode::ACK_MESSAGE).with_ext("topic", "T");
     assert_eq!(node.call(missing).await.code, 1);
     for code in [RequestCode::NOTIFICATION, RequestCode::PEEK_MESSAGE, RequestCode::POLLING_INFO] {
@@ -847,6 +863,29 @@ async fn any_node_pops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_below_the_leader_is_called_for_what_another_one_left() {
+    let three = Three::start(|_| {}).await;
+    let client = Client::new(ClientConfig::default());
+    let leader = three.leader().await;
+    for body in ["0", "1"] {
+        send_to(&client, &three.addresses[&leader], body).await;
+    }
+    let first = At { client: &client, address: &three.addresses[&leader] };
+    assert_eq!(first.pop(invisible(1500)).await.messages.len(), 2);
+    let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1;
+    let at = At { client: &client, address: other };
+    let one = || PopMessageRequest { max_msg_nums: 1, ..waiting(20_000) };
+    let start = Instant::now();
+    // Both come back in one entry, which calls one of them.
+    let (one, another) = tokio::join!(at.pop(one()), at.pop(one()));
+    let mut bodies = [one.bodies(), another.bodies()].concat();
+    bodies.sort_unstable();
+    assert_eq!(bodies, ["0", "1"]);
+    assert!(start.elapsed() < SOON);
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failover_neither_repeats_what_is_done_nor_loses_what_is_not() {
     let mut three = Three::start(|_| {}).await;
     let client = Client::new(ClientConfig::default());
@@ -898,7 +937,7 @@ async fn what_is_damaged_stays_in_its_hands() {
     assert_eq!(again.bodies(), ["sound"]);
     assert_eq!(at.max_offset(&pop_retry_topic("T", "g")).await, 1, "the other one was due too");
     let state = &node.broker.hosted("b1").state;
-    assert!(state.pop_due(u64::MAX, 10).iter().any(|due| &*due.topic == "T" && due.offset.0 == 0));
+    assert!(state.pop_due(u64::MAX, None, 10).iter().any(|due| &*due.topic == "T" && due.offset.0 == 0));
     node.stop().await;
 }
 

@@ -397,7 +397,7 @@ fn messages_go_to_one_pop_consumer_at_a_time() {
     assert_eq!(bench.run(Kind::PopChange(change)).granted, [] as [u32; 0], "the old handle");
     let message = in_flight(&bench, 2).unwrap();
     assert_eq!((message.pop_time_ms, message.visible_at_ms), (changed.time_ms, changed.time_ms + 500));
-    assert_eq!(bench.state.pop_next_due_ms(), Some(taken.time_ms + 60));
+    assert_eq!(bench.state.pop_next_due_ms(None), Some(taken.time_ms + 60));
     // A queue without an offset.
     let mut other = consumed();
     other.line("group h => changed");
@@ -438,12 +438,16 @@ fn what_nobody_acknowledges_is_revived_with_its_copy() {
     bench.ack(3, taken.time_ms);
     let retry = ("%RETRY%g", 0, 0);
     assert!(bench.coupled(bench.revive(&[2]), &[retry]).is_none(), "it is not due");
-    assert!(bench.state.pop_due(taken.time_ms + 59, 9).is_empty());
-    let due = bench.state.pop_due(taken.time_ms + 60, 9);
+    assert!(bench.state.pop_due(taken.time_ms + 59, None, 9).is_empty());
+    let due = bench.state.pop_due(taken.time_ms + 60, None, 9);
     assert_eq!(due.iter().map(|due| due.offset.0).collect::<Vec<_>>(), [2, 4]);
     assert_eq!((&*due[0].topic, &*due[0].group, due[0].queue), ("T", "g", Q0));
     assert_eq!((due[0].topic_id.0, due[0].group_id.0), (bench.id("T"), bench.group_id("g")));
-    assert_eq!(bench.state.pop_due(u64::MAX, 1).len(), 1);
+    assert_eq!(bench.state.pop_due(u64::MAX, None, 1).len(), 1);
+    let behind = bench.state.pop_due(u64::MAX, Some(due[0].place()), 9);
+    assert_eq!(behind, due[1..]);
+    assert_eq!(bench.state.pop_next_due_ms(Some(due[0].place())), Some(taken.time_ms + 60));
+    assert_eq!(bench.state.pop_next_due_ms(Some(due[1].place())), None);
     bench.frames.log_time_ms = taken.time_ms + 60;
     for offsets in [&[3][..], &[2, 3], &[4, 2], &[2, 2]] {
         assert!(bench.coupled(bench.revive(offsets), &[retry]).is_none(), "{offsets:?}");
@@ -454,8 +458,31 @@ fn what_nobody_acknowledges_is_revived_with_its_copy() {
     assert_eq!(bench.ack(2, taken.time_ms).granted, [] as [u32; 0], "too late");
     // Alone: what is gone from the log has no copy.
     assert_eq!(bench.run(bench.revive(&[2, 4])).granted, [1]);
-    assert_eq!((bench.state.pop_next_due_ms(), bench.state.pop_in_flight_total("T", "g")), (None, 0));
+    assert_eq!((bench.state.pop_next_due_ms(None), bench.state.pop_in_flight_total("T", "g")), (None, 0));
     bench.line("offset g T/0 => 5");
+}
+
+#[test]
+fn what_is_in_flight_of_a_queue_that_was_hidden_is_there() {
+    let mut bench = check(
+        "create T 2 => changed
+         group g => changed
+         send T/0@0 T/1@0 => ok",
+    );
+    let take = PopTake {
+        group: bench.group_id("g"),
+        parts: vec![TakePart { topic: bench.id("T"), queue: 1, cursor: None, next: 1, offsets: vec![0] }],
+        invisible_ms: 60,
+        order: false,
+        attempt_id: String::new(),
+    };
+    assert_eq!(bench.run(Kind::PopTake(take)).granted, [0]);
+    bench.line("update T 1 => changed");
+    let due = bench.state.pop_due(u64::MAX, None, 9).remove(0);
+    assert_eq!(bench.state.queue("T", due.queue), None);
+    assert_eq!(bench.state.pop_range(&due).map(|range| range.next), Some(QueueOffset(1)));
+    bench.line("delete T => changed");
+    assert_eq!(bench.state.pop_range(&due), None);
 }
 
 #[test]
@@ -496,11 +523,40 @@ fn pops_end_with_their_topic_or_group() {
         bench.pop(Some(2), 5, &[2, 3]);
         let revive = bench.revive(&[2]);
         bench.line(line);
-        assert_eq!(bench.state.pop_next_due_ms(), None);
-        assert!(bench.state.pop_due(u64::MAX, 9).is_empty());
+        assert_eq!(bench.state.pop_next_due_ms(None), None);
+        assert!(bench.state.pop_due(u64::MAX, None, 9).is_empty());
         bench.frames.log_time_ms += 1000;
         assert_eq!(bench.coupled(revive, &[("%RETRY%g", 0, 0)]), None);
     }
+}
+
+#[test]
+fn a_topic_takes_its_pop_retry_topics_with_it() {
+    let mut bench = check(
+        "create T 1 => changed
+         create U_T 1 => changed
+         group g => changed
+         group h => changed
+         group h_T => changed
+         create %RETRY%g_T 1 => changed
+         create %RETRY%g_U_T 1 => changed
+         commit g T/0@0 => changed
+         commit h T/0@0 => changed",
+    );
+    assert!(bench.state.topic("%RETRY%h_T").is_some());
+    bench.line("delete T => changed");
+    assert!(bench.state.topic("%RETRY%g_T").is_none());
+    assert!(bench.state.topic("%RETRY%g_U_T").is_some() && bench.state.topic("%RETRY%g").is_some());
+    assert!(bench.state.topic("%RETRY%h_T").is_some(), "it is the retry topic of a group");
+}
+
+#[test]
+fn an_acknowledgement_does_not_undo_an_offset_that_was_set_back() {
+    let mut bench = consumed();
+    let taken = bench.pop_in_order(Some(2), &[2, 3], "a");
+    bench.line("commit g T/0@1 => changed");
+    assert_eq!(bench.ack(2, taken.time_ms).granted, [0]);
+    bench.line("offset g T/0 => 1");
 }
 
 #[test]
@@ -642,7 +698,7 @@ pub(super) fn frame_of(op: &Op, state: &State, frames: &mut Frames) -> Frame {
         Source { topic: id(topic), queue: 0, offsets: offsets.collect() }
     };
     let next = |topic: &str| state.queue(topic, Q0).map_or(0, |range| range.next.0);
-    let in_flight = state.pop_due(u64::MAX, 6);
+    let in_flight = state.pop_due(u64::MAX, None, 6);
     let kind = match op {
         Op::Release { topic, picks, to } => {
             let sources = vec![picked(*topic, picks)];
@@ -706,7 +762,7 @@ pub(super) fn frame_of(op: &Op, state: &State, frames: &mut Frames) -> Frame {
             Kind::PopChange(change)
         }
         Op::Revive { count, coupled, ahead_ms } => {
-            let due = state.pop_due(frames.log_time_ms + ahead_ms, *count);
+            let due = state.pop_due(frames.log_time_ms + ahead_ms, None, *count);
             let batches = due.iter().map(|due| PopBatch {
                 topic: due.topic_id.0,
                 group: due.group_id.0,
