@@ -60,9 +60,14 @@ pub const CODES: &[CodeRow] = &[
     row(24, "SUBSCRIPTION_NOT_EXIST", Outcome::Fail),
     row(25, "SUBSCRIPTION_NOT_LATEST", Outcome::Fail),
     row(26, "SUBSCRIPTION_GROUP_NOT_EXIST", Outcome::Fail),
+    row(27, "FILTER_DATA_NOT_EXIST", Outcome::Fail),
     row(29, "INVALID_PARAMETER", Outcome::Fail),
     row(206, "CONSUMER_NOT_ONLINE", Outcome::Fail),
     row(207, "CONSUME_MSG_TIMEOUT", Outcome::Fail),
+    row(208, "NO_MESSAGE", Outcome::Fail),
+    row(209, "POLLING_FULL", Outcome::Fail),
+    row(210, "POLLING_TIMEOUT", Outcome::Fail),
+    row(604, "ILLEGAL_OPERATION", Outcome::Fail),
 ];
 
 /// Codes that a broker of this project must never give, since clients count them as sent: FLUSH_DISK_TIMEOUT,
