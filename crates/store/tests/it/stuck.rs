@@ -51,9 +51,10 @@ impl Gate {
 fn open(disk: &Arc<HookedDisk>, dir: &str, flusher: &Flusher) -> Log {
     let identity = Identity { segment_size: 1 << 20, ..identity() };
     let log = Log::open_with(Arc::clone(disk) as _, Path::new(dir), &identity, flusher, options()).unwrap();
-    // The segment is there, and nothing is left to do.
     append(&log, drafts(&log, 1, &[10]));
     log.sync_all().unwrap();
+    // Nothing is left to do once the next two segments are there too; to allocate one is a sync as well.
+    wait_until("the spare segment is allocated", || log.free_room() == (1 << 20) - 4096);
     log
 }
 
