@@ -222,8 +222,8 @@ fn what_waits(scratch: &Scratch) -> Result<()> {
     let topic = scratch.unique("t");
     cluster.create_topic(&topic, 1)?;
     let broker = &cluster.groups()[0];
-    // Level 18 is two hours.
-    let fields = remoting::send_fields(&topic, "0", "DELAY\u{1}18\u{2}KEYS\u{1}later\u{2}");
+    // Two hours; the levels of the cluster are short.
+    let fields = remoting::send_fields(&topic, "0", "TIMER_DELAY_SEC\u{1}7200\u{2}KEYS\u{1}later\u{2}");
     let answer = remoting::call(&cluster.master(broker)?, 10, &fields, b"later")?;
     let id = answer.field("msgId")?.to_owned();
     let waiting = run(&cluster, &["delay", "--topic", &topic, "--group", broker])?;

@@ -113,13 +113,14 @@ final class Send {
             };
             running.add(thread);
         }
+        // Before the first send: a test that has seen sends may kill the nameserver that is asked here.
+        for (Send send : sends) {
+            Routes.watch(send.mode, send.producer, send.topic);
+        }
         for (Thread thread : running) {
             thread.start();
         }
         new Line("started").print();
-        for (Send send : sends) {
-            Routes.watch(send.mode, send.producer, send.topic);
-        }
         Stdin.waitUntilClosed();
         for (Send send : sends) {
             send.next.set(Long.MAX_VALUE);
