@@ -3,13 +3,14 @@
 //! order afterwards is the group's doing.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use client::{Client, Filter, Message, MessageQueue, Producer, ProducerConfig, PullConsumer, QueueOffset};
 use tokio::task::JoinHandle;
 
+use super::lock;
 use super::scenario::Canary;
 
 /// Between attempts at a message that was not acknowledged.
@@ -89,10 +90,6 @@ pub(crate) struct Seen {
     pub(crate) read_errors: u64,
     /// Readers that did not reach the end in time.
     pub(crate) unread: Vec<u32>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Load {

@@ -13,7 +13,7 @@ mod verdict;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -112,7 +112,7 @@ async fn drill(client: &Client, scenario: &Scenario, args: &DrillArgs) -> anyhow
             );
             interrupted.cancel();
             if interruption().await.is_ok() {
-                let open = *open.lock().unwrap_or_else(PoisonError::into_inner);
+                let open = *lock(&open);
                 match open {
                     Some((node, undo)) => eprintln!("ended: `{}` of node {node} is left to do", undo.name()),
                     None => eprintln!("ended"),
@@ -279,7 +279,7 @@ impl Drill<'_> {
             }
             Some((deed, undo)) => {
                 self.watch.margin(node)?;
-                *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, undo));
+                *lock(&self.open) = Some((node, undo));
                 let done = self.act(node, deed).await;
                 if done.is_ok() && !self.interrupted.is_cancelled() {
                     tokio::select! {
@@ -290,7 +290,7 @@ impl Drill<'_> {
                 // Also where it was done by half.
                 let undone = self.act(node, undo).await;
                 if undone.is_ok() {
-                    *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    *lock(&self.open) = None;
                 }
                 done.and(undone)
             }
@@ -324,10 +324,7 @@ impl Drill<'_> {
     async fn act(&self, node: u64, deed: Deed) -> anyhow::Result<()> {
         let hands = self.scenario.hands(node).context("nothing says how")?.clone();
         let doer = self.doer.clone();
-        let work = move || {
-            let mut doer = doer.lock().unwrap_or_else(PoisonError::into_inner);
-            doer.act(node, &hands, deed)
-        };
+        let work = move || lock(&doer).act(node, &hands, deed);
         tokio::task::spawn_blocking(work).await?
     }
 
@@ -342,4 +339,8 @@ impl Drill<'_> {
     fn seconds(&self) -> f64 {
         self.since.elapsed().as_secs_f64()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 //! may be taken away.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -11,6 +11,8 @@ use client::Client;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use wire::{RemotingCommand, RequestCode, ResponseCode};
+
+use super::lock;
 
 const PERIOD: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_millis(800);
@@ -51,10 +53,6 @@ impl Drop for Watch {
         }
         self.outside.close();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Watch {
