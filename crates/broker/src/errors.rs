@@ -3,6 +3,7 @@
 
 use replica::{NodeId, ProposeError, ReadError};
 use store::StoreError;
+use store::index::IndexError;
 use wire::{BodyError, HeaderError, ResponseCode};
 
 use crate::state::rules::Refusal;
@@ -103,6 +104,16 @@ impl From<ReadError> for Error {
             ReadError::NotLeader { leader } => Error::NotLeader { leader },
             // Nothing was read, so that asking again is harmless.
             ReadError::NoQuorum | ReadError::Stopped => Error::NotLeader { leader: None },
+        }
+    }
+}
+
+impl From<IndexError> for Error {
+    fn from(error: IndexError) -> Error {
+        match error {
+            IndexError::Store(error) => Error::Store(error),
+            // The client tries again in a second; the range is being built again.
+            IndexError::Rebuilding { .. } => Error::refused(ResponseCode::SYSTEM_BUSY, error.to_string()),
         }
     }
 }

@@ -34,6 +34,7 @@ mod life;
 mod limits;
 mod park;
 mod pop;
+mod reading;
 mod registration;
 mod registry;
 mod requests;

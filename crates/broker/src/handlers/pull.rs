@@ -29,11 +29,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::join_all;
 use replica::NodeId;
 use store::Records;
-use store::index::{IndexError, Unit};
+use store::index::Unit;
 use wire::{Header as _, RequestCode};
 use wire::{
     MessageModel, PullMessageRequest, PullMessageResponse, QueueId, QueueOffset, RemotingCommand,
@@ -48,9 +48,8 @@ use crate::forward;
 use crate::handlers::offset;
 use crate::hold::{Held, NotHeld};
 use crate::hosted::{Hosted, Serving, Toward, lock};
-use crate::limits::{
-    HOLD_MAX, HOLD_TICK, PULL_UNITS, RESET_TICK, SELECT_BYTES, SELECT_TIME, SELECT_UNITS, WAKE_TIME,
-};
+use crate::limits::{HOLD_MAX, HOLD_TICK, PULL_UNITS, RESET_TICK, WAKE_TIME};
+use crate::reading::{self, Found, Wanted};
 use crate::state::command::{Kind, TakeResets};
 use crate::state::rules;
 use crate::state::{QueueRange, Topic};
@@ -448,12 +447,19 @@ impl Read {
     }
 }
 
-/// How much one pull brings.
+/// How much one pull brings at most.
 #[derive(Clone, Copy)]
 struct Batch {
     messages: usize,
     bytes: usize,
     may_block: bool,
+}
+
+impl Batch {
+    /// How many messages it brings where a client wants so many: neither none nor more than there may be.
+    fn messages(self, asked: usize) -> usize {
+        asked.clamp(1, self.messages.max(1))
+    }
 }
 
 /// Where an offset lies; `None`: there are messages from there on.
@@ -472,14 +478,6 @@ fn place(range: QueueRange, offset: i64) -> Option<(Status, i64)> {
     }
 }
 
-/// How many messages a pull brings at most, and how many units of its queue it looks at for them: of what a client asks
-/// neither may be believed. `there`: so many follow.
-fn extent(asked: usize, batch: Batch, wish: &Wish, there: u64) -> (usize, usize) {
-    let count = asked.clamp(1, batch.messages.max(1));
-    let scan = if wish.takes_everything() { count } else { PULL_UNITS.max(count) };
-    (count, scan.min(usize::try_from(there).unwrap_or(usize::MAX)))
-}
-
 /// Reads; `None` where that would wait for the disk and may not.
 fn read(hosted: &Hosted, serving: &Serving, plan: &Plan, batch: Batch) -> Result<Option<Read>, Error> {
     let (name, offset) = (&plan.topic.name, plan.offset);
@@ -493,162 +491,28 @@ fn read(hosted: &Hosted, serving: &Serving, plan: &Plan, batch: Batch) -> Result
         return Ok(Some(Read::nothing(status, range, next)));
     }
     let from = QueueOffset(offset as u64);
-    let (count, scan) = extent(plan.messages, batch, &plan.wish, range.next.0 - from.0);
-    let units = if batch.may_block {
-        serving.index.units(name, plan.queue, from, scan)?
-    } else {
-        match serving.index.units_in_memory(name, plan.queue, from, scan) {
-            Some(units) => units,
-            None => return Ok(None),
-        }
+    let wanted = Wanted {
+        topic: name.clone(),
+        queue: plan.queue,
+        from,
+        end: range.next,
+        messages: batch.messages(plan.messages),
+        bytes: batch.bytes.min(plan.bytes.unwrap_or(usize::MAX)),
+        first: true,
+        wish: Some(plan.wish.clone()),
+        without: Vec::new(),
     };
-    if units.is_empty() {
-        return Ok(Some(Read::nothing(Status::OffsetFoundNull, range, offset)));
-    }
-    let bytes_max = batch.bytes.min(plan.bytes.unwrap_or(usize::MAX));
-    if let Some(filter) = &plan.wish.expression {
-        let limits = Batch { messages: count, bytes: bytes_max, ..batch };
-        let Some(selected) = select(serving, filter, &units, limits)? else { return Ok(None) };
-        return Ok(Some(selected.into_read(from, range, batch.may_block)));
-    }
-    let mut next = from;
-    let mut chosen: Vec<Unit> = Vec::with_capacity(count.min(units.len()));
-    let mut bytes = 0;
-    for unit in &units {
-        if plan.wish.may_match(unit.tags_code) {
-            let full = chosen.len() >= count || bytes + unit.size as usize > bytes_max;
-            // The first message goes out whatever its size.
-            if full && !chosen.is_empty() {
-                break;
-            }
-            bytes += unit.size as usize;
-            chosen.push(*unit);
-        }
-        next = next.plus(1);
-    }
-    if chosen.is_empty() {
-        return Ok(Some(Read::nothing(Status::NoMatchedMessage, range, next.to_wire())));
-    }
-    let (body, taken) = records(serving, &chosen, batch.may_block)?;
-    if taken == 0 {
+    let Some(Found { next, offsets, records }) = reading::attempt(serving, &wanted, batch.may_block)? else {
         return Ok(None);
-    }
-    if taken < chosen.len() {
-        // The rest is not resident: it comes with the next pull.
-        next = offset_of(from, &units, &plan.wish, taken);
-    }
-    let next = next.to_wire();
-    Ok(Some(Read { status: Status::Found, range, next, body, messages: taken, cold: batch.may_block }))
-}
-
-/// What an expression says yes to.
-struct Selected {
-    body: BytesMut,
-    messages: usize,
-    /// Units that were looked at.
-    looked_at: usize,
-}
-
-impl Selected {
-    fn into_read(self, from: QueueOffset, range: QueueRange, cold: bool) -> Read {
-        let next = from.plus(self.looked_at as u64).to_wire();
-        if self.messages == 0 {
-            return Read::nothing(Status::NoMatchedMessage, range, next);
-        }
-        let body = self.body.freeze();
-        Read { status: Status::Found, range, next, body, messages: self.messages, cold }
-    }
-}
-
-/// Reads the messages of these units, and takes those to which the expression says yes, within limits that keep one pull
-/// from reading the whole log. `None` where the first one would have to be waited for, and may not be.
-fn select(
-    serving: &Serving,
-    filter: &Filter,
-    units: &[Unit],
-    limits: Batch,
-) -> Result<Option<Selected>, Error> {
-    let mut selected = Selected { body: BytesMut::new(), messages: 0, looked_at: 0 };
-    let (mut bytes, until) = (0, Instant::now() + SELECT_TIME);
-    while selected.looked_at < units.len() && bytes < SELECT_BYTES && Instant::now() < until {
-        let mut rest = SELECT_BYTES - bytes;
-        let within = units[selected.looked_at..].iter().take(SELECT_UNITS).take_while(|unit| {
-            let size = unit.size as usize;
-            let fits = size <= rest;
-            rest = rest.saturating_sub(size);
-            fits
-        });
-        // One whatever its size.
-        let share = &units[selected.looked_at..][..within.count().max(1)];
-        let records = records_of(serving, share, limits.may_block)?;
-        for record in each_record(&records, share) {
-            // One whatever it takes.
-            if selected.looked_at > 0 && Instant::now() >= until {
-                return Ok(Some(selected));
-            }
-            if filters::accepts(filter, record) {
-                let is_full = selected.body.len() + record.len() > limits.bytes;
-                if is_full && selected.messages > 0 {
-                    return Ok(Some(selected));
-                }
-                selected.body.extend_from_slice(record);
-                selected.messages += 1;
-            }
-            selected.looked_at += 1;
-            bytes += record.len();
-            if selected.messages >= limits.messages {
-                return Ok(Some(selected));
-            }
-        }
-        if records.count < share.len() {
-            break;
-        }
-    }
-    Ok((selected.looked_at > 0).then_some(selected))
-}
-
-pub(crate) fn records_of(serving: &Serving, units: &[Unit], may_block: bool) -> Result<Records, Error> {
-    let wanted: Vec<_> = units.iter().map(|unit| (unit.position, unit.size)).collect();
-    let log = &serving.log;
-    Ok(if may_block { log.read_records(&wanted)? } else { log.read_records_resident(&wanted)? })
-}
-
-/// The records that were read of these units, one by one.
-pub(crate) fn each_record<'a>(records: &'a Records, units: &'a [Unit]) -> impl Iterator<Item = &'a [u8]> {
-    let mut pieces = records.pieces.iter();
-    let mut rest: &[u8] = &[];
-    units.iter().take(records.count).map_while(move |unit| {
-        if rest.is_empty() {
-            rest = pieces.next()?;
-        }
-        let (record, others) = rest.split_at_checked(unit.size as usize)?;
-        rest = others;
-        Some(record)
-    })
-}
-
-/// The messages of these units, one after the other, and how many: all, or where it may not wait for the disk, as many of
-/// the first as are resident.
-fn records(serving: &Serving, units: &[Unit], may_block: bool) -> Result<(Bytes, usize), Error> {
-    let records = records_of(serving, units, may_block)?;
-    // A copy: what waits for a slow reader must not keep entries or pages of the log in memory.
-    Ok((records.copy(), records.count))
-}
-
-/// The offset of the wanted message number `taken`.
-fn offset_of(from: QueueOffset, units: &[Unit], wish: &Wish, taken: usize) -> QueueOffset {
-    let wanted = units.iter().enumerate().filter(|(_, unit)| wish.may_match(unit.tags_code));
-    from.plus(wanted.map(|(at, _)| at as u64).nth(taken).unwrap_or(units.len() as u64))
-}
-
-impl From<IndexError> for Error {
-    fn from(error: IndexError) -> Error {
-        match error {
-            IndexError::Store(error) => Error::Store(error),
-            // The client tries again in a second; the range is being built again.
-            IndexError::Rebuilding { .. } => Error::refused(ResponseCode::SYSTEM_BUSY, error.to_string()),
-        }
-    }
+    };
+    let status = match offsets.len() {
+        // The index has nothing there.
+        0 if next == from => Status::OffsetFoundNull,
+        0 => Status::NoMatchedMessage,
+        _ => Status::Found,
+    };
+    let cold = batch.may_block && status == Status::Found;
+    Ok(Some(Read { status, range, next: next.to_wire(), body: records, messages: offsets.len(), cold }))
 }
 
 fn execute(hosted: &Arc<Hosted>, pull: Pull, plan: Plan) {
@@ -960,9 +824,9 @@ fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId, until: Ins
         }
         let records = records.get_or_insert_with(|| {
             let nothing = Records { count: 0, pieces: Vec::new() };
-            records_of(serving, units, false).unwrap_or(nothing)
+            reading::records_of(serving, units, false).unwrap_or(nothing)
         });
-        records.count != count || filters::any_accepted(filter, each_record(records, units), until)
+        records.count != count || filters::any_accepted(filter, reading::each_record(records, units), until)
     };
     let wish = |held: &HeldPull| (QueueOffset(held.pull.header.queue_offset as u64), held.wish.clone());
     for held in hosted.holds.wake(topic, queue, next, wish, is_wanted) {
@@ -1051,22 +915,12 @@ mod tests {
 
     #[test]
     fn a_pull_is_as_large_as_the_limits_whatever_is_asked() {
-        let by_tags = |text| Wish::by_tags(Arc::new(SubscriptionData::from_tags("T", text, 1).unwrap()));
-        let (everything, tags) = (by_tags("*"), by_tags("a || b"));
-        // (asked, messages of a batch, filter, messages there) -> (messages, units)
-        for (asked, messages, filter, there, want) in [
-            (32, 32, &everything, 5000, (32, 32)),
-            (1, 32, &everything, 5000, (1, 1)),
-            (0, 32, &everything, 5000, (1, 1)),
-            (i32::MAX as usize, 32, &everything, 5000, (32, 32)),
-            (i32::MAX as usize, 32, &everything, 7, (32, 7)),
-            (i32::MAX as usize, 32, &tags, u64::MAX, (32, 800)),
-            (1, 32, &tags, 5000, (1, 800)),
-            (32, 32, &tags, 7, (32, 7)),
-            (5000, 2000, &tags, 5000, (2000, 2000)),
-        ] {
+        // (asked, messages of a batch) -> messages
+        for (asked, messages, want) in
+            [(32, 32, 32), (1, 32, 1), (0, 32, 1), (i32::MAX as usize, 32, 32), (5000, 2000, 2000), (1, 0, 1)]
+        {
             let batch = Batch { messages, bytes: 1, may_block: false };
-            assert_eq!(extent(asked, batch, filter, there), want, "{asked} of {messages}");
+            assert_eq!(batch.messages(asked), want, "{asked} of {messages}");
         }
     }
 

@@ -17,7 +17,6 @@
 mod acks;
 mod answer;
 mod poll;
-mod read;
 mod revive;
 mod take;
 mod takes;

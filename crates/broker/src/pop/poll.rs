@@ -18,6 +18,7 @@ use crate::hosted::{Hosted, Toward};
 use crate::limits::{
     HOLD_MAX, HOLD_TICK, POP_AGAIN, POP_BUSY_AGAIN, POP_CROWDED_AGAIN, PULL_UNITS, WAKE_TIME,
 };
+use crate::reading;
 
 /// One of them as its client sent it, decoded once, however often it is tried.
 pub(crate) struct Poll {
@@ -415,8 +416,8 @@ fn may_want(
     if Instant::now() >= until {
         return true;
     }
-    let Ok(records) = pull::records_of(serving, &units, false) else { return true };
-    let each = pull::each_record(&records, &units);
+    let Ok(records) = reading::records_of(serving, &units, false) else { return true };
+    let each = reading::each_record(&records, &units);
     records.count != count || filters::any_accepted(filter, each, until)
 }
 

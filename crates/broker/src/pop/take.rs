@@ -5,12 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wire::{PopSource, QueueId, QueueOffset};
 
-use super::read::{self, Found, Wanted};
 use super::takes::{TakeKey, Turn};
 use crate::errors::Error;
 use crate::filters::Wish;
 use crate::handlers::offset;
 use crate::hosted::Hosted;
+use crate::reading::{self, Found, Wanted};
 use crate::state::command::{Kind, PopTake, TakePart};
 use crate::state::{Group, PopPlace, QueueRange, Reply, Topic};
 
@@ -235,9 +235,9 @@ pub(super) async fn take(hosted: &Arc<Hosted>, plan: &Plan) -> Result<Taken, Err
                 wish: plan.wish.clone().filter(|_| source.topic.id == plan.topic.id),
                 without: place.acknowledged_ahead(),
             };
-            read::read(hosted, wanted).await?
+            reading::read(hosted, wanted).await?
         } else {
-            Found { next: start, offsets: Vec::new(), records: Bytes::new() }
+            Found::nothing(start)
         };
         if found.offsets.is_empty() && place.cursor == Some(found.next) {
             taken.looks.push(Look::Taken { topic: name, queue, end: found.next });
@@ -373,7 +373,7 @@ pub(crate) async fn peek(hosted: &Arc<Hosted>, plan: &Plan) -> Result<(Vec<Bytes
             wish: None,
             without: Vec::new(),
         };
-        let found = read::read(hosted, wanted).await?;
+        let found = reading::read(hosted, wanted).await?;
         count += found.offsets.len();
         bytes = bytes.saturating_sub(found.records.len());
         records.push(found.records);
