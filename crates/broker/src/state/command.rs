@@ -85,17 +85,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The feature level that it came with: a replica of a lower one stops at it.
-    fn level(&self) -> u32 {
+    /// What the table above says of it: the feature level that it came with, so that a replica of a lower one stops at it,
+    /// and whether it creates, deletes or changes queues.
+    fn level_and_queues(&self) -> (u32, bool) {
         match self {
             Kind::Bootstrap(_)
             | Kind::CreateTopic(_)
             | Kind::UpdateTopic(_)
             | Kind::DeleteTopic(_)
-            | Kind::CreateGroup(_)
-            | Kind::UpdateGroup(_)
-            | Kind::DeleteGroup(_)
-            | Kind::CommitOffsets(_) => 1,
+            | Kind::CreateGroup(_) => (1, true),
+            Kind::UpdateGroup(_) | Kind::DeleteGroup(_) | Kind::CommitOffsets(_) => (1, false),
             Kind::Release(_)
             | Kind::Attempt(_)
             | Kind::PopTake(_)
@@ -105,8 +104,13 @@ impl Kind {
             | Kind::ResetOffsets(_)
             | Kind::TakeResets(_)
             | Kind::RequestMode(_)
-            | Kind::PopRevive(_) => 2,
+            | Kind::PopRevive(_) => (2, false),
         }
+    }
+
+    /// The feature level that it came with.
+    fn level(&self) -> u32 {
+        self.level_and_queues().0
     }
 }
 
@@ -123,31 +127,7 @@ impl Command {
 
     /// Whether it creates, deletes or changes queues, so that the proposer must let it pass alone (log.md 4).
     pub fn is_barrier(&self) -> bool {
-        match &self.kind {
-            Some(
-                Kind::Bootstrap(_)
-                | Kind::CreateTopic(_)
-                | Kind::UpdateTopic(_)
-                | Kind::DeleteTopic(_)
-                | Kind::CreateGroup(_),
-            ) => true,
-            Some(
-                Kind::UpdateGroup(_)
-                | Kind::DeleteGroup(_)
-                | Kind::CommitOffsets(_)
-                | Kind::Release(_)
-                | Kind::Attempt(_)
-                | Kind::PopTake(_)
-                | Kind::PopAck(_)
-                | Kind::PopChange(_)
-                | Kind::Lock(_)
-                | Kind::ResetOffsets(_)
-                | Kind::TakeResets(_)
-                | Kind::RequestMode(_)
-                | Kind::PopRevive(_),
-            )
-            | None => false,
-        }
+        self.kind.as_ref().is_some_and(|kind| kind.level_and_queues().1)
     }
 
     /// The bytes of the entry's body.

@@ -91,7 +91,7 @@ impl Tables {
         }) && self.progress.done.len() + new_sources <= limits::SOURCES_MAX
     }
 
-    fn release(&mut self, release: &Release) -> Reply {
+    pub(super) fn release(&mut self, release: &Release) -> Reply {
         let mut reply = Reply::default();
         let mut at = 0;
         for Source { topic, queue, offsets } in &release.sources {
@@ -127,7 +127,7 @@ impl Tables {
         reply
     }
 
-    fn attempt(&mut self, attempt: &Attempt) -> Reply {
+    pub(super) fn attempt(&mut self, attempt: &Attempt) -> Reply {
         let Source { topic, queue, offsets } = &attempt.source;
         let key = (TopicId(*topic), *queue);
         let mut reply = Reply::default();
@@ -152,7 +152,7 @@ impl Tables {
         self.is_group(group) && self.topics.get(topic.0).is_some_and(|slot| queue < slot.topic.queue_count())
     }
 
-    fn lock(&mut self, command: &Lock) -> Reply {
+    pub(super) fn lock(&mut self, command: &Lock) -> Reply {
         let Lock { group, client, unlock, lease_ms, topics, queues } = command;
         same_length("locks", topics.len(), &[queues.len()]);
         let mut reply = Reply::default();
@@ -178,7 +178,7 @@ impl Tables {
         reply
     }
 
-    fn reset_offsets(&mut self, command: &ResetOffsets) -> Reply {
+    pub(super) fn reset_offsets(&mut self, command: &ResetOffsets) -> Reply {
         let ResetOffsets { topic, group, queues, offsets } = command;
         same_length("resets", queues.len(), &[offsets.len()]);
         let of = (TopicId(*topic), GroupId(*group));
@@ -202,7 +202,7 @@ impl Tables {
         reply
     }
 
-    fn take_resets(&mut self, command: &TakeResets) -> Reply {
+    pub(super) fn take_resets(&mut self, command: &TakeResets) -> Reply {
         let TakeResets { topics, groups, queues, offsets } = command;
         same_length("taken resets", topics.len(), &[groups.len(), queues.len(), offsets.len()]);
         let mut reply = Reply::default();
@@ -215,7 +215,7 @@ impl Tables {
         reply
     }
 
-    fn request_mode(&mut self, command: &SetRequestMode) -> Reply {
+    pub(super) fn request_mode(&mut self, command: &SetRequestMode) -> Reply {
         let SetRequestMode { topic, group, pop, pop_share_queues } = command;
         let mut reply = Reply::default();
         let is_name = |name: &str| !name.is_empty() && name.len() <= limits::NAME_BYTES_MAX;
@@ -235,7 +235,7 @@ impl Tables {
 
     // ---- pop ----
 
-    fn pop_take(&mut self, command: &PopTake) -> Reply {
+    pub(super) fn pop_take(&mut self, command: &PopTake) -> Reply {
         let mut reply = Reply::default();
         if command.attempt_id.len() > limits::ATTEMPT_ID_BYTES_MAX {
             reply.refuse(ResponseCode::INVALID_PARAMETER, "the attempt id is too long");
@@ -284,7 +284,7 @@ impl Tables {
         Some(())
     }
 
-    fn pop_ack(&mut self, command: &PopAck) -> Reply {
+    pub(super) fn pop_ack(&mut self, command: &PopAck) -> Reply {
         let PopAck { topics, groups, queues, offsets, pop_times_ms } = command;
         let others = [groups.len(), queues.len(), offsets.len(), pop_times_ms.len()];
         same_length("acknowledgements", topics.len(), &others);
@@ -307,7 +307,7 @@ impl Tables {
         reply
     }
 
-    fn pop_change(&mut self, command: &PopChange) -> Reply {
+    pub(super) fn pop_change(&mut self, command: &PopChange) -> Reply {
         let PopChange { topics, groups, queues, offsets, pop_times_ms, invisible_ms } = command;
         let others = [groups.len(), queues.len(), offsets.len(), pop_times_ms.len(), invisible_ms.len()];
         same_length("invisible times", topics.len(), &others);
@@ -337,7 +337,7 @@ impl Tables {
         })
     }
 
-    fn pop_revive(&mut self, command: &PopRevive) -> Reply {
+    pub(super) fn pop_revive(&mut self, command: &PopRevive) -> Reply {
         let mut reply = Reply::default();
         let offsets = command
             .batches
@@ -360,32 +360,6 @@ impl Tables {
             Kind::PopRevive(command) => self.revives_due(command),
             _ => false,
         }
-    }
-
-    /// A command of kinds 10 to 19.
-    pub(super) fn apply_progress(&mut self, kind: &Kind) -> Reply {
-        let mut reply = match kind {
-            Kind::Release(command) => self.release(command),
-            Kind::Attempt(command) => self.attempt(command),
-            Kind::PopTake(command) => self.pop_take(command),
-            Kind::PopAck(command) => self.pop_ack(command),
-            Kind::PopChange(command) => self.pop_change(command),
-            Kind::Lock(command) => self.lock(command),
-            Kind::ResetOffsets(command) => self.reset_offsets(command),
-            Kind::TakeResets(command) => self.take_resets(command),
-            Kind::RequestMode(command) => self.request_mode(command),
-            Kind::PopRevive(command) => self.pop_revive(command),
-            Kind::Bootstrap(_)
-            | Kind::CreateTopic(_)
-            | Kind::UpdateTopic(_)
-            | Kind::DeleteTopic(_)
-            | Kind::CreateGroup(_)
-            | Kind::UpdateGroup(_)
-            | Kind::DeleteGroup(_)
-            | Kind::CommitOffsets(_) => unreachable!("tables.rs applies it"),
-        };
-        reply.time_ms = self.log_time_ms;
-        reply
     }
 
     pub(super) fn stored_offset(&self, topic: TopicId, group: GroupId, queue: u32) -> Option<u64> {

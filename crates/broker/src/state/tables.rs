@@ -117,7 +117,7 @@ impl Tables {
             self.void(frame);
             return None;
         }
-        Some(self.apply_progress(&kind))
+        Some(self.apply_kind(kind))
     }
 
     /// Counts messages into their queues, all or none.
@@ -189,17 +189,32 @@ impl Tables {
     /// A command. Panics, and so stops the replica, on one that this build does not know.
     pub(super) fn apply_command(&mut self, frame: &Frame) -> Reply {
         self.begin(frame);
-        match command_of(frame) {
-            Kind::Bootstrap(command) => self.bootstrap(command),
-            Kind::CreateTopic(config) => self.create_topic(config),
-            Kind::UpdateTopic(command) => self.update_topic(command),
-            Kind::DeleteTopic(command) => self.delete_topic(&command),
-            Kind::CreateGroup(config) => self.create_group(config),
-            Kind::UpdateGroup(config) => self.update_group(config),
-            Kind::DeleteGroup(command) => self.delete_group(&command),
-            Kind::CommitOffsets(command) => self.commit_offsets(&command),
-            kind => self.apply_progress(&kind),
-        }
+        self.apply_kind(command_of(frame))
+    }
+
+    fn apply_kind(&mut self, kind: Kind) -> Reply {
+        let reply = match kind {
+            Kind::Bootstrap(command) => return self.bootstrap(command),
+            Kind::CreateTopic(config) => return self.create_topic(config),
+            Kind::UpdateTopic(command) => return self.update_topic(command),
+            Kind::DeleteTopic(command) => return self.delete_topic(&command),
+            Kind::CreateGroup(config) => return self.create_group(config),
+            Kind::UpdateGroup(config) => return self.update_group(config),
+            Kind::DeleteGroup(command) => return self.delete_group(&command),
+            Kind::CommitOffsets(command) => return self.commit_offsets(&command),
+            // progress.rs
+            Kind::Release(command) => self.release(&command),
+            Kind::Attempt(command) => self.attempt(&command),
+            Kind::PopTake(command) => self.pop_take(&command),
+            Kind::PopAck(command) => self.pop_ack(&command),
+            Kind::PopChange(command) => self.pop_change(&command),
+            Kind::Lock(command) => self.lock(&command),
+            Kind::ResetOffsets(command) => self.reset_offsets(&command),
+            Kind::TakeResets(command) => self.take_resets(&command),
+            Kind::RequestMode(command) => self.request_mode(&command),
+            Kind::PopRevive(command) => self.pop_revive(&command),
+        };
+        Reply { time_ms: self.log_time_ms, ..reply }
     }
 
     /// Blank and membership entries do not come here, so indexes may leap, but never back.
