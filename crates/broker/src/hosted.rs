@@ -13,17 +13,19 @@
 //! A group takes requests from the moment its listener is open; `serving` is empty until its log is recovered, and
 //! until then other nodes are asked who leads.
 
+mod parked;
+mod propose;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use replica::{CoupledProposal, CoupledReceipt, Group, MessagesProposal, NodeId, ProposeError, Receipt};
+use replica::{Group, NodeId};
 use store::Log;
 use store::index::QueueIndex;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, Semaphore, watch};
 use wire::{QueueId, RemotingCommand, RequestCode, ResponseCode};
 
 use crate::call::Call;
@@ -43,13 +45,13 @@ use crate::handlers::refused;
 use crate::handlers::step::{self, Step};
 use crate::handlers::transaction;
 use crate::hold::HoldList;
-use crate::limits::{ADMIN_SCANS, FORWARD_BATCH, FORWARD_BATCH_BYTES, PARK, PARK_RETRY};
+use crate::limits::ADMIN_SCANS;
 use crate::park::{Admission, Park};
 use crate::pop::Popping;
 use crate::requests::{self, Action, Class, Row};
 use crate::service::{Node, wall_clock_ms};
 use crate::settings::Settings;
-use crate::state::{Command, CommitMerger, Names, Reply, State};
+use crate::state::{CommitMerger, Names, State};
 use crate::stats::Stats;
 use crate::told::Told;
 use crate::transactions::ends::Ends;
@@ -455,197 +457,6 @@ impl Hosted {
         call.refuse(code, remark);
     }
 
-    /// Does what waits as soon as somebody leads, in order; gives up what has waited too long. What ends with its commit
-    /// is passed on in batches, one under way at a time.
-    pub(crate) async fn keep_park(self: Arc<Self>) {
-        let mut standing = self.standing.subscribe();
-        let mut under_way: Option<(NodeId, JoinHandle<()>)> = None;
-        // Kept from turn to turn: on a far link an answer takes longer than a turn.
-        let mut scout = Box::pin(self.clone().scout());
-        // What a leader refused is not thrown at it again at once.
-        let mut pause_until = Instant::now();
-        loop {
-            self.park.take_expired(Instant::now()).into_iter().for_each(expire);
-            let refused = self.park.first(|call| call.tried) == Some(true);
-            let is_paused = refused && Instant::now() < pause_until;
-            let toward = self.toward();
-            if let Some((asked, _)) = &under_way
-                && matches!(toward, Toward::Here | Toward::Node(_))
-                && toward != Toward::Node(*asked)
-            {
-                // Another node leads now. The one that was asked may never answer; its calls end by their own
-                // deadlines. What waits here was not sent and need not wait for that.
-                under_way = None;
-            }
-            match toward {
-                Toward::Nobody => {}
-                Toward::Here | Toward::Node(_) if is_paused => {}
-                Toward::Here => {
-                    self.park.dispatch(|call| match requests::row_of(call.code()) {
-                        Some(row) => self.route(row, call),
-                        None => call.give_up(),
-                    });
-                    pause_until = Instant::now() + PARK_RETRY;
-                }
-                Toward::Node(_) if under_way.is_some() => {}
-                Toward::Node(leader) => {
-                    let calls = self.park.take_front(FORWARD_BATCH, FORWARD_BATCH_BYTES);
-                    if !calls.is_empty() {
-                        // Also where none of them makes a batch: what comes back must not be thrown at it at once.
-                        pause_until = Instant::now() + PARK_RETRY;
-                    }
-                    let batch = self.pass_on(leader, calls);
-                    if !batch.is_empty() {
-                        let hosted = self.clone();
-                        let batch = async move { forward::batch(&hosted, leader, batch).await };
-                        under_way = Some((leader, tokio::spawn(batch)));
-                    }
-                }
-            }
-            let waits = self.park.first(|_| ()).is_some();
-            tokio::select! {
-                _ = standing.changed() => pause_until = Instant::now(),
-                () = finished(&mut under_way) => under_way = None,
-                () = self.park.arrived(), if !waits => {}
-                () = &mut scout, if waits => scout = Box::pin(self.clone().scout()),
-                () = tokio::time::sleep(PARK_RETRY), if waits => {}
-            }
-        }
-    }
-
-    /// What of the parked calls goes to the leader in one batch. The others do not belong there: what another node has
-    /// passed on is passed on once only, a question's answer may be large and its order does not count, and what waits for
-    /// more than its commit would hold up the answers of all the others and the next batch.
-    fn pass_on(self: &Arc<Self>, leader: NodeId, calls: Vec<Call>) -> Vec<Call> {
-        let mut batch = Vec::with_capacity(calls.len());
-        for call in calls {
-            if call.is_forwarded() {
-                call.not_here(Some(leader));
-                continue;
-            }
-            match requests::row_of(call.code()) {
-                Some(row) if row.is_brief => batch.push(call),
-                Some(Row { class: Class::Log, .. }) => {
-                    let hosted = self.clone();
-                    tokio::spawn(async move { forward::batch(&hosted, leader, vec![call]).await });
-                }
-                _ => forward::alone(self, leader, call),
-            }
-        }
-        batch
-    }
-
-    /// Returns when another node has said who leads; only while this node's own replica does not know.
-    async fn scout(self: Arc<Self>) {
-        loop {
-            if self.serving().is_none_or(|serving| role_is_over(&serving.group))
-                && let Some(leader) = forward::who_leads(&self).await
-            {
-                return self.take_hint(Some(leader));
-            }
-            tokio::time::sleep(PARK_RETRY).await;
-        }
-    }
-
-    /// Proposes at this node; the reply is the tables', so its code may be a refusal.
-    pub(crate) async fn propose_here(&self, command: Command) -> Result<Reply, Error> {
-        let barrier = command.is_barrier();
-        let answer = self.served_here()?.group.propose_command(command.to_bytes(), barrier).await?;
-        prost::Message::decode(answer).map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))
-    }
-
-    /// Proposes at this node a command and messages that take effect together or not at all. [`Error::Void`]: the tables say
-    /// otherwise by now; read them again.
-    pub(crate) async fn propose_coupled_here(
-        &self,
-        command: Command,
-        messages: Vec<MessagesProposal>,
-    ) -> Result<(Reply, Vec<Receipt>), Error> {
-        let (told, outcome) = oneshot::channel();
-        let proposal = CoupledProposal { command: command.to_bytes(), messages };
-        // Who asked may be gone by then.
-        let done = Box::new(|outcome| drop(told.send(outcome)));
-        self.served_here()?.group.propose_coupled(proposal, done);
-        let stopped = ProposeError::Unknown("the group stopped while the entry was under way");
-        let CoupledReceipt { answer, receipts } = outcome.await.unwrap_or(Err(stopped))?;
-        let reply = prost::Message::decode(answer)
-            .map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))?;
-        Ok((reply, receipts))
-    }
-
-    /// Proposes wherever the leader is. For what this node wants itself: commands that may be proposed twice.
-    pub(crate) async fn propose_anywhere(
-        &self,
-        command: &Command,
-        deadline: Instant,
-    ) -> Result<Reply, Error> {
-        loop {
-            let result = match self.toward() {
-                Toward::Here => self.propose_here(command.clone()).await,
-                Toward::Node(leader) => forward::propose_at(self, leader, command, deadline).await,
-                Toward::Nobody => {
-                    if let Some(leader) = forward::who_leads(self).await {
-                        self.take_hint(Some(leader));
-                    }
-                    Err(Error::NotLeader { leader: None })
-                }
-            };
-            match result {
-                Err(error) if error.may_retry() && Instant::now() < deadline => {
-                    tokio::time::sleep(PARK_RETRY).await;
-                }
-                result => return result,
-            }
-        }
-    }
-
-    /// Creates a consumer group and its retry topic, unless they exist or that is under way.
-    pub(crate) async fn create_group(self: Arc<Self>, group: String) {
-        if !self.state.lacks_group(&group) || !lock(&self.creating_groups).insert(group.clone()) {
-            return;
-        }
-        let command = Command::create_group(crate::state::rules::default_group(&group));
-        let result = self.propose_anywhere(&command, Instant::now() + PARK).await;
-        lock(&self.creating_groups).remove(&group);
-        match result {
-            Ok(reply) if reply.code == 0 => {}
-            Ok(reply) => {
-                tracing::warn!(broker = self.name(), group, remark = reply.remark, "group not created");
-            }
-            Err(error) => tracing::warn!(broker = self.name(), group, %error, "group not created"),
-        }
-    }
-
-    /// Tells the nameservers of a change, and waits for them, though not long: a tool that created a topic asks for
-    /// its route next.
-    pub(crate) async fn register_now(&self) {
-        let change = self.note_registration();
-        let mut registered = self.registered.subscribe();
-        let all = registered.wait_for(|done| *done >= change);
-        if tokio::time::timeout(Duration::from_millis(500), all).await.is_err() {
-            tracing::debug!(group = self.name(), "not every nameserver has answered yet");
-        }
-    }
-
-    /// The same, where somebody waits for an answer until `deadline`.
-    pub(crate) async fn register_by(&self, deadline: Instant) {
-        // They are told all the same.
-        let _ = tokio::time::timeout_at(deadline.into(), self.register_now()).await;
-    }
-
-    /// Has the nameservers told of the newest state, soon.
-    pub(crate) fn note_registration(&self) -> u64 {
-        let mut change = 0;
-        self.registration.send_modify(|count| {
-            *count += 1;
-            change = *count;
-        });
-        if self.node.config.nameservers.is_empty() {
-            self.registered.send_replace(change);
-        }
-        change
-    }
-
     pub(crate) fn note_misdirected(&self) {
         self.misdirected_ms.store(self.node.uptime_ms(), Ordering::Relaxed);
     }
@@ -667,24 +478,6 @@ impl Hosted {
     pub(crate) fn quiet_for(&self) -> Duration {
         let last = self.misdirected_ms.load(Ordering::Relaxed);
         Duration::from_millis(self.node.uptime_ms().saturating_sub(last))
-    }
-}
-
-/// Waits for the batch that is under way; for ever when there is none.
-async fn finished(under_way: &mut Option<(NodeId, JoinHandle<()>)>) {
-    match under_way {
-        // A batch that panicked has dropped its calls, which tells their clients.
-        Some((_, batch)) => drop(batch.await),
-        None => std::future::pending().await,
-    }
-}
-
-/// A call that has waited long enough, and was not done.
-fn expire(call: Call) {
-    if call.is_forwarded() {
-        call.not_here(None);
-    } else {
-        call.give_up();
     }
 }
 

@@ -37,6 +37,38 @@ pub(crate) fn start(hosted: &Arc<Hosted>) {
     }
 }
 
+impl Hosted {
+    /// Tells the nameservers of a change, and waits for them, though not long: a tool that created a topic asks for
+    /// its route next.
+    pub(crate) async fn register_now(&self) {
+        let change = self.note_registration();
+        let mut registered = self.registered.subscribe();
+        let all = registered.wait_for(|done| *done >= change);
+        if tokio::time::timeout(Duration::from_millis(500), all).await.is_err() {
+            tracing::debug!(group = self.name(), "not every nameserver has answered yet");
+        }
+    }
+
+    /// The same, where somebody waits for an answer until `deadline`.
+    pub(crate) async fn register_by(&self, deadline: Instant) {
+        // They are told all the same.
+        let _ = tokio::time::timeout_at(deadline.into(), self.register_now()).await;
+    }
+
+    /// Has the nameservers told of the newest state, soon.
+    pub(crate) fn note_registration(&self) -> u64 {
+        let mut change = 0;
+        self.registration.send_modify(|count| {
+            *count += 1;
+            change = *count;
+        });
+        if self.node.config.nameservers.is_empty() {
+            self.registered.send_replace(change);
+        }
+        change
+    }
+}
+
 /// From this number of a change on, the node says goodbye instead of registering. Changes are counted from 1.
 const GOODBYE: u64 = 1 << 63;
 /// A planned stop waits so long for the nameservers; one that does not answer finds out by itself.
