@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::failover::Three;
+use super::three::Three;
 use super::*;
 use crate::{PendingPage, PendingQuery};
 
@@ -232,9 +232,8 @@ async fn a_timer_is_taken_back_once() {
 async fn each_is_delivered_once_whoever_leads() {
     const COUNT: usize = 300;
     let mut three = Three::start(levels("3s")).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
-    let address = three.addresses[&leader].clone();
+    let (client, address) = (three.client.clone(), three.addresses[&leader].clone());
     let due = wall_ms() + 3000;
     for n in 0..COUNT {
         // Some fall due while nobody leads, some before, some after.
@@ -244,14 +243,12 @@ async fn each_is_delivered_once_whoever_leads() {
         } else {
             properties(&[("TIMER_DELIVER_MS", &time)])
         };
-        let response =
-            client.call(&address, send_request("T", 0, &given, &n.to_string()), SOON).await.unwrap();
-        assert_eq!(response.code, 0, "{:?}", response.remark);
+        three.at(leader).send("T", 0, &given, &n.to_string()).await;
     }
     // While they are being delivered.
     let first = wait_for(&client, &address, "T", 0, 1).await;
     drop(three.brokers.remove(&leader));
-    let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1.clone();
+    let other = three.addresses[&three.other_than(leader)].clone();
     let delivered = wait_for(&client, &other, "T", 0, COUNT).await;
     let bodies = bodies(&delivered);
     let unique: BTreeSet<&String> = bodies.iter().collect();
@@ -400,15 +397,13 @@ async fn a_broken_message_blocks_nothing() {
 async fn each_is_delivered_once_while_leadership_moves() {
     const COUNT: usize = 400;
     let three = Three::start(levels("1s")).await;
-    let client = Client::new(ClientConfig::default());
-    let address = three.addresses[&three.leader().await].clone();
+    let leader = three.leader().await;
+    let (client, address) = (three.client.clone(), three.addresses[&leader].clone());
     let due = wall_ms() + 2000;
     for n in 0..COUNT {
         let time = (due + (n as i64 * 13) % 2000).to_string();
         let given = properties(&[("TIMER_DELIVER_MS", &time)]);
-        let response =
-            client.call(&address, send_request("T", 0, &given, &n.to_string()), SOON).await.unwrap();
-        assert_eq!(response.code, 0, "{:?}", response.remark);
+        three.at(leader).send("T", 0, &given, &n.to_string()).await;
     }
     let mut moves = 0;
     while waiting(&client, &address).await > 0 {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use replica::MessagesProposal;
 use tokio::sync::{mpsc, watch};
 
-use super::failover::Three;
+use super::three::Three;
 use super::*;
 use crate::duties::{self, Duty};
 use crate::errors::Error;

@@ -1,123 +1,39 @@
 //! Three nodes in one process: forwarding, parking, what survives the loss of a leader.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use wire::Body;
 
+use super::three::Three;
 use super::*;
-
-pub(super) struct Three {
-    pub(super) brokers: BTreeMap<u64, Broker>,
-    configs: BTreeMap<u64, BrokerConfig>,
-    pub(super) addresses: BTreeMap<u64, String>,
-    data: Vec<TempDir>,
-}
-
-impl Three {
-    pub(super) async fn start(change: impl Fn(&mut BrokerConfig)) -> Three {
-        let data: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
-        let peers: BTreeMap<u64, String> =
-            (1..=3).map(|n| (n, format!("127.0.0.1:{}", tests::ports::free().unwrap()))).collect();
-        let mut three = Three {
-            brokers: BTreeMap::new(),
-            configs: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-            data: Vec::new(),
-        };
-        for (node, data) in (1..=3).zip(&data) {
-            let mut config = config(data);
-            config.node = node;
-            config.peers = peers.clone();
-            config.peer_listen = peers[&node].parse().unwrap();
-            config.groups[0].voters = vec![1, 2, 3];
-            config.groups[0].listen.set_port(tests::ports::free().unwrap());
-            change(&mut config);
-            three.addresses.insert(node, config.groups[0].listen.to_string());
-            three.configs.insert(node, config);
-        }
-        three.data = data;
-        for node in 1..=3 {
-            three.start_node(node).await;
-        }
-        for broker in three.brokers.values() {
-            broker.ready().await;
-        }
-        three
-    }
-
-    async fn start_node(&mut self, node: u64) {
-        let broker = Broker::start(self.configs[&node].clone()).await.unwrap();
-        self.brokers.insert(node, broker);
-    }
-
-    /// The leader as the living nodes see it.
-    pub(super) async fn leader(&self) -> u64 {
-        loop {
-            let named: Vec<u64> = self
-                .brokers
-                .values()
-                .map(|broker| broker.status()[0].leader)
-                .filter(|leader| *leader != 0)
-                .collect();
-            if let Some(leader) = named.first()
-                && named.len() == self.brokers.len()
-                && named.iter().all(|other| other == leader)
-                && self.brokers.contains_key(leader)
-            {
-                return *leader;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    pub(super) async fn stop(self) {
-        let _until_then = &self.data;
-        futures::future::join_all(self.brokers.into_values().map(|broker| broker.shutdown(Drain::Now))).await;
-    }
-}
-
-async fn sent(client: &Client, address: &str, body: &str) -> i64 {
-    let response = client.call(address, send_request("T", 0, "", body), SOON).await.unwrap();
-    assert_eq!(response.code, 0, "{:?}", response.remark);
-    SendMessageResponse::decode(&response.ext).unwrap().queue_offset
-}
-
-async fn pulled(client: &Client, address: &str, header: &PullMessageRequest) -> (i32, Vec<String>) {
-    let request = RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(header);
-    let response = client.call(address, request, SOON).await.unwrap();
-    let messages = Message::decode_all(&response.body).unwrap();
-    (response.code, messages.iter().map(|m| String::from_utf8(m.body.to_vec()).unwrap()).collect())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_node_answers_or_passes_on() {
     let three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
-    for (n, address) in three.addresses.values().enumerate() {
-        assert_eq!(sent(&client, address, &n.to_string()).await, n as i64);
+    for node in 1..=3 {
+        assert_eq!(three.at(node).message(&node.to_string()).await, node as i64 - 1);
     }
-    for address in three.addresses.values() {
-        let (code, bodies) = pulled(&client, address, &pull_header("T", 0, 0)).await;
-        assert_eq!((code, bodies), (0, vec!["0".to_owned(), "1".into(), "2".into()]));
+    for node in 1..=3 {
+        let at = three.at(node);
+        let (code, bodies) = at.pulled(&pull_header("T", 0, 0)).await;
+        assert_eq!((code, bodies), (0, vec!["1".to_owned(), "2".into(), "3".into()]));
         // Above its own maximum, or the leader's: only the leader says that an offset moved.
-        assert_eq!(pulled(&client, address, &pull_header("T", 0, 3)).await.0, 19);
-        assert_eq!(pulled(&client, address, &pull_header("T", 0, 9)).await.0, 21);
+        assert_eq!(at.pulled(&pull_header("T", 0, 3)).await.0, 19);
+        assert_eq!(at.pulled(&pull_header("T", 0, 9)).await.0, 21);
         let max = wire::GetMaxOffsetRequest { topic: "T".into(), queue_id: 0, committed: true };
-        let request = RemotingCommand::request(RequestCode::GET_MAX_OFFSET).with_header(&max);
-        let response = client.call(address, request, SOON).await.unwrap();
-        assert_eq!(response.ext.get("offset"), Some("3"));
+        assert_eq!(at.ask(RequestCode::GET_MAX_OFFSET, &max).await.ext.get("offset"), Some("3"));
     }
     // Held where it arrives, woken by what is applied there.
-    for address in three.addresses.values() {
-        let next = pulled(&client, address, &pull_header("T", 0, 0)).await.1.len() as i64;
+    for node in 1..=3 {
+        let at = three.at(node);
+        let next = at.pulled(&pull_header("T", 0, 0)).await.1.len() as i64;
         let mut header = pull_header("T", 0, next);
         header.sys_flag |= pull_flag::SUSPEND;
         header.suspend_timeout_millis = 20_000;
         let start = Instant::now();
-        let (pulled, _) = tokio::join!(pulled(&client, address, &header), async {
+        let (pulled, _) = tokio::join!(at.pulled(&header), async {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            sent(&client, &three.addresses[&1], "late").await
+            three.at(1).message("late").await
         });
         assert_eq!(pulled, (0, vec!["late".to_owned()]));
         assert!(start.elapsed() < SOON);
@@ -128,18 +44,17 @@ async fn any_node_answers_or_passes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_may_read_where_allowed() {
     let three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
     for n in 0..3 {
-        sent(&client, &three.addresses[&leader], &n.to_string()).await;
+        three.at(leader).message(&n.to_string()).await;
     }
-    for (node, address) in &three.addresses {
+    for node in 1..=3 {
         let mut header = pull_header("T", 0, 2);
         header.sys_flag |= pull_flag::SUSPEND;
         header.suspend_timeout_millis = 5_000;
-        let (code, bodies) = pulled(&client, address, &header).await;
+        let (code, bodies) = three.at(node).pulled(&header).await;
         assert_eq!((code, bodies), (0, vec!["2".to_owned()]), "node {node}");
-        assert_eq!(pulled(&client, address, &pull_header("T", 0, 9)).await.0, 21, "node {node}");
+        assert_eq!(three.at(node).pulled(&pull_header("T", 0, 9)).await.0, 21, "node {node}");
     }
     three.stop().await;
 }
@@ -147,15 +62,14 @@ async fn followers_may_read_where_allowed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_send_meets_an_election_and_waits() {
     let mut three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
-    sent(&client, &three.addresses[&leader], "0").await;
+    three.at(leader).message("0").await;
     drop(three.brokers.remove(&leader));
     let start = Instant::now();
-    let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1.clone();
+    let other = three.other_than(leader);
     // What was on its way to the dead leader is of unknown outcome; what comes later waits.
     loop {
-        let response = client.call(&other, send_request("T", 0, "", "1"), SOON).await.unwrap();
+        let response = three.at(other).call(send_request("T", 0, "", "1")).await;
         match response.code {
             0 => break,
             1 => assert!(response.remark.unwrap().contains("outcome of the request is unknown")),
@@ -168,10 +82,9 @@ async fn a_send_meets_an_election_and_waits() {
     // The old leader comes back and passes on at once.
     three.start_node(leader).await;
     let start = Instant::now();
-    let address = three.addresses[&leader].clone();
-    let last = sent(&client, &address, "2").await;
+    let last = three.at(leader).message("2").await;
     assert!(start.elapsed() < Duration::from_millis(2200));
-    let (code, mut bodies) = pulled(&client, &address, &pull_header("T", 0, 0)).await;
+    let (code, mut bodies) = three.at(leader).pulled(&pull_header("T", 0, 0)).await;
     assert_eq!((code, bodies.len() as i64), (0, last + 1));
     bodies.dedup();
     assert_eq!(bodies, ["0", "1", "2"]);
@@ -181,15 +94,15 @@ async fn a_send_meets_an_election_and_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_connections_are_reset_in_time() {
     let mut three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
-    sent(&client, &three.addresses[&leader], "0").await;
-    let survivor = *three.brokers.keys().find(|node| **node != leader).unwrap();
+    three.at(leader).message("0").await;
+    let survivor = three.other_than(leader);
     three.brokers.retain(|node, _| *node == survivor);
     // The old leader's term is over for this node when nobody answers; a send then waits and is given up.
     tokio::time::sleep(Duration::from_millis(800)).await;
     let start = Instant::now();
-    let result = client.call(&three.addresses[&survivor], send_request("T", 0, "", "x"), SOON).await;
+    let address = &three.addresses[&survivor];
+    let result = three.client.call(address, send_request("T", 0, "", "x"), SOON).await;
     let waited = start.elapsed();
     assert!(result.is_err(), "{result:?}");
     assert!((Duration::from_secs(2)..Duration::from_millis(2800)).contains(&waited), "{waited:?}");
@@ -241,13 +154,12 @@ async fn members_are_the_same_everywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_preferred_leader_comes_back() {
     let mut three = Three::start(|config| config.groups[0].preferred_leader = Some(2)).await;
-    let client = Client::new(ClientConfig::default());
     let by = Instant::now() + Duration::from_secs(20);
     while three.leader().await != 2 {
         assert!(Instant::now() < by, "node 2 never led");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    sent(&client, &three.addresses[&1], "0").await;
+    three.at(1).message("0").await;
     let broker = three.brokers.remove(&2).unwrap();
     broker.shutdown(Drain::Now).await;
     assert_ne!(three.leader().await, 2);
@@ -258,66 +170,63 @@ async fn the_preferred_leader_comes_back() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(start.elapsed() >= Duration::from_secs(4), "not before it had been caught up for a while");
-    assert_eq!(sent(&client, &three.addresses[&3], "1").await, 1);
+    assert_eq!(three.at(3).message("1").await, 1);
     three.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planned_stop_loses_nobody() {
     let mut three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
-    sent(&client, &three.addresses[&leader], "0").await;
-    let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1.clone();
+    three.at(leader).message("0").await;
+    let other = three.other_than(leader);
     let stopping = tokio::spawn(three.brokers.remove(&leader).unwrap().shutdown(Drain::Now));
     let mut offset = 0;
     // Sends go on through the hand-over, each answered with success.
     while !stopping.is_finished() {
-        offset = sent(&client, &other, "x").await;
+        offset = three.at(other).message("x").await;
     }
     stopping.await.unwrap();
-    assert_eq!(sent(&client, &other, "x").await, offset + 1);
+    assert_eq!(three.at(other).message("x").await, offset + 1);
     three.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_moves_when_asked() {
     let three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
     let to = if leader == 1 { 2 } else { 1 };
     // Asked at a follower, which passes it on.
     let request =
         RemotingCommand::request(RequestCode(crate::TRANSFER_LEADER)).with_ext("node", &to.to_string());
-    let response = client.call(&three.addresses[&to], request, SOON).await.unwrap();
+    let response = three.at(to).call(request).await;
     assert_eq!(response.code, 0, "{:?}", response.remark);
     assert_eq!(three.leader().await, to);
     let request = RemotingCommand::request(RequestCode(crate::GROUP_STATUS));
-    let response = client.call(&three.addresses[&to], request, SOON).await.unwrap();
+    let response = three.at(to).call(request).await;
     let report: crate::GroupReport = wire::from_json(&response.body).unwrap();
     assert_eq!((report.leader, report.state.as_str(), report.voters.len()), (to, "leader", 3));
     assert_eq!(report.durability, "quorum-fsync");
     three.stop().await;
 }
+
 /// Whether a node has given messages of T to a group, by its own counters (315).
-async fn gave_out(client: &Client, address: &str, group: &str) -> bool {
+async fn gave_out(at: At<'_>, group: &str) -> bool {
     let header = wire::ViewBrokerStatsDataRequest {
         stats_name: "GROUP_GET_NUMS".into(),
         stats_key: format!("T@{group}"),
     };
-    let request = RemotingCommand::request(RequestCode::VIEW_BROKER_STATS_DATA).with_header(&header);
-    client.call(address, request, SOON).await.unwrap().code == 0
+    at.ask(RequestCode::VIEW_BROKER_STATS_DATA, &header).await.code == 0
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_reads_only_what_has_more_behind_it() {
     let three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
     for n in 0..3 {
-        sent(&client, &three.addresses[&leader], &n.to_string()).await;
+        three.at(leader).message(&n.to_string()).await;
     }
-    let follower = *three.addresses.keys().find(|node| **node != leader).unwrap();
+    let follower = three.other_than(leader);
     let start = Instant::now();
     while three.brokers[&follower].status()[0].applied_index
         < three.brokers[&leader].status()[0].applied_index
@@ -325,7 +234,6 @@ async fn a_follower_reads_only_what_has_more_behind_it() {
         assert!(start.elapsed() < SOON, "the follower does not follow");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let at = |node: u64| three.addresses[&node].as_str();
     let pull = |group: &str, offset, subscription: &str| PullMessageRequest {
         consumer_group: group.into(),
         max_msg_nums: 1,
@@ -334,28 +242,26 @@ async fn a_follower_reads_only_what_has_more_behind_it() {
     };
     // The follower itself, for there is more behind it; at the end of what is applied there the leader, for it may have
     // more and names the maximum.
-    assert_eq!(pulled(&client, at(follower), &pull("within", 0, "*")).await, (0, vec!["0".to_owned()]));
-    assert_eq!(pulled(&client, at(follower), &pull("end", 2, "*")).await, (0, vec!["2".to_owned()]));
-    assert_eq!(pulled(&client, at(follower), &pull("end", 0, "z")).await, (20, vec![]));
-    assert_eq!(pulled(&client, at(follower), &pull("end", 3, "*")).await, (19, vec![]));
+    assert_eq!(three.at(follower).pulled(&pull("within", 0, "*")).await, (0, vec!["0".to_owned()]));
+    assert_eq!(three.at(follower).pulled(&pull("end", 2, "*")).await, (0, vec!["2".to_owned()]));
+    assert_eq!(three.at(follower).pulled(&pull("end", 0, "z")).await, (20, vec![]));
+    assert_eq!(three.at(follower).pulled(&pull("end", 3, "*")).await, (19, vec![]));
     for (group, by_follower) in [("within", true), ("end", false)] {
-        assert_eq!(gave_out(&client, at(follower), group).await, by_follower, "{group}");
-        assert_eq!(gave_out(&client, at(leader), group).await, !by_follower, "{group}");
+        assert_eq!(gave_out(three.at(follower), group).await, by_follower, "{group}");
+        assert_eq!(gave_out(three.at(leader), group).await, !by_follower, "{group}");
     }
     // What the tables of a follower do not have is the leader's to refuse.
     let unknown = PullMessageRequest { topic: "U".into(), ..pull("end", 0, "*") };
-    assert_eq!(pulled(&client, at(follower), &unknown).await.0, 17);
+    assert_eq!(three.at(follower).pulled(&unknown).await.0, 17);
     three.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_moves_while_commits_keep_coming() {
     let three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
-    let address = three.addresses[&leader].clone();
-    sent(&client, &address, "0").await;
-    let connection = client.connection(&address, SOON).await.unwrap();
+    three.at(leader).message("0").await;
+    let connection = three.client.connection(&three.addresses[&leader], SOON).await.unwrap();
     let committing = tokio::spawn(async move {
         for offset in 0.. {
             let header = wire::UpdateConsumerOffsetRequest {
@@ -374,7 +280,7 @@ async fn leadership_moves_while_commits_keep_coming() {
     let to = if leader == 1 { 2 } else { 1 };
     let request =
         RemotingCommand::request(RequestCode(crate::TRANSFER_LEADER)).with_ext("node", &to.to_string());
-    let response = client.call(&address, request, SOON).await.unwrap();
+    let response = three.at(leader).call(request).await;
     assert_eq!(response.code, 0, "{:?}", response.remark);
     assert_eq!(three.leader().await, to);
     assert!(!committing.is_finished(), "they went on all the time");
@@ -386,20 +292,19 @@ async fn leadership_moves_while_commits_keep_coming() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_lags_does_not_refuse_for_the_leader() {
     let three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
-    let follower = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1;
-    let ask = async |address: &String, request: RemotingCommand| {
-        let response = client.call(address, request, SOON).await.unwrap();
-        assert_eq!(response.code, 0, "{} at {address}: {:?}", response.code, response.remark);
+    let follower = three.other_than(leader);
+    let ask = async |node: u64, request: RemotingCommand| {
+        let response = three.at(node).call(request).await;
+        assert_eq!(response.code, 0, "{} at node {node}: {:?}", response.code, response.remark);
         response
     };
-    sent(&client, &three.addresses[&leader], "0").await;
+    three.at(leader).message("0").await;
     // It lags a little behind every one of these.
     for n in 1..=50i64 {
         let name = format!("N{n}");
         let properties = super::properties(&[("KEYS", name.as_str())]);
-        ask(&three.addresses[&leader], send_request("T", 0, &properties, "m")).await;
+        ask(leader, send_request("T", 0, &properties, "m")).await;
         let units = wire::QueryConsumeQueueRequest {
             topic: Some("T".into()),
             queue_id: 0,
@@ -414,7 +319,7 @@ async fn a_follower_that_lags_does_not_refuse_for_the_leader() {
 
         let name = format!("M{n}");
         let properties = super::properties(&[("KEYS", name.as_str())]);
-        ask(&three.addresses[&leader], send_request("U", 0, &properties, "m")).await;
+        ask(leader, send_request("U", 0, &properties, "m")).await;
         let key = wire::QueryMessageRequest {
             topic: "U".into(),
             key: name.clone(),
@@ -433,20 +338,20 @@ async fn a_follower_that_lags_does_not_refuse_for_the_leader() {
             ..Default::default()
         };
         let request = RemotingCommand::request(RequestCode::UPDATE_AND_CREATE_TOPIC).with_header(&topic);
-        ask(&three.addresses[&leader], request).await;
+        ask(leader, request).await;
         let topic = wire::TopicRequest { topic: name.clone() };
         ask(follower, RemotingCommand::request(RequestCode::GET_TOPIC_CONFIG).with_header(&topic)).await;
 
         let config = wire::SubscriptionGroupConfig::new(&name);
         let request = RemotingCommand::request(RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP);
-        ask(&three.addresses[&leader], request.with_body(config.encode())).await;
+        ask(leader, request.with_body(config.encode())).await;
         let group = wire::GroupRequest { group: name };
         let request = RemotingCommand::request(RequestCode::GET_SUBSCRIPTIONGROUP_CONFIG);
         ask(follower, request.with_header(&group)).await;
     }
     let missing = wire::TopicRequest { topic: "none".into() };
     let request = RemotingCommand::request(RequestCode::GET_TOPIC_CONFIG).with_header(&missing);
-    assert_eq!(client.call(follower, request, SOON).await.unwrap().code, 17);
+    assert_eq!(three.at(follower).call(request).await.code, 17);
     let missing = wire::QueryMessageRequest {
         topic: "U".into(),
         key: "none".into(),
@@ -455,6 +360,6 @@ async fn a_follower_that_lags_does_not_refuse_for_the_leader() {
         end_timestamp: i64::MAX,
     };
     let request = RemotingCommand::request(RequestCode::QUERY_MESSAGE).with_header(&missing);
-    assert_eq!(client.call(follower, request, SOON).await.unwrap().code, 22);
+    assert_eq!(three.at(follower).call(request).await.code, 22);
     three.stop().await;
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use wire::{Body, LockBatchRequestBody, LockBatchResponseBody, MessageQueue};
 
 use super::clients::{heartbeat, request};
-use super::failover::Three;
+use super::three::Three;
 use super::*;
 
 fn body(client: &str, group: &str, queues: &[i32]) -> LockBatchRequestBody {
@@ -113,11 +113,6 @@ async fn a_lock_behind_an_unlock_is_a_lock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_outlive_the_leader() {
     let mut three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
-    let call = |address: String, request| {
-        let client = &client;
-        async move { client.call(&address, request, SOON).await.unwrap() }
-    };
     let topic = wire::CreateTopicRequest {
         topic: "T".into(),
         read_queue_nums: 4,
@@ -126,25 +121,21 @@ async fn locks_outlive_the_leader() {
         ..Default::default()
     };
     let create = RemotingCommand::request(RequestCode::UPDATE_AND_CREATE_TOPIC).with_header(&topic);
-    let address = three.addresses[&1].clone();
-    assert_eq!(call(address.clone(), create).await.code, 0);
-    assert_eq!(call(address, request(&heartbeat("c1", "g", "T"))).await.code, 0);
+    assert_eq!(three.at(1).call(create).await.code, 0);
+    assert_eq!(three.at(1).call(request(&heartbeat("c1", "g", "T"))).await.code, 0);
     // Through any node.
-    for (queue, address) in three.addresses.values().enumerate() {
-        let queue = queue as i32;
-        assert_eq!(
-            locked(&call(address.clone(), lock_request("c1", &[queue])).await),
-            BTreeSet::from([queue])
-        );
+    for (queue, node) in (0..).zip(1..=3) {
+        let answer = three.at(node).call(lock_request("c1", &[queue])).await;
+        assert_eq!(locked(&answer), BTreeSet::from([queue]));
     }
     let leader = three.leader().await;
     drop(three.brokers.remove(&leader).unwrap());
-    three.addresses.remove(&leader);
     three.leader().await;
-    for address in three.addresses.values() {
+    for node in three.brokers.keys() {
         let all = [0, 1, 2, 3];
-        assert_eq!(locked(&call(address.clone(), lock_request("c2", &all)).await), BTreeSet::from([3]));
-        assert_eq!(locked(&call(address.clone(), lock_request("c1", &all)).await), BTreeSet::from([0, 1, 2]));
+        let at = three.at(*node);
+        assert_eq!(locked(&at.call(lock_request("c2", &all)).await), BTreeSet::from([3]));
+        assert_eq!(locked(&at.call(lock_request("c1", &all)).await), BTreeSet::from([0, 1, 2]));
     }
     three.stop().await;
 }

@@ -16,6 +16,7 @@ mod registering;
 mod replying;
 mod resetting;
 mod sending;
+mod three;
 mod transactions;
 
 use std::collections::BTreeMap;
@@ -77,19 +78,21 @@ impl OneNode {
         OneNode { broker, address, client: Client::new(ClientConfig::default()), _data: data }
     }
 
+    fn at(&self) -> At<'_> {
+        At { client: &self.client, address: &self.address }
+    }
+
     async fn call(&self, request: RemotingCommand) -> RemotingCommand {
-        self.client.call(&self.address, request, SOON).await.unwrap()
+        self.at().call(request).await
     }
 
     async fn ask(&self, code: RequestCode, header: &impl Header) -> RemotingCommand {
-        self.call(RemotingCommand::request(code).with_header(header)).await
+        self.at().ask(code, header).await
     }
 
     /// Sends one message; its offset.
     async fn send(&self, topic: &str, queue: i32, properties: &str, body: &str) -> i64 {
-        let response = self.call(send_request(topic, queue, properties, body)).await;
-        assert_eq!(response.code, 0, "{:?}", response.remark);
-        SendMessageResponse::decode(&response.ext).unwrap().queue_offset
+        self.at().send(topic, queue, properties, body).await
     }
 
     async fn create_topic(&self, topic: &str, queues: i32) {
@@ -106,6 +109,42 @@ impl OneNode {
 
     pub(crate) async fn stop(self) {
         self.broker.shutdown(Drain::Now).await;
+    }
+}
+
+/// A client, and the node that it asks.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'a> {
+    client: &'a Client,
+    address: &'a str,
+}
+
+impl At<'_> {
+    async fn call(&self, request: RemotingCommand) -> RemotingCommand {
+        self.client.call(self.address, request, SOON).await.unwrap()
+    }
+
+    async fn ask(&self, code: RequestCode, header: &impl Header) -> RemotingCommand {
+        self.call(RemotingCommand::request(code).with_header(header)).await
+    }
+
+    /// Sends one message; its offset.
+    async fn send(&self, topic: &str, queue: i32, properties: &str, body: &str) -> i64 {
+        let response = self.call(send_request(topic, queue, properties, body)).await;
+        assert_eq!(response.code, 0, "{:?}", response.remark);
+        SendMessageResponse::decode(&response.ext).unwrap().queue_offset
+    }
+
+    /// Sends one message to queue 0 of T; its offset.
+    async fn message(&self, body: &str) -> i64 {
+        self.send("T", 0, "", body).await
+    }
+
+    /// Code and bodies of a pull.
+    async fn pulled(&self, header: &PullMessageRequest) -> (i32, Vec<String>) {
+        let response = self.ask(RequestCode::PULL_MESSAGE, header).await;
+        let messages = Message::decode_all(&response.body).unwrap();
+        (response.code, messages.iter().map(|m| String::from_utf8(m.body.to_vec()).unwrap()).collect())
     }
 }
 

@@ -12,7 +12,7 @@ use wire::{
 
 use super::clocks::HOUR_MS;
 use super::delaying::plant_record;
-use super::failover::Three;
+use super::three::Three;
 use super::*;
 
 /// A pop that does not wait, of a group that begins at the first message.
@@ -82,24 +82,7 @@ impl Popped {
     }
 }
 
-/// Where requests go.
-pub(super) struct At<'a> {
-    client: &'a Client,
-    address: &'a str,
-}
-
-impl OneNode {
-    fn at(&self) -> At<'_> {
-        At { client: &self.client, address: &self.address }
-    }
-}
-
 impl At<'_> {
-    async fn ask(&self, code: RequestCode, header: &impl Header) -> RemotingCommand {
-        let request = RemotingCommand::request(code).with_header(header);
-        self.client.call(self.address, request, SOON).await.unwrap()
-    }
-
     async fn pop(&self, header: PopMessageRequest) -> Popped {
         let response = self.ask(RequestCode::POP_MESSAGE, &header).await;
         assert!([0, 209, 210].contains(&response.code), "{} {:?}", response.code, response.remark);
@@ -820,32 +803,26 @@ async fn the_broker_assigns_queues_and_says_how() {
     node.stop().await;
 }
 
-async fn send_to(client: &Client, address: &str, body: &str) {
-    let response = client.call(address, send_request("T", 0, "", body), SOON).await.unwrap();
-    assert_eq!(response.code, 0, "{:?}", response.remark);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn any_node_pops() {
     let three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
     for n in 0..3 {
-        send_to(&client, &three.addresses[&leader], &n.to_string()).await;
+        three.at(leader).message(&n.to_string()).await;
     }
-    for (node, address) in &three.addresses {
-        let at = At { client: &client, address };
+    for node in 1..=3 {
+        let at = three.at(node);
         let popped = at.pop(PopMessageRequest { max_msg_nums: 1, ..pop_header("T", 0) }).await;
         assert_eq!(popped.messages.len(), 1, "node {node}");
         at.ack_all(&popped).await;
     }
     // Held where it arrives, called by what is applied there.
-    for address in three.addresses.values() {
-        let at = At { client: &client, address };
+    for node in 1..=3 {
+        let at = three.at(node);
         let start = Instant::now();
         let (popped, ()) = tokio::join!(at.pop(waiting(20_000)), async {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            send_to(&client, &three.addresses[&leader], "late").await;
+            three.at(leader).message("late").await;
         });
         assert_eq!(popped.bodies(), ["late"]);
         assert!(start.elapsed() < SOON);
@@ -865,15 +842,12 @@ async fn any_node_pops() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_below_the_leader_is_called_for_what_another_one_left() {
     let three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
     for body in ["0", "1"] {
-        send_to(&client, &three.addresses[&leader], body).await;
+        three.at(leader).message(body).await;
     }
-    let first = At { client: &client, address: &three.addresses[&leader] };
-    assert_eq!(first.pop(invisible(1500)).await.messages.len(), 2);
-    let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1;
-    let at = At { client: &client, address: other };
+    assert_eq!(three.at(leader).pop(invisible(1500)).await.messages.len(), 2);
+    let at = three.at(three.other_than(leader));
     let one = || PopMessageRequest { max_msg_nums: 1, ..waiting(20_000) };
     let start = Instant::now();
     // Both come back in one entry, which calls one of them.
@@ -888,13 +862,11 @@ async fn who_waits_below_the_leader_is_called_for_what_another_one_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_neither_repeats_what_is_done_nor_loses_what_is_not() {
     let mut three = Three::start(|_| {}).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
-    let address = three.addresses[&leader].clone();
+    let at = three.at(leader);
     for n in 0..20 {
-        send_to(&client, &address, &format!("{n:02}")).await;
+        at.message(&format!("{n:02}")).await;
     }
-    let at = At { client: &client, address: &address };
     let short = PopMessageRequest { max_msg_nums: 10, invisible_time: 4000, ..pop_header("T", 0) };
     let popped = at.pop(short.clone()).await;
     assert_eq!(popped.messages.len(), 10);
@@ -902,8 +874,7 @@ async fn a_failover_neither_repeats_what_is_done_nor_loses_what_is_not() {
         assert_eq!(at.ack(handle).await, 0);
     }
     drop(three.brokers.remove(&leader));
-    let other = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1.clone();
-    let at = At { client: &client, address: &other };
+    let at = three.at(three.other_than(leader));
     // A handle of the old leader is as good at the new one. What was on its way to the dead one is of unknown outcome.
     while at.ack(&popped.messages[5].1).await != 0 {}
     let mut seen: Vec<String> = Vec::new();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use net::{Handler, Listeners, Replier, Server, ServerConfig};
 use wire::{Body, RegisterBrokerBody, RegisterBrokerRequest, ResponseCode, UnregisterBrokerRequest};
 
-use super::failover::Three;
+use super::three::Three;
 use super::*;
 
 /// Notes what brokers tell it, and answers as slowly as it is told.

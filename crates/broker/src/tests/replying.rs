@@ -7,7 +7,7 @@ use net::{Handler, Replier};
 use tokio::sync::mpsc;
 use wire::{Body, HeartbeatData, ProducerData, ReplyMessageRequest, ResponseCode, prop, properties_get};
 
-use super::failover::Three;
+use super::three::Three;
 use super::*;
 
 /// A requester: it notes what is pushed to it, and answers with a code.
@@ -162,21 +162,16 @@ async fn a_reply_finds_a_requester_on_any_node() {
 async fn a_reply_that_waits_for_its_client_holds_up_no_send() {
     let three = Three::start(|_| {}).await;
     let leader = three.leader().await;
-    let follower = three.addresses.iter().find(|(node, _)| **node != leader).unwrap().1.clone();
+    let follower = three.other_than(leader);
     let (sender, mut pushed) = mpsc::unbounded_channel();
     let _requester = connected(&three.addresses[&leader], "silent", Silent { pushed: sender }).await;
-    let client = Client::new(ClientConfig::default());
-    let send = async || {
-        let response = client.call(&follower, send_request("T", 0, "", "m"), SOON).await.unwrap();
-        assert_eq!(response.code, 0, "{:?}", response.remark);
-    };
-    send().await;
+    three.at(follower).message("m").await;
     let request = reply_request(RequestCode::SEND_REPLY_MESSAGE_V2, "c1_REPLY_TOPIC", "silent", "r");
-    let (replier, at) = (Client::new(ClientConfig::default()), follower.clone());
+    let (replier, at) = (Client::new(ClientConfig::default()), three.addresses[&follower].clone());
     let replying = tokio::spawn(async move { replier.call(&at, request, SOON).await });
     let _unanswered = pushed.recv().await.unwrap();
     for _ in 0..5 {
-        send().await;
+        three.at(follower).message("m").await;
     }
     assert!(!replying.is_finished(), "the sends waited for the reply");
     assert_eq!(replying.await.unwrap().unwrap().code, 1);

@@ -13,8 +13,8 @@ use wire::{
 };
 
 use super::clients::{heartbeat, request};
-use super::failover::Three;
 use super::offsets::{commit_two_way, stored};
+use super::three::Three;
 use super::*;
 
 fn reset_header(timestamp: i64) -> ResetOffsetRequest {
@@ -232,37 +232,29 @@ async fn who_stands_at_the_offset_of_a_reset_is_told_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn resets_outlive_the_leader() {
     let mut three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;
-    let client = Client::new(ClientConfig::default());
-    let call = |address: String, request| {
-        let client = &client;
-        async move { client.call(&address, request, SOON).await.unwrap() }
-    };
-    let address = three.addresses[&1].clone();
-    assert_eq!(call(address.clone(), request(&heartbeat("c1", "g", "T"))).await.code, 0);
+    assert_eq!(three.at(1).call(request(&heartbeat("c1", "g", "T"))).await.code, 0);
     for n in 0..10 {
-        assert_eq!(call(address.clone(), send_request("T", 0, "", &n.to_string())).await.code, 0);
+        three.at(1).message(&n.to_string()).await;
     }
     let reset =
         RemotingCommand::request(RequestCode::INVOKE_BROKER_TO_RESET_OFFSET).with_header(&to_offset(0, 3));
-    let response = call(address, reset).await;
+    let response = three.at(1).call(reset).await;
     assert_eq!(response.code, 0, "{:?}", response.remark);
     let leader = three.leader().await;
     drop(three.brokers.remove(&leader).unwrap());
-    three.addresses.remove(&leader);
     three.leader().await;
     let pull = |offset| {
         RemotingCommand::request(RequestCode::PULL_MESSAGE).with_header(&pull_header("T", 0, offset))
     };
     // Through any node, though a follower may read.
-    for address in three.addresses.values() {
-        let response = call(address.clone(), pull(1)).await;
+    for node in three.brokers.keys() {
+        let response = three.at(*node).call(pull(1)).await;
         let header = PullMessageResponse::decode(&response.ext).unwrap();
         assert_eq!((response.code, header.next_begin_offset), (21, 3));
     }
-    let follower = *three.brokers.keys().find(|node| **node != leader).unwrap();
-    assert_eq!(call(three.addresses[&follower].clone(), pull(3)).await.code, 0);
-    for address in three.addresses.values() {
-        assert_eq!(call(address.clone(), pull(1)).await.code, 0);
+    assert_eq!(three.at(three.other_than(leader)).call(pull(3)).await.code, 0);
+    for node in three.brokers.keys() {
+        assert_eq!(three.at(*node).call(pull(1)).await.code, 0);
     }
     three.stop().await;
 }
@@ -405,15 +397,13 @@ async fn without_server_side_reset_consumers_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_are_told_by_nobody_but_a_leader() {
     let mut three = Three::start(|config| config.groups[0].server_side_reset = false).await;
-    let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
-    let address = three.addresses[&leader].clone();
     let calls = || {
         let reset = RemotingCommand::request(RequestCode::INVOKE_BROKER_TO_RESET_OFFSET)
             .with_header(&reset_header(0));
-        client.call(&address, reset, SOON)
+        three.client.call(&three.addresses[&leader], reset, SOON)
     };
-    assert_eq!(client.call(&address, send_request("T", 0, "", "m"), SOON).await.unwrap().code, 0);
+    three.at(leader).message("m").await;
     assert_eq!(calls().await.unwrap().code, 1, "the group has no offsets");
     three.brokers.retain(|node, _| *node == leader);
     let answer = calls().await;

@@ -12,7 +12,7 @@ use wire::{
 
 use super::clocks::HOUR_MS;
 use super::delaying::plant_record;
-use super::failover::Three;
+use super::three::Three;
 use super::*;
 
 pub(super) const COMMIT: i32 = sysflag::TRANSACTION_COMMIT;
@@ -445,7 +445,7 @@ async fn a_leader_that_dies_among_commits_repeats_and_loses_none() {
     let mut three = Three::start(|_| {}).await;
     let client = Client::new(ClientConfig::default());
     let leader = three.leader().await;
-    let survivor = *three.addresses.keys().find(|node| **node != leader).unwrap();
+    let survivor = three.other_than(leader);
     let (first, address) = (three.addresses[&leader].clone(), three.addresses[&survivor].clone());
     let sends = (0..300).map(|n| send_half(&client, &first, half_request("T", 0, &format!("K{n:03}"), &[])));
     let halves = futures::future::join_all(sends).await;
