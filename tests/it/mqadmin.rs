@@ -135,30 +135,11 @@ fn send_consume_and_query(scratch: &Scratch) -> Result<()> {
     let topic = scratch.unique("t");
     cluster.create_topic(&topic, 2)?;
     let group = &cluster.groups()[0];
-    let said = mqadmin.run(&[
-        "sendMessage",
-        "-t",
-        &topic,
-        "-p",
-        "hello",
-        "-k",
-        "key-1",
-        "-c",
-        "TagA",
-        "-b",
-        group,
-        "-i",
-        "1",
-    ])?;
-    // #Broker Name  #QID  #Send Result  #MsgId
-    let row = rows(&said).into_iter().find(|row| row.first() == Some(&group.as_str()));
-    let row = row.with_context(|| format!("no result:\n{said}"))?;
-    ensure!(row[1] == "1" && row[2] == "SEND_OK", "{said}");
-    let unique_key = row[3].to_owned();
+    let unique_key = send_hello(&mut mqadmin, &topic, group)?;
 
     let said =
         mqadmin.run(&["consumeMessage", "-t", &topic, "-b", group, "-i", "1", "-o", "0", "-c", "1"])?;
-    ensure!(said.contains("hello") && said.contains(&unique_key), "{said}");
+    ensure!(said.contains("Consume ok") && said.contains("hello") && said.contains(&unique_key), "{said}");
 
     let said = mqadmin.run(&["queryMsgByUniqueKey", "-t", &topic, "-i", &unique_key])?;
     let offset_id = field(&said, "OffsetID").or_else(|_| field(&said, "Message ID")).unwrap_or_default();
@@ -174,6 +155,17 @@ fn send_consume_and_query(scratch: &Scratch) -> Result<()> {
         ensure!(said.contains(id) && field(&said, "Topic")? == topic, "{said}");
     }
     Ok(())
+}
+
+/// Sends `hello`, with key `key-1` and tag `TagA`, to queue 1 of a group; its unique key.
+pub(crate) fn send_hello(mqadmin: &mut Shell, topic: &str, group: &str) -> Result<String> {
+    let message = ["sendMessage", "-t", topic, "-p", "hello", "-k", "key-1", "-c", "TagA"];
+    let said = mqadmin.run(&[&message[..], &["-b", group, "-i", "1"]].concat())?;
+    // #Broker Name  #QID  #Send Result  #MsgId
+    let row = rows(&said).into_iter().find(|row| row.first() == Some(&group));
+    let row = row.with_context(|| format!("no result:\n{said}"))?;
+    ensure!(row[1] == "1" && row[2] == "SEND_OK", "{said}");
+    Ok(row[3].to_owned())
 }
 
 /// The value of a line `name:   value`.

@@ -10,7 +10,7 @@ use tests::mqadmin::{Shell, rows};
 use tests::runner::{Requirement, Scratch, Test, skip, test};
 use tests::{java, paths, remoting, wait};
 
-use crate::mqadmin::{cluster_name, field};
+use crate::mqadmin::{cluster_name, field, send_hello};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -282,23 +282,7 @@ fn messages(scratch: &Scratch) -> Result<()> {
     let mut bench = Bench::start(scratch)?;
     let (topic, broker, name) = (scratch.unique("t"), bench.broker.clone(), bench.name.clone());
     bench.cluster.create_topic(&topic, 2)?;
-    let said = bench.mqadmin.run(&[
-        "sendMessage",
-        "-t",
-        &topic,
-        "-p",
-        "hello",
-        "-k",
-        "key-1",
-        "-c",
-        "TagA",
-        "-b",
-        &broker,
-        "-i",
-        "1",
-    ])?;
-    let id = rows(&said).first().and_then(|row| row.get(3)).map(|id| (*id).to_owned());
-    let id = id.with_context(|| format!("no id:\n{said}"))?;
+    let id = send_hello(&mut bench.mqadmin, &topic, &broker)?;
     let said = bench.mqadmin.run(&["queryMsgByOffset", "-t", &topic, "-b", &broker, "-i", "1", "-o", "0"])?;
     ensure!(field(&said, "Queue Offset")? == "0" && said.contains(&id), "{said}");
     let offset_id = field(&said, "OffsetID")?;
@@ -314,20 +298,6 @@ fn messages(scratch: &Scratch) -> Result<()> {
         ["printMsgByQueue", "-t", &topic, "-a", &broker, "-i", "1", "-p", "true", "-d", "true", "-f", "true"];
     let said = bench.mqadmin.run(&print)?;
     ensure!(said.contains("BODY: hello") && said.contains("TagA"), "{said}");
-    let said = bench.mqadmin.run(&[
-        "consumeMessage",
-        "-t",
-        &topic,
-        "-b",
-        &broker,
-        "-i",
-        "1",
-        "-o",
-        "0",
-        "-c",
-        "1",
-    ])?;
-    ensure!(said.contains("Consume ok") && said.contains(&id), "{said}");
     let said = bench.mqadmin.run(&[
         "queryCq",
         "-t",
