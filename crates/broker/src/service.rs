@@ -279,6 +279,12 @@ impl Broker {
         }
     }
 
+    /// Returns when the nameservers have heard what each group is now, or after half a second: with [`Broker::ready`]
+    /// before it, a client that asks them finds what it needs for a first send.
+    pub async fn registered(&self) {
+        futures::future::join_all(self.servers.iter().map(|(hosted, _)| hosted.register_now())).await;
+    }
+
     /// Each group as this node sees it.
     pub fn status(&self) -> Vec<GroupReport> {
         self.servers.iter().map(|(hosted, _)| raft::report(hosted)).collect()

@@ -87,6 +87,8 @@ async fn serve(args: DevArgs, started: Instant) -> anyhow::Result<()> {
             result = node::stop_signal() => return result,
         }
     }
+    // Who reads that it is ready can send at once.
+    futures::future::join_all(brokers.iter().map(Broker::registered)).await;
     say(nameserver_address, port(BROKER_PORT)?, &data, temporary.is_some(), started.elapsed());
     node::stop_signal().await?;
     eprintln!("stopping");
