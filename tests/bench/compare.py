@@ -176,7 +176,7 @@ def arguments():
     add('--topics', type=int, default=1_000, help='of the row topics (default 1000)')
     add('--steady-rate', type=int, default=40_000, help='messages a second in topics and retained (default 40000)')
     add('--live-rate', type=int, default=5_000, help="the producers' messages a second in backlog (default 5000)")
-    add('--port-offset', type=int, default=0, help='added to each port of RaftMQ, 9876 and from 10901 to 11131')
+    add('--port-offset', type=int, default=0, help='added to each port of RaftMQ, 9876 to 9878 and 10901 to 11131')
     add('--apache-port', type=int, default=29876, help="of Apache's nameserver; brokers on 35, 45, 55 more (default 29876)")
     add('--work', type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / 'raftmq-compare',
         help='directory of all data, on the disk that is to be measured (default in the temporary directory)')

@@ -1,5 +1,6 @@
 //! Each configuration of conf/ is started as it stands, and used. A file directly in conf/ is a deployment; the files of a
-//! folder are one deployment together. Data folders in them are relative, so each test has its own.
+//! folder are one deployment together. Data folders in them are relative, so each test has its own. Where there are several
+//! nameservers a node with one dies, and clients of the others go on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -66,6 +67,12 @@ impl File {
         self.config.get("nameserver")?.get("listen")?.as_str()
     }
 
+    /// Where its groups register.
+    fn nameservers(&self) -> Vec<&str> {
+        let list = self.config.get("nameservers").and_then(|list| list.as_array()).into_iter().flatten();
+        list.filter_map(|address| address.as_str()).collect()
+    }
+
     /// Names and listen addresses of the groups.
     fn groups(&self) -> Vec<(&str, &str)> {
         let groups = self.config.get("group").and_then(|g| g.as_array()).into_iter().flatten();
@@ -121,6 +128,12 @@ fn starts_and_is_used(scratch: &Scratch, files: &[PathBuf]) -> Result<()> {
             }
         }
     }
+    let nameservers: Vec<&str> = files.iter().filter_map(File::nameserver).collect();
+    ensure!(!nameservers.is_empty(), "no file plays a nameserver");
+    for file in &files {
+        let listed = file.nameservers();
+        ensure!(listed == nameservers, "{}: {listed:?}, and there are {nameservers:?}", file.path.display());
+    }
     let mut nodes = Vec::new();
     for (n, file) in (1..).zip(&files) {
         let mut command = Command::new(paths::raftmq()?);
@@ -142,10 +155,8 @@ fn starts_and_is_used(scratch: &Scratch, files: &[PathBuf]) -> Result<()> {
     let mut groups: Vec<&str> = files.iter().flat_map(File::groups).map(|(name, _)| name).collect();
     groups.sort_unstable();
     groups.dedup();
-    let nameservers: Vec<&str> = files.iter().filter_map(File::nameserver).collect();
-    ensure!(!nameservers.is_empty(), "no file plays a nameserver");
     let wanted = preferred_addresses(&files)?;
-    for namesrv in nameservers {
+    for namesrv in &nameservers {
         wait::until_true(&format!("{namesrv} knows {groups:?} and all their members"), PATIENCE, || {
             alive(&mut nodes)?;
             let brokers = remoting::brokers(namesrv)?;
@@ -171,19 +182,42 @@ fn starts_and_is_used(scratch: &Scratch, files: &[PathBuf]) -> Result<()> {
             ensure!(wanted.iter().all(leads), "{brokers:?}");
             Ok(true)
         })?;
-        // a message in and out of each group, through the address that clients are told
-        let topic = scratch.unique("t");
-        for (group, members) in remoting::brokers(namesrv)? {
-            remoting::create_topic(&members[&0], &topic, 1)?;
-            let mut connection = Connection::open(&members[&0], Duration::from_secs(3))?;
-            let stored = connection.send(&topic, 0, group.as_bytes())?;
-            let read = wait::until("the message", Duration::from_secs(5), || {
-                Ok(connection.pull(&topic, 0, stored.offset)?.into_iter().next())
-            })?;
-            ensure!(read.body == group.as_bytes() && read.topic == topic, "{group}: {read:?}");
-        }
+        a_message_in_and_out(namesrv, &scratch.unique("t"))?;
     }
-    alive(&mut nodes)
+    alive(&mut nodes)?;
+    // The node that is the first nameserver leads a group.
+    let Some((_, others)) = nameservers.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return Ok(());
+    };
+    nodes[0].kill()?;
+    let dead: BTreeSet<&str> = files[0].groups().into_iter().map(|(_, address)| address).collect();
+    for namesrv in others {
+        wait::until_true(&format!("{namesrv} knows a leader of each group that lives"), PATIENCE, || {
+            let brokers = remoting::brokers(namesrv)?;
+            let lives = |group: &&str| {
+                let leader = brokers.get(*group).and_then(|members| members.get(&0));
+                leader.is_some_and(|address| !dead.contains(address.as_str()))
+            };
+            ensure!(groups.iter().all(lives), "{brokers:?}");
+            Ok(true)
+        })?;
+        a_message_in_and_out(namesrv, &scratch.unique("t"))?;
+    }
+    Ok(())
+}
+
+/// A message in and out of each group, through the address that clients are told.
+fn a_message_in_and_out(namesrv: &str, topic: &str) -> Result<()> {
+    for (group, members) in remoting::brokers(namesrv)? {
+        remoting::create_topic(&members[&0], topic, 1)?;
+        let mut connection = Connection::open(&members[&0], Duration::from_secs(3))?;
+        let stored = connection.send(topic, 0, group.as_bytes())?;
+        let read = wait::until("the message", Duration::from_secs(5), || {
+            Ok(connection.pull(topic, 0, stored.offset)?.into_iter().next())
+        })?;
+        ensure!(read.body == group.as_bytes() && read.topic == topic, "{group}: {read:?}");
+    }
+    Ok(())
 }
 
 /// Group → where the node that is to lead it serves clients. The files of a deployment agree on it, and with several

@@ -77,7 +77,7 @@ impl Drop for Orphans {
 fn drill(scratch: &Scratch, arguments: &[&str]) -> Result<(bool, String)> {
     let log = scratch.dir().join("drill.log");
     let mut command = std::process::Command::new(paths::raftmq()?);
-    command.arg("drill").args(arguments).current_dir(scratch.dir());
+    command.arg("drill").args(arguments).current_dir(scratch.dir()).env_remove("NAMESRV_ADDR");
     let mut process = Process::start("raftmq drill", &mut command, &log)?;
     let status = process.wait(PATIENCE)?;
     Ok((status.success(), fs::read_to_string(&log)?))
@@ -87,14 +87,14 @@ fn faults_happen(scratch: &Scratch) -> Result<()> {
     let cluster = Cluster::start(scratch, Plan { preferred_leaders: false, ..Plan::new(3, 1) })?;
     let files: Vec<PathBuf> = (1..=3).map(|node| cluster.config(node).to_owned()).collect();
     let orphans = Orphans(files.clone());
-    let mut scenario = STEPS.to_owned();
+    let namesrv = cluster.namesrv();
+    let mut scenario = format!("nameserver = {namesrv:?}\n{STEPS}");
     for (number, file) in files.iter().enumerate() {
         scenario.push_str(&format!("[node.{}]\nconfig = {:?}\n", number + 1, file.display()));
     }
     fs::write(scratch.dir().join("drill.toml"), scenario)?;
-    let namesrv = cluster.namesrv();
 
-    let (ok, said) = drill(scratch, &["-n", &namesrv, "drill.toml", "--check"])?;
+    let (ok, said) = drill(scratch, &["drill.toml", "--check"])?;
     ensure!(ok && said.contains("node 3 may be taken away"), "{said}");
 
     let (ok, said) =
@@ -125,13 +125,13 @@ fn faults_happen(scratch: &Scratch) -> Result<()> {
         kill_process(pid, Signal::KILL)?;
     }
     wait::until_true("the node is missed", Duration::from_secs(30), || {
-        let (ok, said) = drill(scratch, &["-n", &namesrv, "drill.toml", "--fault", "kill-leader"])?;
+        let (ok, said) = drill(scratch, &["drill.toml", "--fault", "kill-leader"])?;
         if ok {
             return Err(wait::final_error(format!("a second node was taken away: {said}")));
         }
         Ok(said.contains("its state cannot be had") || said.contains("do not follow or lag behind"))
     })?;
-    let (_, said) = drill(scratch, &["-n", &namesrv, "drill.toml", "--fault", "explode"])?;
+    let (_, said) = drill(scratch, &["drill.toml", "--fault", "explode"])?;
     ensure!(said.contains("unknown variant `explode`"), "{said}");
     drop(orphans);
     Ok(())

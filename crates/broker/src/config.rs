@@ -251,7 +251,13 @@ impl BrokerConfig {
             }
         }
         for (n, address) in self.nameservers.iter().enumerate() {
-            reachable(address).map_err(|rule| (format!("nameservers.{n}"), rule))?;
+            let key = format!("nameservers.{n}");
+            if let Err(rule) = reachable(address) {
+                return broken(&key, &rule);
+            }
+            if self.nameservers[..n].contains(address) {
+                return broken(&key, &format!("{address} is named already"));
+            }
         }
         self.check_rates()?;
         self.limits.check().map_err(|(key, rule)| (format!("limits.{key}"), rule))
@@ -436,6 +442,10 @@ mod tests {
         assert_eq!(broken(|c| drop(c.peers.insert(2, "127.0.0.1".into()))), "peers.2");
         assert_eq!(broken(|c| drop(c.peers.insert(3, c.peers[&2].clone()))), "peers.3");
         assert_eq!(broken(|c| c.nameservers = vec!["n:1".into(), "n".into()]), "nameservers.1");
+        assert_eq!(
+            broken(|c| c.nameservers = vec!["n:1".into(), "n:2".into(), "n:1".into()]),
+            "nameservers.2"
+        );
         assert_eq!(broken(|c| c.groups.clear()), "groups");
         assert_eq!(broken(|c| c.limits.frame_bytes = 1), "limits.frame_bytes");
         assert_eq!(broken(|c| c.rates = vec![rate(Whom::Client("a".into()))]), "rates.0");

@@ -63,6 +63,9 @@ enum ConfigCommand {
     },
 }
 
+/// Where `raftmq dev` has its nameserver, and RocketMQ's usual port.
+const DEFAULT_NAMESERVER: &str = "127.0.0.1:9876";
+
 /// Where a cluster is found; every command that talks to one has it.
 #[derive(Args, Clone)]
 struct ClusterArgs {
@@ -71,7 +74,7 @@ struct ClusterArgs {
         short = 'n',
         long,
         env = "NAMESRV_ADDR",
-        default_value = "127.0.0.1:9876",
+        default_value = DEFAULT_NAMESERVER,
         value_name = "ADDRESSES"
     )]
     nameserver: String,
@@ -132,9 +135,16 @@ fn check(file: &std::path::Path) -> anyhow::Result<()> {
         file.display(),
         checked.node,
         checked.cluster,
-        checked.broker.map_or(0, |broker| broker.groups.len()),
+        checked.broker.as_ref().map_or(0, |broker| broker.groups.len()),
         if checked.nameserver.is_some() { ", nameserver" } else { "" }
     );
+    let nameservers = checked.broker.as_ref().map_or(&[][..], |broker| &broker.nameservers);
+    if !nameservers.is_empty() {
+        println!("clients find it by NAMESRV_ADDR='{}'", nameservers.join(";"));
+    }
+    for note in checked.notes() {
+        println!("note: {note}");
+    }
     Ok(())
 }
 

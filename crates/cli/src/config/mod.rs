@@ -51,6 +51,34 @@ pub(crate) struct Checked {
     pub(crate) broker: Option<BrokerConfig>,
 }
 
+impl Checked {
+    /// What a file may say that an operator hardly wants.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let Some(broker) = &self.broker else { return Vec::new() };
+        let mut notes = Vec::new();
+        let is_replicated = broker.groups.iter().any(|group| group.voters.len() > 1);
+        match &broker.nameservers[..] {
+            [] => notes.push("nameservers: there is none, so clients find none of the groups".to_owned()),
+            [one] if is_replicated => notes.push(format!(
+                "nameservers: there is only {one}: while it is down clients do not hear of a new leader"
+            )),
+            _ => {}
+        }
+        let listed: Option<Vec<SocketAddr>> =
+            broker.nameservers.iter().map(|address| address.parse().ok()).collect();
+        // Where names are used it is not known which one is this node.
+        if let (Some(listed), Some(NameserverRole { listen, .. })) = (listed, &self.nameserver)
+            && !listen.ip().is_unspecified()
+            && !listed.contains(listen)
+        {
+            notes.push(format!(
+                "nameserver.listen: {listen} is not among `nameservers`: the groups do not register there"
+            ));
+        }
+        notes
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NameserverRole {
     pub(crate) listen: SocketAddr,
@@ -621,6 +649,25 @@ listen = "127.0.0.1:10911"
             let limits = accepted(&text).broker.unwrap().limits;
             assert!(limits.table().contains(&(key, other)), "{key}");
         }
+    }
+
+    #[test]
+    fn what_an_operator_hardly_wants_is_noted() {
+        let notes = |servers: &str| {
+            accepted(
+                &GOOD.replace("nameservers = [\"127.0.0.1:9876\"]", &format!("nameservers = [{servers}]")),
+            )
+            .notes()
+        };
+        let two = "\"127.0.0.1:9876\", \"127.0.0.1:9877\"";
+        assert_eq!(notes(two), Vec::<String>::new());
+        assert_eq!(notes("\"a.example:9876\", \"b.example:9876\""), Vec::<String>::new());
+        assert!(notes("").concat().contains("there is none"));
+        assert!(notes("\"127.0.0.1:9876\"").concat().contains("there is only 127.0.0.1:9876"));
+        let elsewhere = notes("\"127.0.0.1:9877\", \"127.0.0.1:9878\"").concat();
+        assert!(elsewhere.contains("127.0.0.1:9876 is not among"), "{elsewhere}");
+        let alone = accepted(&GOOD.replace("\n2 = \"127.0.0.1:10902\"\n3 = \"127.0.0.1:10903\"", ""));
+        assert_eq!(alone.notes(), Vec::<String>::new(), "one node needs one nameserver");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use self::hands::Doer;
 use self::scenario::{Deed, Fault, Scenario, Step, Target};
 use self::verdict::{Round, Verdict};
 use self::watch::Watch;
-use crate::ClusterArgs;
+use crate::DEFAULT_NAMESERVER;
 
 /// How long a group may take to be whole again. A node that was away for long copies what it missed.
 const WHOLE: Duration = Duration::from_mins(2);
@@ -34,8 +34,9 @@ const WHOLE_AT_START: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(crate) struct DrillArgs {
-    #[command(flatten)]
-    cluster: ClusterArgs,
+    /// Nameservers, host:port, separated by ';' [default: the scenario's, or 127.0.0.1:9876]
+    #[arg(short = 'n', long, env = "NAMESRV_ADDR", value_name = "ADDRESSES")]
+    nameserver: Option<String>,
     /// What the scenario is: its group, its faults, and how each is done to a node; deploy/drills/ has some
     #[arg(value_name = "SCENARIO")]
     scenario: PathBuf,
@@ -73,7 +74,8 @@ pub(crate) fn run(args: DrillArgs) -> anyhow::Result<()> {
     runtime.block_on(async {
         // A client that hears of a new leader within a second: what a longer poll adds is the client's own.
         let poll = Duration::from_secs(1);
-        let list = ClientConfig::from_list(&args.cluster.nameserver);
+        let nameserver = args.nameserver.as_deref().or(scenario.nameserver.as_deref());
+        let list = ClientConfig::from_list(nameserver.unwrap_or(DEFAULT_NAMESERVER));
         let client = Client::start(ClientConfig { route_poll: poll, call_timeout: poll, ..list }).await?;
         let result = drill(&client, &scenario, &args).await;
         client.shutdown().await;

@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! group = "broker-a"
+//! nameserver = "127.0.0.1:9876;127.0.0.1:9877"     # where `-n` is not given
 //! [[step]]
 //! fault = "kill-leader"
 //! rounds = 5
@@ -150,6 +151,8 @@ pub(crate) struct Bounds {
 pub(crate) struct Scenario {
     /// Broker name of the group.
     pub(crate) group: String,
+    /// Nameservers, `host:port`, separated by `;`.
+    pub(crate) nameserver: Option<String>,
     #[serde(default)]
     pub(crate) canary: Canary,
     #[serde(rename = "step", default)]
@@ -418,8 +421,9 @@ mod tests {
 
     #[test]
     fn a_step_may_have_bounds_of_its_own() {
-        let text = "group = 'a'\n[[step]]\nfault = 'kill-leader'\nwrite_gap_max_s = 1.5\n[node.1]\nconfig = 'n.toml'";
+        let text = "group = 'a'\nnameserver = 'a:1;b:2'\n[[step]]\nfault = 'kill-leader'\nwrite_gap_max_s = 1.5\n[node.1]\nconfig = 'n.toml'";
         let scenario = Scenario::parse(text).unwrap();
+        assert_eq!(scenario.nameserver.as_deref(), Some("a:1;b:2"));
         let bounds = scenario.steps[0].bounds();
         assert_eq!((bounds.write_gap_p50_s, bounds.write_gap_max_s, bounds.read_gap_max_s), (1.5, 1.5, 3.0));
         assert!(scenario.hands(1).unwrap().can(Deed::Pause));
