@@ -138,7 +138,7 @@ fn check(file: &std::path::Path) -> anyhow::Result<()> {
         checked.broker.as_ref().map_or(0, |broker| broker.groups.len()),
         if checked.nameserver.is_some() { ", nameserver" } else { "" }
     );
-    let nameservers = checked.broker.as_ref().map_or(&[][..], |broker| &broker.nameservers);
+    let nameservers = checked.broker.as_ref().map_or(&[][..], |broker| &broker.nameservers[..]);
     if !nameservers.is_empty() {
         println!("clients find it by NAMESRV_ADDR='{}'", nameservers.join(";"));
     }
