@@ -16,10 +16,11 @@ pub(crate) fn tests() -> Vec<Test> {
     let test = |name, check: fn(&Scratch) -> Result<()>| test(name, &[Requirement::OwnCluster], check);
     vec![
         test("admin::topics_and_groups", topics_and_groups),
-        test("admin::broker_config", broker_config),
+        // These change settings of the shared brokers.
+        test("admin::broker_config", broker_config).alone(),
         test("admin::messages_and_their_story", messages_and_their_story),
         test("admin::reset_without_doing_it", reset_without_doing_it),
-        test("admin::dead_letters", dead_letters),
+        test("admin::dead_letters", dead_letters).alone(),
         test("admin::what_waits", what_waits),
     ]
 }

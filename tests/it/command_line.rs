@@ -179,13 +179,15 @@ fn config_import(scratch: &Scratch) -> Result<()> {
 /// Where `raftmq dev` listens: nameserver, peers, and each broker on its port and two below.
 const DEV_PORTS: [u16; 10] = [9876, 10901, 10902, 10903, 10909, 10911, 10919, 10921, 10929, 10931];
 
-/// A distance that moves all of them to free ports below Linux's ephemeral range.
+/// A distance that moves all of them to free ports below Linux's ephemeral range: if it can be, between those of conf/ and
+/// those that other tests are given meanwhile (ports.rs).
 fn free_offset() -> Result<u16> {
     // Runs side by side start at different places.
-    let first = 4000 + std::process::id() as u16 % 100;
+    let own = std::process::id() as u16 % 100;
     let is_free = |offset: &u16| DEV_PORTS.iter().all(|port| ports::is_free(port + offset));
-    (first..20_000)
+    (1300 + own..2000)
         .step_by(100)
+        .chain((4000 + own..20_000).step_by(100))
         .find(is_free)
         .ok_or_else(|| skip(Requirement::Ports, "no free ports for dev"))
 }

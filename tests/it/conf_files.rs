@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -115,6 +116,9 @@ impl File {
 }
 
 fn starts_and_is_used(scratch: &Scratch, files: &[PathBuf]) -> Result<()> {
+    // Deployments have ports in common.
+    static PORTS: Mutex<()> = Mutex::new(());
+    let _ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
     let files: Vec<File> = files.iter().map(|path| File::read(path)).collect::<Result<_>>()?;
     for file in &files {
         let data = file.config.get("data").and_then(|d| d.as_str()).context("no data")?;

@@ -24,7 +24,8 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("failover::twenty_kills_of_a_leader", &[Requirement::OwnCluster], |scratch| {
             rounds(scratch, "kill -9", |cluster, leader| cluster.kill(leader))
-        }),
+        })
+        .calm(),
         test(
             "failover::twenty_stops_of_a_leader",
             &[Requirement::OwnCluster, Requirement::Long],
@@ -32,12 +33,14 @@ pub(crate) fn tests() -> Vec<Test> {
                 // it holds its connections and answers nothing
                 rounds(scratch, "SIGSTOP", |cluster, leader| cluster.signal(leader, Signal::STOP))
             },
-        ),
+        )
+        .calm(),
         test(
             "failover::a_restarted_nameserver_knows_all",
             &[Requirement::OwnCluster],
             a_restarted_nameserver_knows_all,
-        ),
+        )
+        .calm(),
     ]
 }
 

@@ -18,7 +18,7 @@ const LATE_MS: i64 = 2000;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        test("go_client::features", &[Requirement::Go], features),
+        test("go_client::features", &[Requirement::Go], features).calm(),
         test("go_client::rebalance", &[Requirement::Go], rebalance),
         test("go_client::leader_killed", &[Requirement::Go, Requirement::OwnCluster], leader_killed),
     ]

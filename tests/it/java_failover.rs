@@ -40,13 +40,14 @@ pub(crate) fn tests() -> Vec<Test> {
         for (name, check) in alone {
             let version = version.clone();
             let full = format!("java_failover::{name}_{}", version.replace('.', "_"));
-            tests.push(test(full, &long, move |scratch| check(scratch, &version)));
+            tests.push(test(full, &long, move |scratch| check(scratch, &version)).calm());
         }
     }
     // All versions meet the same kills, which saves minutes; the long tests run them one by one.
-    tests.push(test("java_failover::five_kills", &needs, move |scratch| {
+    let all = test("java_failover::five_kills", &needs, move |scratch| {
         kills(scratch, &versions, Pace::LeadersSpread)
-    }));
+    });
+    tests.push(all.calm());
     tests
 }
 

@@ -24,8 +24,9 @@ const LATE_MS: i64 = 2000;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        test("java_messaging::features", &[Requirement::Java], features),
-        test("java_messaging::leader_killed", &[Requirement::Java, Requirement::OwnCluster], leader_killed),
+        test("java_messaging::features", &[Requirement::Java], features).calm(),
+        test("java_messaging::leader_killed", &[Requirement::Java, Requirement::OwnCluster], leader_killed)
+            .calm(),
     ]
 }
 
@@ -41,9 +42,8 @@ const RETRIED: usize = 4;
 const TRANSACTIONS: usize = 10;
 const ORPHANS: usize = 4;
 const REQUESTS: usize = 6;
-/// For so long a client waits for a reply: longer than a consumer may take to find its queues that misses its first chance
-/// while everything starts (20 s).
-const REQUEST_MS: i64 = 25_000;
+/// For so long a client waits for a reply, from a consumer that has its queues.
+const REQUEST_MS: i64 = 10_000;
 const SPACED: usize = 4;
 /// Compressed as the client does unless told otherwise, and in each way that 5.x can be told.
 const LARGE: usize = 6;
@@ -198,9 +198,10 @@ fn start(scratch: &Scratch, cluster: &Running, version: &str) -> Result<(Names, 
         ),
         consume("orphan", "orphan", ""),
         format!(
-            "request --topic {} --group {} --count {REQUESTS} --ttl-ms {REQUEST_MS} --mute-last",
+            "request --topic {} --group {} --count {REQUESTS} --ttl-ms {REQUEST_MS} --mute-last --after {}",
             names.topic("request"),
             names.producers("request"),
+            names.group("request"),
         ),
         format!("reply --topic {} --group {} --from first", names.topic("request"), names.group("request")),
         // 5.x consumers trace only what they get after their start is complete

@@ -1,4 +1,4 @@
-//! The one integration binary. Each module lists its tests; runner.rs runs them one after another.
+//! The one integration binary. Each module lists its tests; runner.rs runs them side by side.
 
 mod admin;
 mod bad_input;
@@ -21,12 +21,16 @@ mod virtual_address;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Those that take longest come first, of each kind, so that the others fill the time beside them.
     let tests = [
+        java_failover::tests(),
+        drill::tests(),
+        nameserver_mix::tests(),
+        java_consumption::tests(),
         java_basic::tests(),
         java_messaging::tests(),
         go_client::tests(),
         pop::tests(),
-        java_consumption::tests(),
         mqadmin::tests(),
         mqadmin_commands::tests(),
         command_line::tests(),
@@ -35,10 +39,7 @@ fn main() -> ExitCode {
         replicas_equal::tests(),
         failover::tests(),
         virtual_address::tests(),
-        java_failover::tests(),
-        nameserver_mix::tests(),
         conf_files::tests(),
-        drill::tests(),
     ];
     tests::runner::main(tests.into_iter().flatten().collect())
 }

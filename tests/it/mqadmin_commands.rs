@@ -27,8 +27,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test("mqadmin::traces", traces),
         test("mqadmin::clients", clients),
         test("mqadmin::offsets", offsets),
-        test("mqadmin::brokers", brokers),
-        test("mqadmin::nameservers", nameservers),
+        // These take permissions away from shared brokers.
+        test("mqadmin::brokers", brokers).alone(),
+        test("mqadmin::nameservers", nameservers).alone(),
         test("mqadmin::exports", exports),
         test("mqadmin::refused_with_the_reason", refused_with_the_reason),
     ]

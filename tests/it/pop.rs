@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
-        test("pop::features", &[Requirement::Java], features),
+        test("pop::features", &[Requirement::Java], features).calm(),
         test("pop::leader_killed", &[Requirement::Java, Requirement::OwnCluster], leader_killed),
     ]
 }

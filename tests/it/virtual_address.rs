@@ -20,9 +20,10 @@ const PINNED: [&str; 3] = ["pinned", "pinned-async", "explicit"];
 pub(crate) fn tests() -> Vec<Test> {
     let versions = java::versions();
     let needs = [Requirement::Java, Requirement::OwnCluster];
-    vec![test("virtual_address::pinned_sends_go_on", &needs, move |scratch| {
+    let pinned = test("virtual_address::pinned_sends_go_on", &needs, move |scratch| {
         pinned_sends_go_on(scratch, &versions)
-    })]
+    });
+    vec![pinned.calm()]
 }
 
 /// From the death of a leader until the address has moved, in nanoseconds since 1970.

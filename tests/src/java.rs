@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! target/java-clients/4.9.8/lib/*.jar          one directory per client version, resolved once
-//! target/java-clients/4.9.8/classes-HASH/      tests/java compiled against it, once per state of the sources
-//! target/java-clients/apache-5.3.3/lib/*.jar   nameserver and broker; mqadmin-5.3.3 beside it
+//! target/java-clients/4.9.8/HASH.jar           tests/java compiled against it, once per state of the sources
+//! target/java-clients/4.9.8/HASH.jsa           its classes and the client's as a JVM has them in memory, which it maps instead
+//!                                              of loading and checking them: half of a client's start
+//! target/java-clients/apache-5.3.3/lib/*.jar   nameserver and broker; mqadmin-5.3.3 beside it, with Shell.java compiled
 //! target/java-clients/newest                   the version that Maven Central's metadata called the newest
 //! ```
 
@@ -21,6 +23,9 @@ use crate::scenario::Scenario;
 
 /// Used when Maven Central's list of versions cannot be read.
 const NEWEST_WHEN_UNKNOWN: &str = "5.5.0";
+
+/// mqadmin's main class.
+pub(crate) const MQADMIN: &str = "org.apache.rocketmq.tools.command.MQAdminStartup";
 
 /// The Apache servers and mqadmin that we are compared and mixed with.
 pub const APACHE: &str = "5.3.3";
@@ -53,16 +58,40 @@ pub(crate) fn missing() -> Option<String> {
 pub struct Kit {
     /// The resolved version, as 5.5.0.
     pub version: String,
-    lib: PathBuf,
-    classes: PathBuf,
+    program: Program,
+}
+
+/// What a JVM needs to run main classes.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    class_path: String,
+    /// Empty where this Java makes none.
+    archive: PathBuf,
+}
+
+impl Program {
+    /// `java` (see [`command`]) made to run a class.
+    pub(crate) fn run(&self, java: &mut Command, class: &str) {
+        if self.archive.metadata().is_ok_and(|archive| archive.len() > 0) {
+            java.arg(format!("-XX:SharedArchiveFile={}", self.archive.display()));
+        }
+        java.args(["-cp", &self.class_path, class]);
+    }
 }
 
 /// Resolves and compiles a client; `version` may be `newest`. Skips the test when Maven cannot resolve it.
 pub fn kit(version: &str) -> Result<Kit> {
     let version = if version == "newest" { newest()? } else { version.to_owned() };
     let lib = jars(&version, &[("rocketmq-client", &version)])?;
-    let classes = compile(&version, &lib)?;
-    Ok(Kit { version, lib, classes })
+    let mut folders = vec!["tests/java/raftmq"];
+    if !version.starts_with('4') {
+        folders.push("tests/java5/raftmq");
+    }
+    // Nobody listens there: clients start all the same.
+    let training =
+        "raftmq.Scenario together + consume --topic t + send --topic t --retries 0 + --namesrv 127.0.0.1:1";
+    let program = compile(&version, &lib, &folders, training)?;
+    Ok(Kit { version, program })
 }
 
 /// Classpath of Apache's nameserver and broker.
@@ -71,9 +100,12 @@ pub(crate) fn apache_classpath() -> Result<String> {
     Ok(format!("{}/*", jars(&format!("apache-{APACHE}"), &artifacts)?.display()))
 }
 
-/// Classpath of mqadmin, apart from the servers: their logging configuration prints to standard output.
-pub(crate) fn mqadmin_classpath() -> Result<String> {
-    Ok(format!("{}/*", jars(&format!("mqadmin-{APACHE}"), &[("rocketmq-tools", APACHE)])?.display()))
+/// mqadmin, and a shell of it (tests/java/mqadmin), apart from the servers: their logging configuration prints to standard output.
+pub(crate) fn mqadmin() -> Result<Program> {
+    let name = format!("mqadmin-{APACHE}");
+    let lib = jars(&name, &[("rocketmq-tools", APACHE)])?;
+    let training = format!("{MQADMIN} clusterList -n 127.0.0.1:1");
+    compile(&name, &lib, &["tests/java/mqadmin"], &training)
 }
 
 /// `java` with few resources: a test runs several. Logs and offset files go below `home`.
@@ -170,11 +202,9 @@ fn resolve(dir: &Path, artifacts: &[(&str, &str)]) -> Result<PathBuf> {
     Ok(dir.join("lib"))
 }
 
-fn compile(version: &str, lib: &Path) -> Result<PathBuf> {
-    let mut folders = vec!["tests/java/raftmq"];
-    if !version.starts_with('4') {
-        folders.push("tests/java5/raftmq");
-    }
+/// Compiles the sources of some folders against `lib`, once per state of them, and archives what a run of `training` (a class
+/// and its arguments) loads.
+fn compile(version: &str, lib: &Path, folders: &[&str], training: &str) -> Result<Program> {
     let mut files = Vec::new();
     for folder in folders {
         let entries = fs::read_dir(paths::workspace().join(folder))?;
@@ -188,25 +218,43 @@ fn compile(version: &str, lib: &Path) -> Result<PathBuf> {
     }
     let home = home()?;
     let _lock = lock(&home, version)?;
-    let classes = home.join(version).join(format!("classes-{:016x}", hasher.finish()));
-    if !classes.exists() {
-        let part = home.join(version).join("classes.part");
+    let home = home.join(version);
+    let jar = home.join(format!("{:016x}.jar", hasher.finish()));
+    let archive = jar.with_extension("jsa");
+    let class_path = format!("{}:{}/*", jar.display(), lib.display());
+    if !archive.exists() {
+        let classes = home.join("classes.part");
         let mut javac = Command::new("javac");
         javac.args(["-nowarn", "-Xlint:-options", "--release", "8", "-encoding", "UTF-8", "-cp"]);
-        javac.arg(format!("{}/*", lib.display())).arg("-d").arg(&part).args(&files);
+        javac.arg(format!("{}/*", lib.display())).arg("-d").arg(&classes).args(&files);
         let output = javac.stdin(Stdio::null()).output().context("run javac")?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "tests/java does not compile against {version}:\n{said}");
-        fs::rename(&part, &classes)?;
+        ensure!(output.status.success(), "{folders:?} does not compile against {version}:\n{said}");
+        let mut pack = Command::new("jar");
+        pack.arg("cf").arg(&jar).arg("-C").arg(&classes).arg(".");
+        let output = pack.stdin(Stdio::null()).output().context("run jar")?;
+        ensure!(output.status.success(), "jar: {}", String::from_utf8_lossy(&output.stderr));
+        fs::remove_dir_all(&classes)?;
+
+        let part = home.join("jsa.part");
+        let mut java = command(&home.join("training.home"));
+        java.arg(format!("-XX:ArchiveClassesAtExit={}", part.display()));
+        java.args(["-cp", &class_path]).args(training.split_whitespace());
+        java.stdin(Stdio::null()).output().context("run java")?;
+        if !part.exists() {
+            // This Java does not know how.
+            File::create(&part)?;
+        }
+        fs::rename(&part, &archive)?;
     }
-    Ok(classes)
+    Ok(Program { class_path, archive })
 }
 
 impl Kit {
     /// `java` (see [`command`]) made to run `Scenario ARGUMENTS`.
     pub fn program(&self, mut java: Command, arguments: &[&str]) -> Command {
-        java.arg("-cp").arg(format!("{}:{}/*", self.classes.display(), self.lib.display()));
-        java.arg("raftmq.Scenario").args(arguments);
+        self.program.run(&mut java, "raftmq.Scenario");
+        java.args(arguments);
         java
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::java;
 use crate::process::{Process, tail};
-use crate::{java, paths};
 
 /// A command that takes longer is interrupted.
 const COMMAND: Duration = Duration::from_secs(40);
@@ -19,7 +19,7 @@ const INTERRUPTED: &str = "(interrupted)";
 /// status 0 after most errors, so an exception in its output is the sign of failure.
 pub fn run(dir: &Path, namesrv: &str, arguments: &[&str]) -> Result<String> {
     let mut command = java::command(&dir.join("mqadmin.home"));
-    command.args(["-cp", &java::mqadmin_classpath()?, "org.apache.rocketmq.tools.command.MQAdminStartup"]);
+    java::mqadmin()?.run(&mut command, java::MQADMIN);
     command.args(arguments).args(["-n", namesrv]).stdin(Stdio::null());
     let output = command.output().context("run java")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -44,8 +44,8 @@ impl Shell {
     pub fn start(dir: &Path, namesrv: &str) -> Result<Shell> {
         let log = dir.join("mqadmin.log");
         let mut command = java::command(&dir.join("mqadmin.home"));
-        command.args(["-cp", &java::mqadmin_classpath()?]);
-        command.arg(paths::workspace().join("tests/java/mqadmin/Shell.java")).current_dir(dir);
+        java::mqadmin()?.run(&mut command, "Shell");
+        command.current_dir(dir);
         let (process, commands, answers) = Process::start_piped("mqadmin", &mut command, &log)?;
         Ok(Shell { process, commands, answers: BufReader::new(answers), namesrv: namesrv.to_owned(), log })
     }

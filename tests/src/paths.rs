@@ -47,8 +47,11 @@ pub fn raftmq() -> Result<&'static Path> {
 fn build() -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "-p", "cli", "--message-format", "json-render-diagnostics"]);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
+    // target/PROFILE/deps/it-…, where dev is called debug
+    let test = std::env::current_exe()?;
+    let profile = test.ancestors().nth(2).and_then(Path::file_name).and_then(|name| name.to_str());
+    if let Some(profile) = profile.filter(|name| *name != "debug") {
+        command.args(["--profile", profile]);
     }
     let output = command.stderr(Stdio::inherit()).output().context("run cargo")?;
     ensure!(output.status.success(), "cargo build -p cli: {}", output.status);

@@ -1,4 +1,5 @@
-//! Runs the tests of the one integration binary, one after another (they measure time on machines with few cores).
+//! Runs the tests of the one integration binary: side by side, since most of them wait for clients most of the time. Those that
+//! measure time have only their like beside them, and those that change what all share run alone ([`Company`]).
 //!
 //! A test that cannot run here is *ignored with its reason*: it shows in its own line, in the count, and in a summary
 //! at the end. `RAFTMQ_REQUIRE` turns that into a failure.
@@ -6,7 +7,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -137,11 +140,48 @@ impl Scratch {
 
 type Run = dyn Fn(&Scratch) -> Result<()> + Send;
 
+/// Beside whom a test may run. The order is that in which they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Company {
+    /// Any of these, as many as there are threads.
+    Any,
+    /// Two at a time: each leaves a core idle most of the time, and has bounds that a busy machine would break.
+    Calm,
+    /// Nobody: it changes what others use.
+    Nobody,
+}
+
+impl Company {
+    /// How many of these run at once.
+    fn room(self) -> usize {
+        match self {
+            Company::Any => usize::MAX,
+            Company::Calm => 2,
+            Company::Nobody => 1,
+        }
+    }
+}
+
 /// A test, what it needs, and its name in the output.
 pub struct Test {
     name: String,
     needs: Vec<Requirement>,
+    company: Company,
     run: Box<Run>,
+}
+
+impl Test {
+    /// It measures time, and makes little load itself: at most one other such test runs meanwhile.
+    #[must_use]
+    pub fn calm(self) -> Test {
+        Test { company: Company::Calm, ..self }
+    }
+
+    /// Nothing else runs meanwhile.
+    #[must_use]
+    pub fn alone(self) -> Test {
+        Test { company: Company::Nobody, ..self }
+    }
 }
 
 pub fn test(
@@ -149,20 +189,76 @@ pub fn test(
     needs: &[Requirement],
     run: impl Fn(&Scratch) -> Result<()> + Send + 'static,
 ) -> Test {
-    Test { name: name.into(), needs: needs.to_vec(), run: Box::new(run) }
+    Test { name: name.into(), needs: needs.to_vec(), company: Company::Any, run: Box::new(run) }
 }
 
-/// The `main` of the integration binary.
-pub fn main(tests: Vec<Test>) -> ExitCode {
+/// The tests that run now: all of one kind.
+struct Running {
+    company: Company,
+    count: usize,
+}
+
+/// Who waits for whom. The tests come sorted by their company, so nobody waits for ever.
+struct Turns {
+    running: Mutex<Running>,
+    ended: Condvar,
+}
+
+impl Turns {
+    fn new() -> Turns {
+        Turns { running: Mutex::new(Running { company: Company::Any, count: 0 }), ended: Condvar::new() }
+    }
+
+    /// Runs a test when its turn has come.
+    fn take<T>(&self, company: Company, run: impl FnOnce() -> T) -> T {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let must_wait = |running: &mut Running| {
+            running.count > 0 && (running.company != company || running.count >= company.room())
+        };
+        let mut running = self.ended.wait_while(running, must_wait).unwrap_or_else(PoisonError::into_inner);
+        *running = Running { company, count: running.count + 1 };
+        drop(running);
+        let _turn = Turn(self);
+        run()
+    }
+}
+
+/// Ends when dropped, also by a panic.
+struct Turn<'a>(&'a Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).count -= 1;
+        self.0.ended.notify_all();
+    }
+}
+
+/// How many of the slowest tests are named in the end.
+const SLOWEST: usize = 15;
+
+/// The `main` of the integration binary. Without `--test-threads` there is one more than cores: tests wait.
+pub fn main(mut tests: Vec<Test>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(1);
-    let skipped = Arc::new(Mutex::new(Vec::new()));
+    let cores = available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(cores + 1);
+    tests.sort_by_key(|test| test.company);
+    let turns = Arc::new(Turns::new());
+    let (skipped, took) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
     let trials = tests.into_iter().map(|test| {
-        let skipped = skipped.clone();
-        Trial::ignorable_test(test.name.clone(), move || run_one(&test, &skipped))
+        let (turns, skipped, took) = (turns.clone(), skipped.clone(), took.clone());
+        Trial::ignorable_test(test.name.clone(), move || {
+            turns.take(test.company, || {
+                let began = Instant::now();
+                let result = run_one(&test, &skipped);
+                let mut took = took.lock().expect("no test panics while it holds the list");
+                took.push((began.elapsed(), test.name.clone()));
+                result
+            })
+        })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     cluster::stop_shared();
+    report_slowest(&mut took.lock().expect("no test panics while it holds the list"));
     let skipped = skipped.lock().expect("no test panics while it holds the list");
     if !skipped.is_empty() {
         eprintln!("SKIPPED {} tests:", skipped.len());
@@ -171,6 +267,15 @@ pub fn main(tests: Vec<Test>) -> ExitCode {
         }
     }
     conclusion.exit_code()
+}
+
+fn report_slowest(took: &mut [(Duration, String)]) {
+    took.sort_by(|one, other| other.cmp(one));
+    let whole: Duration = took.iter().map(|(time, _)| *time).sum();
+    eprintln!("MEASURED {} tests, {:.0} s in all; the slowest, in seconds:", took.len(), whole.as_secs_f64());
+    for (time, name) in &took[..took.len().min(SLOWEST)] {
+        eprintln!("MEASURED {:>6.1} {name}", time.as_secs_f64());
+    }
 }
 
 fn run_one(test: &Test, skipped: &Mutex<Vec<String>>) -> Result<Completion, Failed> {
@@ -229,6 +334,31 @@ mod tests {
         let result = run_one(&test("runner::unit", &[], run), &skipped);
         let count = skipped.lock().unwrap().len();
         (result, count)
+    }
+
+    #[test]
+    fn nobody_gets_company_that_it_must_not_have() {
+        let turns = Turns::new();
+        let running = Mutex::new(Vec::new());
+        let kinds = [Company::Any, Company::Calm, Company::Nobody];
+        std::thread::scope(|scope| {
+            for company in kinds.into_iter().flat_map(|company| [company; 4]) {
+                let (turns, running) = (&turns, &running);
+                scope.spawn(move || {
+                    turns.take(company, || {
+                        running.lock().unwrap().push(company);
+                        for _ in 0..100 {
+                            std::thread::yield_now();
+                            let now = running.lock().unwrap();
+                            assert!(now.iter().all(|other| *other == company), "{now:?}");
+                            assert!(now.len() <= company.room(), "{now:?}");
+                        }
+                        running.lock().unwrap().pop();
+                    });
+                });
+            }
+        });
+        assert!(running.into_inner().unwrap().is_empty());
     }
 
     #[test]

@@ -286,11 +286,14 @@ impl Row {
                 "isolate-leader" | "isolate-follower" | "leader-with-clients" => (15_000, 20_000),
                 "disk-full-leader" | "disk-full-two" | "disk-full-all" | "hung-disk" => (10_000, 14_000),
                 "pause-leader" => (2_000, 6_000),
-                "kill-leader" => (3_000, 4_000),
-                _ => continue,
+                "nameserver-all" => (5_000, 10_000),
+                "kill-leader" | "power-loss-leader" | "power-loss-one" => (3_000, 4_000),
+                // They last as long as at night, where they are short.
+                _ => (stage.kind.hold.min_ms, stage.kind.hold.max_ms),
             };
             stage.kind.hold = Span { min_ms: least, max_ms: most };
-            stage.kind.rest = Span { min_ms: 1_000, max_ms: 2_000 };
+            let rest = stage.kind.rest;
+            stage.kind.rest = Span { min_ms: rest.min_ms.min(1_000), max_ms: rest.max_ms.min(2_000) };
         }
         stages
     }

@@ -2,8 +2,10 @@ package raftmq;
 
 import java.lang.reflect.Method;
 import org.apache.rocketmq.client.ClientConfig;
+import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.MessageSelector;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.UtilAll;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
@@ -88,6 +90,22 @@ final class Clients {
         if (options.text("unit", null) != null) {
             client.setUnitName(options.text("unit"));
         }
+    }
+
+    // Clients of one process share its connections, and start one after another here. Of two that send a heartbeat at once, the
+    // client drops one (MQClientInstance.lockHeartbeat): the brokers hear of its consumer with the next, up to 30 s later, and
+    // until then it gets no queues.
+
+    static synchronized void start(DefaultMQPushConsumer consumer) throws MQClientException {
+        consumer.start();
+    }
+
+    static synchronized void start(DefaultLitePullConsumer consumer) throws MQClientException {
+        consumer.start();
+    }
+
+    static synchronized void start(DefaultMQProducer producer) throws MQClientException {
+        producer.start();
     }
 
     /** MessageModel lives in another package since 5.0, so it is found by the setter's parameter type. */

@@ -26,8 +26,8 @@ import org.apache.rocketmq.common.message.MessageQueue;
  * each message too. With --hang the listener never comes back, so that nothing is acknowledged.
  */
 final class Consume {
-    /** By group: opened when a consumer of it in this process has started. */
-    private static final ConcurrentHashMap<String, CountDownLatch> STARTED = new ConcurrentHashMap<String, CountDownLatch>();
+    /** By group: opened when a consumer of it in this process can be sent to. */
+    private static final ConcurrentHashMap<String, CountDownLatch> READY = new ConcurrentHashMap<String, CountDownLatch>();
 
     private final boolean quiet;
     private final long until;
@@ -57,12 +57,16 @@ final class Consume {
         reject = (int) options.number("reject", 0);
     }
 
-    private static CountDownLatch started(String group) {
-        return STARTED.computeIfAbsent(group, name -> new CountDownLatch(1));
+    private static CountDownLatch ready(String group) {
+        return READY.computeIfAbsent(group, name -> new CountDownLatch(1));
     }
 
-    static void waitUntilStarted(String group) throws InterruptedException {
-        started(group).await();
+    static void isReady(String group) {
+        ready(group).countDown();
+    }
+
+    static void waitUntilReady(String group) throws InterruptedException {
+        ready(group).await();
     }
 
     static void run(Options options) throws Exception {
@@ -88,9 +92,9 @@ final class Consume {
     }
 
     private void watch(String topic, boolean pop, long idle) throws Exception {
-        consumer.start();
+        Clients.start(consumer);
         last = Clock.now();
-        started(group).countDown();
+        isReady(group);
         new Line("started").put("client", consumer.buildMQClientId()).print();
         Stdin.whenClosed(new Runnable() {
             @Override

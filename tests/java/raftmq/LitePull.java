@@ -36,7 +36,7 @@ final class LitePull {
         if (!assign) {
             consumer.subscribe(topic, tags);
         }
-        consumer.start();
+        Clients.start(consumer);
         if (assign) {
             Collection<MessageQueue> queues = consumer.fetchMessageQueues(topic);
             consumer.assign(queues);

@@ -14,6 +14,7 @@ import org.apache.rocketmq.client.producer.RequestCallback;
 import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
 
 /** Request and reply. A reply to V is "re: V"; values that end in "-mute" are not replied to. */
 final class Requests {
@@ -22,7 +23,10 @@ final class Requests {
     private Requests() {
     }
 
-    /** Sends {@code --count} requests one after another, every second one with a callback, and the last one mute if asked. */
+    /**
+     * Sends {@code --count} requests one after another, every second one with a callback, and the last one mute if asked. With
+     * --after GROUP it begins when a replier of the group in this process has its queues.
+     */
     static void request(Options options) throws Exception {
         DefaultMQProducer producer = Clients.producer(options, options.text("group", "it_requests"));
         final String topic = options.text("topic");
@@ -31,8 +35,12 @@ final class Requests {
         double rate = options.number("rate", 0);
         long ttl = options.number("ttl-ms", 5000);
         boolean mute = options.flag("mute-last");
+        String after = options.text("after", null);
         options.checkAllRead();
-        producer.start();
+        if (after != null) {
+            Consume.waitUntilReady(after);
+        }
+        Clients.start(producer);
         new Line("started").print();
         long due = Clock.now();
         for (long n = 0; n < count && !Stdin.isClosed(); n++) {
@@ -100,12 +108,21 @@ final class Requests {
         line.put("start", start).put("end", Clock.now()).print();
     }
 
+    private static int held(DefaultMQPushConsumer consumer, String topic) {
+        int held = 0;
+        for (MessageQueue queue
+            : consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().keySet()) {
+            held += queue.getTopic().equals(topic) ? 1 : 0;
+        }
+        return held;
+    }
+
     /** Replies until standard input closes. */
     static void reply(Options options) throws Exception {
         DefaultMQPushConsumer consumer = Clients.consumer(options);
         final DefaultMQProducer producer = Clients.producer(options, options.text("group") + "_replies");
         options.checkAllRead();
-        producer.start();
+        Clients.start(producer);
         consumer.registerMessageListener(new MessageListenerConcurrently() {
             @Override
             public ConsumeConcurrentlyStatus consumeMessage(List<MessageExt> messages, ConsumeConcurrentlyContext context) {
@@ -127,8 +144,14 @@ final class Requests {
                 return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
             }
         });
-        consumer.start();
+        Clients.start(consumer);
         new Line("started").print();
+        String topic = options.text("topic");
+        int queues = consumer.fetchSubscribeMessageQueues(topic).size();
+        while (!Stdin.isClosed() && held(consumer, topic) < queues) {
+            Thread.sleep(20);
+        }
+        Consume.isReady(consumer.getConsumerGroup());
         Stdin.waitUntilClosed();
         consumer.shutdown();
         producer.shutdown();

@@ -16,7 +16,7 @@ import java.util.concurrent.atomic.AtomicReference;
  *                    [--delays level:1,sec:1,ms:1500,at:2000,none] [--recall K] [--compress LZ4] [--stay] [--after G]
  * pinned             the same with a MessageQueueSelector by hash: --shards S
  * transactions       --topic T --group G --count N [--rate R] [--decisions D,D] [--undecided] [--settle-ms MS]: until stdin closes
- * request            --topic T --count N [--rate R] [--ttl-ms MS] [--mute-last]
+ * request            --topic T --count N [--rate R] [--ttl-ms MS] [--mute-last] [--after G]
  * reply              --topic T --group G: until stdin closes
  * consume            --topic T [--group G] [--tags 'A || B'] [--broadcasting] [--orderly] [--until N] [--idle MS] [--quiet]
  *                    [--reject N] [--reject-level L] [--send-back L] [--max-reconsume N] [--properties]

@@ -68,7 +68,7 @@ final class Send {
         String after = options.text("after", null);
         options.checkAllRead();
         if (after != null) {
-            Consume.waitUntilStarted(after);
+            Consume.waitUntilReady(after);
         }
         for (final Send send : sends) {
             send.start();
@@ -134,7 +134,7 @@ final class Send {
     }
 
     private void start() throws Exception {
-        producer.start();
+        Clients.start(producer);
         if (mode.equals("explicit")) {
             List<MessageQueue> queues = new ArrayList<MessageQueue>(producer.fetchPublishMessageQueues(topic));
             Collections.sort(queues);

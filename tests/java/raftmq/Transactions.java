@@ -49,7 +49,7 @@ final class Transactions implements TransactionListener {
         double rate = options.number("rate", 0);
         long settle = options.number("settle-ms", 0) * 1000000;
         options.checkAllRead();
-        producer.start();
+        Clients.start(producer);
         new Line("started").print();
         long due = Clock.now();
         for (long n = 0; n < count && !Stdin.isClosed(); n++) {
