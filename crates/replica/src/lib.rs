@@ -13,6 +13,7 @@
 //! What must hold here is written in ARCHITECTURE.md ("The replicated log") and tested beside the code.
 
 mod blocking;
+mod commits;
 mod formation;
 mod group;
 mod host;

@@ -22,6 +22,8 @@ pub(crate) const REPLICATION_READ_BYTES: usize = 1 << 20;
 pub const PEER_MESSAGE_BYTES: usize = 16 << 20;
 /// HTTP/2 windows of the log channel: what is in flight to one peer.
 pub(crate) const PEER_WINDOW_BYTES: u32 = 8 << 20;
+/// For how long news of a commit waits for entries that it can go with.
+pub(crate) const COMMIT_NOTICE_DELAY: Duration = Duration::from_millis(1);
 /// Bytes of a leader's stream that a follower has taken in and that are not on its disk yet (log.md 19).
 pub(crate) const UNFLUSHED_BYTES_MAX: usize = 8 << 20;
 /// Tables that a snapshot may bring.

@@ -19,6 +19,7 @@ use openraft::storage::Snapshot;
 
 use std::sync::Arc;
 
+use crate::commits::CommitsWithEntries;
 use crate::limits::{REOPEN_PAUSE, SNAPSHOT_CHUNK_BYTES};
 use crate::server::GroupSlot;
 use crate::state_machine::SnapshotTables;
@@ -200,9 +201,9 @@ impl PeerNetwork {
         let mut client = self.log()?;
         let mut origin = Some(self.origin());
         let (slot, of_target, target) = (self.slot.clone(), self.slot.clone(), self.target);
-        let requests = input
-            .take_while(move |_| future::ready(!slot.is_muted()))
-            .map(move |request| append_request(request, origin.take()));
+        let requests =
+            CommitsWithEntries::new(input.map(move |request| append_request(request, origin.take())))
+                .take_while(move |_| future::ready(!slot.is_muted()));
         let replies = client.append(requests).await.map_err(|status| rpc_error(&status))?.into_inner();
         let results = replies.map(move |reply| {
             let reply = reply.map_err(|status| rpc_error(&status))?;
