@@ -95,6 +95,93 @@ def group_skip(events):
         del events[at]
 
 
+def early(events):
+    """A consumer has a delayed message when it was just sent."""
+    at = middle(events, lambda event: event["type"] == "invoke" and (op(event, "send-later") or {}).get("delay", {}).get("ms", 0) > 900)
+    value = op(events[at], "send-later")["value"]
+    has = lambda event: any(read[1] == value for read in (op(event, "pull") or {}).get("messages", []))
+    pulls = [n for n, event in enumerate(events) if has(event)]
+    if not pulls:
+        sys.exit("nobody got the message")
+    # the pull that brought it, and what was open then, come as much too early as its process allows
+    event = json.loads(json.dumps(events[pulls[0]]))
+    process = 1 + max(event["process"] for event in events)
+    pull = event["op"]["pull"]
+    asked = {**events[at], "process": process, "op": {"pull": {key: pull[key] for key in ("queue", "from")} | {"assigned": False}}}
+    got = {**event, "process": process, "t_ns": events[at]["t_ns"]}
+    got["op"]["pull"]["assigned"] = False
+    events[at + 1 : at + 1] = [asked, got]
+
+
+def never(events):
+    """A delayed message is not there in the end, nor has anybody got it."""
+    at = middle(events, done("send-later"))
+    value = op(events[at], "send-later")["value"]
+    for event in events:
+        for name in ("pull", "drain"):
+            messages = (op(event, name) or {}).get("messages", [])
+            messages[:] = [read for read in messages if read[1] != value]
+
+
+def acked_again(events):
+    """What was acknowledged comes once more."""
+    at = middle(events, done("ack"))
+    message = events[at]["op"]["ack"]["messages"][0]
+    pops = [n for n, event in enumerate(events) if n > at and event["type"] == "ok" and op(event, "pop")]
+    again = {**message, "queue": "broker-a/%RETRY%jepsen-pop-group_jepsen-pop/0", "offset": 10**6, "attempt": 9}
+    events[pops[-1]]["op"]["pop"].setdefault("messages", []).append(again)
+
+
+def never_popped(events):
+    """Nobody got a message that was acknowledged to its producer."""
+    at = middle(events, done("send", lambda send: "jepsen-pop" in send["queue"]))
+    value = events[at]["op"]["send"]["value"]
+    for event in events:
+        for name in ("pop", "ack"):
+            messages = (op(event, name) or {}).get("messages", [])
+            messages[:] = [message for message in messages if message["value"] != value]
+
+
+def two_hands(events):
+    """A message is handed out to another consumer at the same time."""
+    at = middle(events, done("pop", lambda pop: pop.get("messages")))
+    pop = events[at]["op"]["pop"]
+    again = {**pop["messages"][0], "queue": "broker-a/%RETRY%jepsen-pop-group_jepsen-pop/0", "offset": 10**6, "attempt": 9}
+    pop["messages"].append(again)
+
+
+def ended(how):
+    return done("end-transaction", lambda end: end["how"] == how and not end.get("over"))
+
+
+def rolled_back(events):
+    """What was committed had been rolled back."""
+    at = middle(events, ended("commit"))
+    value = op(events[at], "end-transaction")["value"]
+    for event in events:
+        end = op(event, "end-transaction")
+        if end and end["value"] == value:
+            end["how"] = "rollback"
+
+
+def committed(events):
+    """What was rolled back had been committed."""
+    at = middle(events, ended("rollback"))
+    value = op(events[at], "end-transaction")["value"]
+    for event in events:
+        end = op(event, "end-transaction")
+        if end and end["value"] == value:
+            end["how"] = "commit"
+
+
+def never_asked(events):
+    """The broker forgot a transaction that was left open."""
+    at = middle(events, lambda event: op(event, "check-transaction") is not None)
+    value = op(events[at], "check-transaction")["value"]
+    gone = ("check-transaction", "end-transaction")
+    events[:] = [event for event in events if not any((op(event, name) or {}).get("value") == value for name in gone)]
+
+
 # Each with the workload that it needs.
 KINDS = {
     "ack-offset": (ack_offset, "log", "L1 L4 L7 P1"),
@@ -109,6 +196,14 @@ KINDS = {
     "old-commit": (old_commit, "registers", "P2"),
     "lost-topic": (lost_topic, "topics", "P3"),
     "group-skip": (group_skip, "group", "L9"),
+    "early": (early, "delay", "T"),
+    "never": (never, "delay", "T L2 L12"),
+    "acked-again": (acked_again, "pop", "Q"),
+    "never-popped": (never_popped, "pop", "Q"),
+    "two-hands": (two_hands, "pop", "Q"),
+    "rolled-back": (rolled_back, "transaction", "X"),
+    "committed": (committed, "transaction", "X"),
+    "never-asked": (never_asked, "transaction", "X"),
 }
 
 

@@ -183,6 +183,52 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         found: Vec<Found>,
     },
+    /// One message to a chosen queue that is to be delivered there later. An acknowledgement says that it waits.
+    SendLater { queue: Queue, value: Value, delay: Delay },
+    /// The first half of a transaction: a message to a chosen queue that nobody gets unless it is committed.
+    SendHalf {
+        queue: Queue,
+        value: Value,
+        /// Where it waits: offset among the half messages, and position in the log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        half: Option<(u64, u64)>,
+    },
+    /// A transaction is ended (37), with an answer, which no stock client asks for.
+    EndTransaction {
+        queue: Queue,
+        value: Value,
+        how: Ending,
+        /// It answers a question of the broker's.
+        checked: bool,
+        /// Of a `fail`: because it is over already.
+        #[serde(default, skip_serializing_if = "Not::not")]
+        over: bool,
+    },
+    /// The broker asked a producer what became of a transaction (39). No invocation.
+    CheckTransaction { queue: Queue, value: Value },
+    /// Messages of any queue of a topic are taken, and those that come again. An `ok` without messages: there was nothing.
+    Pop {
+        broker: String,
+        topic: String,
+        group: String,
+        /// How long they are this consumer's.
+        invisible_ms: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        messages: Vec<Popped>,
+    },
+    /// Popped messages are acknowledged, several in one request or one.
+    Ack { group: String, messages: Vec<Popped> },
+    /// A popped message is its consumer's for so long from now on.
+    ChangeInvisible {
+        group: String,
+        message: Popped,
+        invisible_ms: u64,
+        /// What stands for `pop_ms` of the message from now on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pop_ms: Option<u64>,
+    },
+    /// What a node gave of the dead letters of a group, in pieces that follow each other from the first on. No invocation.
+    DeadLetters { replica: u64, group: String, messages: Vec<Read> },
     /// After convergence: what one replica holds of a queue, in pieces that follow each other. No invocation.
     Drain {
         replica: u64,
@@ -221,6 +267,14 @@ impl Op {
             Op::TopicWrite { .. } => "topic-write",
             Op::TopicRead { .. } => "topic-read",
             Op::Lookup { .. } => "lookup",
+            Op::SendLater { .. } => "send-later",
+            Op::SendHalf { .. } => "send-half",
+            Op::EndTransaction { .. } => "end-transaction",
+            Op::CheckTransaction { .. } => "check-transaction",
+            Op::Pop { .. } => "pop",
+            Op::Ack { .. } => "ack",
+            Op::ChangeInvisible { .. } => "change-invisible",
+            Op::DeadLetters { .. } => "dead-letters",
             Op::Drain { .. } => "drain",
             Op::Node(_) => "node",
             Op::Machine(_) => "machine",
@@ -241,10 +295,18 @@ impl Op {
             | Op::Query { .. }
             | Op::TopicWrite { .. }
             | Op::TopicRead { .. }
-            | Op::Lookup { .. } => true,
+            | Op::Lookup { .. }
+            | Op::SendLater { .. }
+            | Op::SendHalf { .. }
+            | Op::EndTransaction { .. }
+            | Op::Pop { .. }
+            | Op::Ack { .. }
+            | Op::ChangeInvisible { .. } => true,
             Op::Plan(_)
             | Op::Phase(_)
             | Op::Deliver { .. }
+            | Op::CheckTransaction { .. }
+            | Op::DeadLetters { .. }
             | Op::Drain { .. }
             | Op::Node(_)
             | Op::Machine(_)
@@ -253,9 +315,21 @@ impl Op {
         }
     }
 
-    /// Whether it changes something at the broker, so that its outcome may be unknown.
+    /// Whether it changes something at the broker, and every answer says whether it did. A pop is none of these: that
+    /// there was nothing to take has a code of its own.
     pub fn is_write(&self) -> bool {
-        matches!(self, Op::Send { .. } | Op::Batch { .. } | Op::Commit { .. } | Op::TopicWrite { .. })
+        matches!(
+            self,
+            Op::Send { .. }
+                | Op::Batch { .. }
+                | Op::Commit { .. }
+                | Op::TopicWrite { .. }
+                | Op::SendLater { .. }
+                | Op::SendHalf { .. }
+                | Op::EndTransaction { .. }
+                | Op::Ack { .. }
+                | Op::ChangeInvisible { .. }
+        )
     }
 
     pub fn queue(&self) -> Option<&Queue> {
@@ -269,9 +343,17 @@ impl Op {
             | Op::Commit { queue, .. }
             | Op::Query { queue, .. }
             | Op::Lookup { queue, .. }
+            | Op::SendLater { queue, .. }
+            | Op::SendHalf { queue, .. }
+            | Op::EndTransaction { queue, .. }
+            | Op::CheckTransaction { queue, .. }
             | Op::Drain { queue, .. } => Some(queue),
             Op::Plan(_)
             | Op::Phase(_)
+            | Op::Pop { .. }
+            | Op::Ack { .. }
+            | Op::ChangeInvisible { .. }
+            | Op::DeadLetters { .. }
             | Op::TopicWrite { .. }
             | Op::TopicRead { .. }
             | Op::Node(_)
@@ -281,14 +363,49 @@ impl Op {
         }
     }
 
-    /// The values that a send or a batch is about.
+    /// The values that a send of whatever kind or a batch is about.
     pub fn sends(&self) -> &[Value] {
         match self {
-            Op::Send { value, .. } => std::slice::from_ref(value),
+            Op::Send { value, .. } | Op::SendLater { value, .. } | Op::SendHalf { value, .. } => {
+                std::slice::from_ref(value)
+            }
             Op::Batch { values, .. } => values,
             _ => &[],
         }
     }
+}
+
+/// When a message is to be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delay {
+    /// From when the broker stores it.
+    pub ms: u64,
+    /// Asked for by this level of the broker's; `None`: by a time of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u32>,
+}
+
+/// How a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    Commit,
+    Rollback,
+}
+
+/// A message in the hands of a pop consumer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Popped {
+    /// Where it was taken from: a queue of the topic that was asked for, or of the group's retry topic.
+    pub queue: Queue,
+    pub offset: u64,
+    pub value: Value,
+    /// When it was handed out by the broker's clock, ms since 1970: tells this time from any other.
+    pub pop_ms: u64,
+    /// How often it had been handed out before.
+    pub attempt: u32,
 }
 
 /// How the machine held up threads of nodes, and of the harness that want next to nothing, up to the time of the line. It
@@ -351,6 +468,12 @@ pub struct LivenessBounds {
     /// From [`Phase::Heal`] until consumers have everything and replicas are level.
     pub converge_ms: Option<u64>,
     pub elections_per_minute: Option<u64>,
+    /// From when a delayed message is due until a consumer has it.
+    pub late_ms: Option<u64>,
+    /// From when the producer of a half message has its acknowledgement until it is asked, where it does not end it.
+    pub ask_ms: Option<u64>,
+    /// From when a popped message is no consumer's any more until another one has it.
+    pub again_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -688,6 +811,7 @@ mod tests {
     #[test]
     fn every_operation_is_read_as_it_was_written() {
         let read = Read { offset: 7, value: Value::new(1, 2) };
+        let popped = Popped { queue: queue(), offset: 7, value: read.value, pop_ms: 99, attempt: 1 };
         let nemesis = Nemesis {
             id: 1,
             fault: "kill".into(),
@@ -724,6 +848,26 @@ mod tests {
                 by: LookupBy::OffsetId,
                 found: vec![Found { queue: queue(), offset: 7, value: read.value }],
             },
+            Op::SendLater { queue: queue(), value: read.value, delay: Delay { ms: 1_000, level: Some(1) } },
+            Op::SendHalf { queue: queue(), value: read.value, half: Some((3, 4096)) },
+            Op::EndTransaction {
+                queue: queue(),
+                value: read.value,
+                how: Ending::Rollback,
+                checked: true,
+                over: true,
+            },
+            Op::CheckTransaction { queue: queue(), value: read.value },
+            Op::Pop {
+                broker: "a".into(),
+                topic: "t".into(),
+                group: "g".into(),
+                invisible_ms: 5_000,
+                messages: vec![popped.clone()],
+            },
+            Op::Ack { group: "g".into(), messages: vec![popped.clone()] },
+            Op::ChangeInvisible { group: "g".into(), message: popped, invisible_ms: 9, pop_ms: Some(8) },
+            Op::DeadLetters { replica: 1, group: "g".into(), messages: vec![read] },
             Op::Drain {
                 replica: 2,
                 queue: queue(),

@@ -20,7 +20,7 @@ use jepsen::cluster::{self, lease};
 use jepsen::export::Part;
 use jepsen::history::{LivenessBounds, Reader};
 use jepsen::nemesis::{Amount, KINDS, Need, kind};
-use jepsen::run::rows::{NIGHTLY, QUICK, Row, nightly};
+use jepsen::run::rows::{self, NIGHTLY, QUICK, Row, nightly};
 use jepsen::run::{self, Spec, Stage};
 use jepsen::workload::{Options, Workload};
 
@@ -52,7 +52,12 @@ enum Command {
         output: Option<PathBuf>,
     },
     /// The gates of CI: ten minutes in all
-    Quick(MatrixArgs),
+    Quick {
+        /// These gates alone, such as Q-F0
+        rows: Vec<String>,
+        #[command(flatten)]
+        matrix: MatrixArgs,
+    },
     /// A row of the matrix, such as F1
     Nightly {
         row: String,
@@ -145,6 +150,11 @@ enum WorkloadName {
     Registers,
     Topics,
     All,
+    Pop,
+    Delay,
+    Transaction,
+    Waiting,
+    Everything,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -172,6 +182,11 @@ impl From<WorkloadName> for Workload {
             WorkloadName::Registers => Workload::Registers,
             WorkloadName::Topics => Workload::Topics,
             WorkloadName::All => Workload::All,
+            WorkloadName::Pop => Workload::Pop,
+            WorkloadName::Delay => Workload::Delay,
+            WorkloadName::Transaction => Workload::Transaction,
+            WorkloadName::Waiting => Workload::Waiting,
+            WorkloadName::Everything => Workload::Everything,
         }
     }
 }
@@ -185,7 +200,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run_one(&args),
         Command::Check(args) => check_files(&args),
         Command::Export { files, part, output } => export(&files, part, output.as_deref()),
-        Command::Quick(args) => quick(&args),
+        Command::Quick { rows, matrix } => quick(&rows, &matrix),
         Command::Nightly { row, scale, matrix } => run_row(&row, scale, &matrix),
         Command::List => {
             list();
@@ -229,12 +244,16 @@ fn run_row(id: &str, scale: f64, matrix: &MatrixArgs) -> Result<u8> {
     execute(&spec, &stop_on_signal()?)
 }
 
-/// All gates, each run whatever became of the one before. The worst of them counts.
-fn quick(matrix: &MatrixArgs) -> Result<u8> {
+/// All gates, or those that are named, each run whatever became of the one before. The worst of them counts.
+fn quick(ids: &[String], matrix: &MatrixArgs) -> Result<u8> {
+    let named =
+        ids.iter().map(|id| rows::quick(id).with_context(|| format!("no gate {id}; see `jepsen list`")));
+    let named: Vec<&Row> = named.collect::<Result<_>>()?;
+    let gates = if named.is_empty() { QUICK.iter().collect() } else { named };
     let stop = stop_on_signal()?;
     let seed = matrix.seed.unwrap_or_else(rand::random);
     let mut codes = Vec::new();
-    for row in QUICK {
+    for row in gates {
         let spec = spec(row.id.to_owned(), row.workload, row.quick_stages(), row.options(seed), matrix)?;
         let code = execute(&spec, &stop).unwrap_or_else(|error| {
             eprintln!("jepsen: {}: {error:#}", row.id);
@@ -367,7 +386,7 @@ fn list() {
         let needs = if needs.is_empty() { String::new() } else { format!("; needs {}", needs.join(", ")) };
         println!("  {:<26}{}{needs}", kind.name, kind.about);
     }
-    let rows = |rows: &[Row]| {
+    let print = |rows: &[Row]| {
         for row in rows {
             let time: Duration = row.stages(1.0).iter().map(Stage::time).sum();
             let minutes = time.as_secs().div_ceil(60);
@@ -378,9 +397,9 @@ fn list() {
         }
     };
     println!("\nRows (jepsen nightly ROW)");
-    rows(NIGHTLY);
+    print(NIGHTLY);
     println!("\nGates (jepsen quick)");
-    rows(QUICK);
+    print(QUICK);
 }
 
 fn clean() -> Result<u8> {

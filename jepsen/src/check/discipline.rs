@@ -116,6 +116,8 @@ impl Discipline {
             | Op::MaxOffset { offset, .. }
             | Op::MinOffset { offset, .. } => offset.is_some(),
             Op::Pull { status, .. } => status.is_some(),
+            Op::SendHalf { half, .. } => half.is_some(),
+            Op::ChangeInvisible { pop_ms, .. } => pop_ms.is_some(),
             _ => true,
         };
         if event.kind == Kind::Ok && !complete {

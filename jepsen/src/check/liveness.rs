@@ -4,23 +4,18 @@
 //!
 //! A *gap* of a group is the time in which somebody tried to send and nobody succeeded; of a queue's assigned
 //! consumers, in which they lacked a message that was acknowledged and got none. It is judged by the faults at work in
-//! it, or shortly before: each adds its bound, and one that leaves no majority also the time that it lasted. Where
-//! there was none, the quiet bound holds. A single queue may have so few senders that one of them, who waits for a node
-//! that is cut off, makes a gap; so a queue has some seconds more. Consumers of groups wait for rebalances too, and are
-//! judged by the end alone.
+//! it, or shortly before (excuse.rs). Where there was none, the quiet bound holds. A single queue may have so few senders
+//! that one of them, who waits for a node that is cut off, makes a gap; so a queue has some seconds more. Consumers of
+//! groups wait for rebalances too, and are judged by the end alone.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::Rule;
-use super::faults::fault_of;
+use super::excuse::{AFTERMATH_NS, Faults, MS};
 use super::log::{Log, QueueNo, Step};
 use super::report::Findings;
 use crate::history::{Action, Event, Kind, LivenessBounds, Machine, Nemesis, NodeSample, Op, Phase};
 
-const MS: u64 = 1_000_000;
-/// A fault still explains a gap that begins so long after its end: a node that is back gets its leadership five seconds
-/// after it has caught up (clients.md 4).
-const AFTERMATH_NS: u64 = 10_000 * MS;
 /// Gaps that are remembered: for the figures. Shorter ones are no news.
 const GAP_NS_MIN: u64 = 100 * MS;
 /// Without any fault: as a follower's death, since nothing at all shall be noticed.
@@ -42,7 +37,9 @@ pub(crate) struct Liveness {
     /// End of what is acknowledged.
     acknowledged: HashMap<QueueNo, u64>,
     gaps: Vec<Gap>,
-    faults: BTreeMap<u32, Span>,
+    faults: Faults,
+    /// Acknowledged sends when a fault began, and while it lasted, by its number.
+    progress: BTreeMap<u32, (u64, u64)>,
     ok_sends: u64,
     healed_ns: Option<u64>,
     /// Producers have stopped.
@@ -110,16 +107,6 @@ struct Gap {
     name: String,
     from_ns: u64,
     to_ns: u64,
-}
-
-/// A fault from its beginning to its end.
-struct Span {
-    fault: String,
-    leaves_majority: bool,
-    from_ns: u64,
-    to_ns: Option<u64>,
-    ok_before: u64,
-    ok_during: u64,
 }
 
 /// What a group's nodes say.
@@ -234,24 +221,14 @@ impl Liveness {
     }
 
     fn nemesis(&mut self, t_ns: u64, nemesis: &Nemesis) {
+        self.faults.note(t_ns, nemesis);
         match nemesis.action {
             Action::Start => {
-                self.faults.insert(
-                    nemesis.id,
-                    Span {
-                        fault: nemesis.fault.clone(),
-                        leaves_majority: nemesis.leaves_majority,
-                        from_ns: t_ns,
-                        to_ns: None,
-                        ok_before: self.ok_sends,
-                        ok_during: 0,
-                    },
-                );
+                self.progress.insert(nemesis.id, (self.ok_sends, 0));
             }
             Action::Stop => {
-                if let Some(span) = self.faults.get_mut(&nemesis.id) {
-                    span.to_ns = Some(t_ns);
-                    span.ok_during = self.ok_sends - span.ok_before;
+                if let Some((before, during)) = self.progress.get_mut(&nemesis.id) {
+                    *during = self.ok_sends - *before;
                 }
             }
         }
@@ -313,25 +290,6 @@ impl Liveness {
         }
     }
 
-    /// What the faults that were at work in a gap, or shortly before it, excuse; `None` without any.
-    fn excused_ms(&self, bounds: &LivenessBounds, gap: &Gap) -> Option<u64> {
-        let mut excused = None;
-        for span in self.faults.values() {
-            let to_ns = span.to_ns.unwrap_or(self.last_ns);
-            if span.from_ns > gap.to_ns || to_ns + AFTERMATH_NS < gap.from_ns {
-                continue;
-            }
-            let own = fault_of(&span.fault).map_or(0, |fault| fault.gap_ms);
-            let own = if span.leaves_majority {
-                bounds.fault_gap_ms.unwrap_or(own)
-            } else {
-                own + (to_ns - span.from_ns) / MS
-            };
-            *excused.get_or_insert(0) += own;
-        }
-        excused
-    }
-
     /// The longest times for which the machine stood still in a gap.
     fn worst_stall(&self, gap: &Gap) -> Machine {
         let within = |(t_ns, machine): &&(u64, Machine)| {
@@ -351,7 +309,7 @@ impl Liveness {
         let quiet = bounds.quiet_gap_ms.unwrap_or(QUIET_GAP_MS);
         for gap in &self.gaps {
             let ms = (gap.to_ns - gap.from_ns) / MS;
-            let excused = self.excused_ms(bounds, gap);
+            let excused = self.faults.excused_ms(bounds, gap.from_ns, gap.to_ns, self.last_ns);
             let slack = if gap.of == Of::QueueSends { QUEUE_SLACK_MS } else { 0 };
             let allowed = excused.unwrap_or(0).max(quiet) + slack;
             if ms > allowed {
@@ -380,16 +338,17 @@ impl Liveness {
             return;
         }
         let min = bounds.progress_min.unwrap_or(PROGRESS_MIN);
-        for span in self.faults.values().filter(|span| span.leaves_majority) {
+        for (id, span) in self.faults.all().filter(|(_, span)| span.leaves_majority) {
             let Some(to_ns) = span.to_ns.filter(|to_ns| to_ns - span.from_ns >= PROGRESS_NS) else {
                 continue;
             };
             found.checked += 1;
-            if span.ok_during < min {
+            let during = self.progress.get(&id).map_or(0, |progress| progress.1);
+            if during < min {
                 found.fail(|| {
                     format!(
                         "{} sends acknowledged in the {} ms of {} at {} ns, which leaves a majority; at least {min}",
-                        span.ok_during,
+                        during,
                         (to_ns - span.from_ns) / MS,
                         span.fault,
                         span.from_ns
@@ -475,7 +434,7 @@ impl Liveness {
             }
         }
         let mut longest: BTreeMap<(&str, Of), Vec<u64>> = BTreeMap::new();
-        for span in self.faults.values() {
+        for (_, span) in self.faults.all() {
             let end = span.to_ns.unwrap_or(self.last_ns) + AFTERMATH_NS;
             for of in [Of::Sends, Of::Reads] {
                 let during = |gap: &&Gap| gap.of == of && gap.to_ns >= span.from_ns && gap.from_ns <= end;

@@ -6,6 +6,9 @@
 //!                                                             L1 … L14          log/*.rs
 //!                                                             L12 replicas      equal bytes, queues, tables
 //!                                                             L15 liveness      gaps, progress, convergence
+//!                                                             Q  pops           one consumer at a time, all of it
+//!                                                             T  later          when it is due, all of it
+//!                                                             X  transactions   one end, and seen if committed
 //!                                                             I  invariants     what nodes say of themselves
 //!                                                             C  coverage       did what was planned happen?
 //!  files  ─▶ porcupine (Go)                                   P1 P2 P3          linearizability
@@ -16,15 +19,19 @@
 mod contract;
 mod coverage;
 mod discipline;
+mod excuse;
 pub mod faults;
 mod invariants;
+mod later;
 mod liveness;
 mod log;
+mod pops;
 mod porcupine;
 mod replicas;
 mod report;
 #[cfg(test)]
 pub(crate) mod story;
+mod transactions;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -84,6 +91,9 @@ fn rules(options: &Options) -> Vec<(Box<dyn Rule>, Findings)> {
     rules.extend(log::rules());
     rules.push(Box::new(replicas::Replicas::default()));
     rules.push(Box::new(liveness::Liveness::default()));
+    rules.push(Box::new(pops::Pops::default()));
+    rules.push(Box::new(later::Later::default()));
+    rules.push(Box::new(transactions::Transactions::default()));
     rules.push(Box::new(invariants::Invariants::default()));
     if !options.planless {
         rules.push(Box::new(coverage::Coverage::default()));

@@ -25,6 +25,12 @@ pub(super) const NAMESERVER_PORT: u16 = 9876;
 /// The smallest that there is: a run of minutes shall cross many ends of segments.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
+/// Producers that leave a transaction open are asked soon and often, so that a short run sees many questions; and they are
+/// asked for as long as a fault may last.
+const CHECK_AFTER_MS: u64 = 3_000;
+const CHECK_EVERY_MS: u64 = 3_000;
+const CHECKS_MAX: u32 = 1_000;
+
 /// Larger answers to pulls than usual: millions of messages are read six times over.
 const PULL: u32 = 256;
 const PULL_BYTES: u32 = 256 << 10;
@@ -91,7 +97,8 @@ fn configuration(plan: &Plan, id: u64, data: &Path) -> String {
         file,
         "\n[broker]\nauto_create_topic = false\n\n[limits]\npull_messages_in_memory = {PULL}\n\
          pull_messages_on_disk = {PULL}\npull_bytes_on_disk = {PULL_BYTES}\n\n[[group]]\nname = \"{GROUP}\"\nlisten = \"{}\"\n\
-         follower_reads = {}\nsegment_size = {SEGMENT_BYTES}\n",
+         follower_reads = {}\nsegment_size = {SEGMENT_BYTES}\ntransaction_timeout_ms = {CHECK_AFTER_MS}\n\
+         transaction_check_interval_ms = {CHECK_EVERY_MS}\ntransaction_checks_max = {CHECKS_MAX}\n",
         client_address(id),
         plan.follower_reads
     );

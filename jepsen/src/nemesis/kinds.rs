@@ -380,6 +380,16 @@ pub const KINDS: &[Kind] = &[
     needing(
         CLOCKS,
         row(
+            "clock-jump-one",
+            "the wall clock of one node jumps (F16)",
+            ms(5_000, 15_000),
+            REST,
+            fault!(Jump::new(One)),
+        ),
+    ),
+    needing(
+        CLOCKS,
+        row(
             "clock-strobe",
             "a wall clock jumps to and fro (F16)",
             ms(8_000, 15_000),

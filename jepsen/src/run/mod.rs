@@ -113,7 +113,7 @@ impl Spec {
 
     fn cluster_plan(&self) -> cluster::Plan {
         let load = self.time() + LOAD + HEALED;
-        let messages = u64::from(self.options.rate) * load.as_secs();
+        let messages = u64::from(self.workload.sends_per_second(&self.options)) * load.as_secs();
         let bytes = messages * (self.options.body_bytes as u64 + OVERHEAD_BYTES);
         let clocks = self.stages.iter().any(|stage| stage.kind.needs.contains(&Need::FakeClocks));
         cluster::Plan {
@@ -138,9 +138,8 @@ impl Spec {
                 None => faults.push(RequiredFault { fault: fault.to_owned(), times }),
             }
         }
-        let has_log = !Load::queues(self.workload, &self.options).is_empty();
         // Faults take their share; that a fifth arrives says that load was there at all.
-        let sends = u64::from(self.options.rate) * self.time().as_secs() / 5;
+        let sends = u64::from(self.workload.sends_per_second(&self.options)) * self.time().as_secs() / 5;
         Plan {
             run: self.name.clone(),
             seed: self.options.seed,
@@ -151,7 +150,7 @@ impl Spec {
             queues: Load::queues(self.workload, &self.options),
             faults,
             rules: self.workload.rules(self.searched),
-            ok_sends_min: if has_log { sends } else { 0 },
+            ok_sends_min: sends,
             liveness: Some(self.liveness.clone()),
         }
     }

@@ -48,10 +48,7 @@ const fn large(row: Row) -> Row {
 
 /// At night, in full; `--scale` takes a part.
 pub const NIGHTLY: &[Row] = &[
-    Row {
-        rate: 3_000,
-        ..row("F0", "healthy", Workload::All, &[Seconds("none", 1_800)], "timers, transactions, pop")
-    },
+    Row { rate: 3_000, ..row("F0", "healthy", Workload::Everything, &[Seconds("none", 1_800)], "") },
     row("F1", "kill -9 of the leader", Workload::Log, &[Times("kill-leader", 500)], ""),
     row(
         "F2",
@@ -91,19 +88,19 @@ pub const NIGHTLY: &[Row] = &[
         "loss, delay, flapping",
         Workload::Group,
         &[Seconds("loss", 600), Seconds("delay", 600), Seconds("flapping", 600)],
-        "reordering and jitter (needs a forwarder over TUN); pop",
+        "reordering and jitter (needs a forwarder over TUN); pop: row Q",
     ),
     row(
         "F7",
         "power loss",
-        Workload::All,
+        Workload::Everything,
         &[
             Times("power-loss-leader", 100),
             Times("power-loss-follower", 60),
             Times("power-loss-one", 60),
             Times("power-loss-all", 80),
         ],
-        "timers; the asynchronous mode",
+        "the asynchronous mode",
     ),
     row("F8", "power loss and pause", Workload::Log, &[Times("power-loss-and-pause", 100)], ""),
     large(row(
@@ -173,7 +170,7 @@ pub const NIGHTLY: &[Row] = &[
         "wall clocks",
         Workload::Log,
         &[Seconds("clock-jump", 900), Seconds("clock-strobe", 900)],
-        "timers and retention are not built",
+        "retention is not built; timers: row T, where the clocks of all nodes are left alone",
     ),
     row(
         "F17",
@@ -203,9 +200,57 @@ pub const NIGHTLY: &[Row] = &[
         &[Times("nameserver-one", 25), Times("nameserver-all", 25)],
         "a cut between brokers and nameservers alone (halves have one)",
     ),
-    row("F21", "consumers come and go", Workload::Group, &[Seconds("none", 1_800)], "pop"),
+    row("F21", "consumers come and go", Workload::Group, &[Seconds("none", 1_800)], "pop: row Q"),
     row("F22", "little memory, a large backlog", Workload::Log, &[], "no memory limits in the harness yet"),
-    row("F23", "chaos", Workload::All, &[Seconds("chaos", 27_000), Seconds("cut-and-crash", 1_800)], ""),
+    row(
+        "F23",
+        "chaos",
+        Workload::Everything,
+        &[Seconds("chaos", 27_000), Seconds("cut-and-crash", 1_800)],
+        "",
+    ),
+    row(
+        "Q",
+        "pop consumers",
+        Workload::Pop,
+        &[
+            Times("kill-leader", 100),
+            Times("power-loss-leader", 50),
+            Times("power-loss-all", 20),
+            Times("isolate-leader", 50),
+            Times("pause-leader", 50),
+            Seconds("loss", 300),
+        ],
+        "clients over gRPC",
+    ),
+    row(
+        "T",
+        "delayed messages",
+        Workload::Delay,
+        &[
+            Times("kill-leader", 100),
+            Times("power-loss-leader", 50),
+            Times("power-loss-all", 20),
+            Times("isolate-leader", 50),
+            Times("pause-leader", 50),
+            Times("clock-jump-one", 50),
+        ],
+        "recalled messages; F18",
+    ),
+    row(
+        "X",
+        "transactions",
+        Workload::Transaction,
+        &[
+            Times("kill-leader", 100),
+            Times("power-loss-leader", 50),
+            Times("power-loss-all", 20),
+            Times("isolate-leader", 50),
+            Times("pause-leader", 50),
+            Times("transfer", 50),
+        ],
+        "producers that die",
+    ),
 ];
 
 /// In CI: the quick gates, several rows to a run, so that all of them take ten minutes.
@@ -255,6 +300,11 @@ pub const QUICK: &[Row] = &[
 /// The row of that id.
 pub fn nightly(id: &str) -> Option<&'static Row> {
     NIGHTLY.iter().find(|row| row.id.eq_ignore_ascii_case(id))
+}
+
+/// The gate of that id.
+pub fn quick(id: &str) -> Option<&'static Row> {
+    QUICK.iter().find(|row| row.id.eq_ignore_ascii_case(id))
 }
 
 impl Row {
@@ -318,6 +368,7 @@ mod tests {
         let stages = nightly("F7").unwrap().stages(0.000_1);
         assert!(stages.iter().all(|stage| stage.amount == Amount::Times(1)));
         assert!(nightly("F99").is_none());
+        assert_eq!(quick("q-f0").unwrap().id, "Q-F0");
     }
 
     #[test]

@@ -9,15 +9,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use wire::{
-    BatchItem, Body as _, CreateTopicRequest, GetMaxOffsetRequest, GetMinOffsetRequest, Header, Messages,
-    OffsetMessageId, OffsetResponse, PullMessageRequest, PullMessageResponse, QueryConsumerOffsetRequest,
-    QueryMessageRequest, RemotingCommand, RequestCode, SendMessageRequest, SendMessageResponse,
-    StoredMessage, SubscriptionGroupConfig, TopicConfig, TopicRequest, TopicStatsTable, UniqueIds,
+    AckMessageRequest, BatchAck, BatchAckMessageRequestBody, BatchItem, Body as _,
+    ChangeInvisibleTimeRequest, ChangeInvisibleTimeResponse, CreateTopicRequest, EndTransactionRequest,
+    GetMaxOffsetRequest, GetMinOffsetRequest, Header, HeartbeatData, Messages, OffsetMessageId,
+    OffsetResponse, PopHandle, PopMessageRequest, PopMessageResponse, PopSource, ProducerData,
+    PullMessageRequest, PullMessageResponse, QueryConsumerOffsetRequest, QueryMessageRequest,
+    RemotingCommand, RequestCode, SendMessageRequest, SendMessageResponse, StoredMessage,
+    SubscriptionGroupConfig, TopicConfig, TopicRequest, TopicStatsTable, UniqueIds,
     UpdateConsumerOffsetRequest, ViewMessageRequest, encode_batch_item, ext_key, prop, properties_from,
-    pull_flag,
+    pull_flag, sysflag,
 };
 
-use crate::history::{Details, Found, LookupBy, PullStatus, Queue, Read, Value};
+use crate::history::{Delay, Details, Ending, Found, LookupBy, Popped, PullStatus, Queue, Read, Value};
 use crate::outcome::Outcome;
 
 /// A send's budget, as the stock clients have it.
@@ -31,6 +34,8 @@ const PULL_MESSAGES: i32 = 256;
 /// In whose name workloads read; it need not exist.
 pub(super) const READERS: &str = "jepsen-readers";
 const WRITERS: &str = "jepsen-writers";
+/// What 37 says of a transaction that is over (crates/broker/src/transactions/ends.rs).
+const IS_OVER: &str = "is over";
 /// What 33 says, which has no code for it (crates/broker/src/handlers/query.rs).
 const NOT_FOUND: &str = "can not find message";
 
@@ -78,9 +83,17 @@ impl std::fmt::Debug for Caller {
 impl Caller {
     /// With connections of its own. `own` is the address that its unique ids name.
     pub(super) fn new(nodes: Arc<[SocketAddr]>, own: IpAddr) -> Caller {
-        let config = net::ClientConfig { connect_timeout: CONNECT, ..net::ClientConfig::default() };
         let ids = UniqueIds::new(own, std::process::id(), rand::random());
-        Caller { net: net::Client::new(config), nodes, ids: Arc::new(ids) }
+        Caller { net: net::Client::new(Caller::config()), nodes, ids: Arc::new(ids) }
+    }
+
+    fn config() -> net::ClientConfig {
+        net::ClientConfig { connect_timeout: CONNECT, ..net::ClientConfig::default() }
+    }
+
+    /// The same with connections of its own, on which brokers may ask.
+    pub(super) fn answering(&self, handler: Arc<dyn net::Handler>) -> Caller {
+        Caller { net: net::Client::with_handler(Caller::config(), handler), ..self.clone() }
     }
 
     /// Node ids, from 1.
@@ -107,12 +120,17 @@ impl Caller {
         }
     }
 
-    /// Unique id and text of a message's properties.
-    fn properties(&self, value: Value) -> (String, String) {
+    /// Unique id and text of a message's properties, with more of them.
+    fn properties_with(&self, value: Value, more: &[(&str, &str)]) -> (String, String) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let (id, key) = (self.ids.next(now).to_string(), value.to_string());
-        let text = properties_from([(prop::KEYS, key.as_str()), (prop::UNIQ_KEY, id.as_str())]);
+        let own = [(prop::KEYS, key.as_str()), (prop::UNIQ_KEY, id.as_str())];
+        let text = properties_from(own.iter().chain(more).copied());
         (id, text)
+    }
+
+    fn properties(&self, value: Value) -> (String, String) {
+        self.properties_with(value, &[])
     }
 
     /// Sends one message to a queue, through a node. Besides the answer: the unique id.
@@ -148,6 +166,199 @@ impl Caller {
         }
         let request = send_request(queue, RequestCode::SEND_BATCH_MESSAGE, None);
         self.exchange(node, request.with_body(body.freeze()), SEND).await.read(placed)
+    }
+
+    /// Sends one message to a queue, to be delivered there later.
+    pub(super) async fn send_later(
+        &self,
+        node: u64,
+        queue: &Queue,
+        value: Value,
+        bytes: usize,
+        delay: Delay,
+    ) -> Answered<()> {
+        let (name, text) = match delay.level {
+            Some(level) => (prop::DELAY, level.to_string()),
+            None => (prop::TIMER_DELAY_MS, delay.ms.to_string()),
+        };
+        let (_, properties) = self.properties_with(value, &[(name, &text)]);
+        let request = send_request(queue, RequestCode::SEND_MESSAGE_V2, Some(&properties));
+        self.exchange(node, request.with_body(value.body(bytes)), SEND).await.read(|_| Some(()))
+    }
+
+    /// Sends the first half of a transaction of a producer group.
+    pub(super) async fn send_half(
+        &self,
+        node: u64,
+        queue: &Queue,
+        value: Value,
+        bytes: usize,
+        group: &str,
+    ) -> Answered<HalfSent> {
+        let own = [(prop::TRAN_MSG, "true"), (prop::PGROUP, group)];
+        let (id, properties) = self.properties_with(value, &own);
+        let code = RequestCode::SEND_MESSAGE_V2;
+        let header = SendMessageRequest {
+            producer_group: group,
+            sys_flag: sysflag::TRANSACTION_PREPARED,
+            ..send_header(queue, code, Some(&properties))
+        };
+        let mut request = RemotingCommand::request(code);
+        header.encode_for(code, &mut request.ext);
+        let answered = self.exchange(node, request.with_body(value.body(bytes)), SEND).await;
+        answered.read(|answer| {
+            let placed = placed(answer)?;
+            let (offset, position) = (placed.offset as i64, placed.position as i64);
+            Some(HalfSent { offset, position, transaction_id: id, from_check: false })
+        })
+    }
+
+    /// Ends a transaction of a producer group, waiting for an answer. Beside the outcome: whether it was over already.
+    pub(super) async fn end_transaction(
+        &self,
+        node: u64,
+        queue: &Queue,
+        group: &str,
+        half: &HalfSent,
+        how: Ending,
+    ) -> (Answered<()>, bool) {
+        let header = EndTransactionRequest {
+            topic: Some(queue.topic.clone()),
+            producer_group: group.to_owned(),
+            tran_state_table_offset: half.offset,
+            commit_log_offset: half.position,
+            commit_or_rollback: match how {
+                Ending::Commit => sysflag::TRANSACTION_COMMIT,
+                Ending::Rollback => sysflag::TRANSACTION_ROLLBACK,
+            },
+            from_transaction_check: half.from_check,
+            msg_id: String::new(),
+            transaction_id: Some(half.transaction_id.clone()),
+        };
+        let request = RemotingCommand::request(RequestCode::END_TRANSACTION).with_header(&header);
+        let exchange =
+            self.exchange(node, request.with_ext(ext_key::BROKER_NAME, &queue.broker), QUESTION).await;
+        let over = exchange.outcome == Outcome::Fail
+            && exchange.details.error.as_ref().is_some_and(|remark| remark.ends_with(IS_OVER));
+        (exchange.read(|_| Some(())), over)
+    }
+
+    /// Tells a node that this client is a producer of a group. Not of the history.
+    pub(super) async fn announce_producer(&self, node: u64, client: &str, group: &str) {
+        let data = HeartbeatData {
+            client_id: client.to_owned(),
+            producer_data_set: vec![ProducerData { group_name: group.to_owned() }],
+            ..HeartbeatData::default()
+        };
+        let request = RemotingCommand::request(RequestCode::HEART_BEAT).with_body(data.encode());
+        // Who is not there is told the next time.
+        let _ = self.exchange(node, request, CONNECT).await;
+    }
+
+    /// Pops from any queue of a topic, through a node. No messages: there were none.
+    pub(super) async fn pop(
+        &self,
+        node: u64,
+        topic: &str,
+        group: &str,
+        messages: i32,
+        invisible: Duration,
+        hold: Duration,
+    ) -> Answered<Vec<Held>> {
+        let header = PopMessageRequest {
+            consumer_group: group.to_owned(),
+            topic: topic.to_owned(),
+            queue_id: -1,
+            max_msg_nums: messages,
+            invisible_time: invisible.as_millis() as i64,
+            poll_time: hold.as_millis() as i64,
+            ..PopMessageRequest::default()
+        };
+        let request = RemotingCommand::request(RequestCode::POP_MESSAGE).with_header(&header);
+        let Exchange { outcome, mut details, answer } = self.exchange(node, request, QUESTION + hold).await;
+        let read = match answer.as_ref().map(|answer| answer.code) {
+            Some(0) => answer.as_ref().and_then(|answer| held(topic, group, answer)),
+            // POLLING_FULL, POLLING_TIMEOUT
+            Some(209 | 210) => {
+                details.error = None;
+                Some(Vec::new())
+            }
+            _ => return Answered { outcome, details, result: None },
+        };
+        // What cannot be read was taken, and comes again.
+        let outcome = if read.is_some() { Outcome::Ok } else { Outcome::Info };
+        Answered { outcome, details, result: read }
+    }
+
+    /// Acknowledges popped messages of one topic: one by 200051, several by 200151.
+    pub(super) async fn acknowledge(
+        &self,
+        node: u64,
+        topic: &str,
+        group: &str,
+        held: &[Held],
+    ) -> Answered<()> {
+        let request = match held {
+            [Held { handle, .. }] => {
+                let header = AckMessageRequest {
+                    consumer_group: group.to_owned(),
+                    topic: handle.source.real_topic(topic, group),
+                    queue_id: handle.queue_id,
+                    extra_info: handle.to_string(),
+                    offset: handle.queue_offset,
+                };
+                RemotingCommand::request(RequestCode::ACK_MESSAGE).with_header(&header)
+            }
+            several => {
+                let acks = several.iter().map(|Held { handle, .. }| BatchAck {
+                    bits: BatchAck::bits_of(handle.start_offset, &[handle.queue_offset]),
+                    consumer_group: group.to_owned(),
+                    invisible_time: handle.invisible_time,
+                    pop_time: handle.pop_time,
+                    queue_id: handle.queue_id,
+                    retry: handle.source.flag().to_owned(),
+                    revive_queue_id: handle.revive_queue,
+                    start_offset: handle.start_offset,
+                    topic: topic.to_owned(),
+                });
+                let broker_name =
+                    several.first().map_or(String::new(), |held| held.handle.broker_name.clone());
+                let body = BatchAckMessageRequestBody { acks: acks.collect(), broker_name };
+                RemotingCommand::request(RequestCode::BATCH_ACK_MESSAGE).with_body(body.encode())
+            }
+        };
+        self.exchange(node, request, QUESTION).await.read(|_| Some(()))
+    }
+
+    /// Changes the time for which a popped message is its consumer's; the handle from then on.
+    pub(super) async fn change_invisible(
+        &self,
+        node: u64,
+        topic: &str,
+        group: &str,
+        handle: &PopHandle,
+        invisible: Duration,
+    ) -> Answered<PopHandle> {
+        let header = ChangeInvisibleTimeRequest {
+            consumer_group: group.to_owned(),
+            topic: handle.source.real_topic(topic, group),
+            queue_id: handle.queue_id,
+            extra_info: handle.to_string(),
+            offset: handle.queue_offset,
+            invisible_time: invisible.as_millis() as i64,
+        };
+        let request =
+            RemotingCommand::request(RequestCode::CHANGE_MESSAGE_INVISIBLETIME).with_header(&header);
+        self.exchange(node, request, QUESTION).await.read(|answer| {
+            let header = ChangeInvisibleTimeResponse::decode(&answer.ext).ok()?;
+            Some(PopHandle {
+                start_offset: handle.queue_offset,
+                pop_time: header.pop_time,
+                invisible_time: header.invisible_time,
+                revive_queue: header.revive_qid,
+                ..handle.clone()
+            })
+        })
     }
 
     /// Pulls from an offset on, through a node. `hold`: how long the broker may wait where there is nothing yet.
@@ -281,9 +492,10 @@ impl Caller {
         })
     }
 
-    /// 200: makes a consumer group.
-    pub(super) async fn make_group(&self, node: u64, group: &str) -> Answered<()> {
-        let config = SubscriptionGroupConfig { group_name: group.to_owned(), ..Default::default() };
+    /// 200: makes a consumer group. `retries`: until a message is a dead letter; `None`: as the broker has it.
+    pub(super) async fn make_group(&self, node: u64, group: &str, retries: Option<i32>) -> Answered<()> {
+        let mut config = SubscriptionGroupConfig { group_name: group.to_owned(), ..Default::default() };
+        config.retry_max_times = retries.unwrap_or(config.retry_max_times);
         let code = RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
         let request = RemotingCommand::request(code).with_body(config.encode());
         self.exchange(node, request, QUESTION).await.read(|_| Some(()))
@@ -366,8 +578,66 @@ impl Exchange {
     }
 }
 
-fn send_request(queue: &Queue, code: RequestCode, properties: Option<&str>) -> RemotingCommand {
-    let header = SendMessageRequest {
+/// A half message as its sender knows it, or who was asked about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HalfSent {
+    /// Among half messages.
+    pub(super) offset: i64,
+    pub(super) position: i64,
+    pub(super) transaction_id: String,
+    pub(super) from_check: bool,
+}
+
+/// A popped message, with what it is acknowledged by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) popped: Popped,
+    pub(super) handle: PopHandle,
+}
+
+/// The messages of a pop. `None`: the answer contradicts itself. What is not as it was sent becomes a foreign value.
+fn held(topic: &str, group: &str, answer: &RemotingCommand) -> Option<Vec<Held>> {
+    let header = PopMessageResponse::decode(&answer.ext).ok()?;
+    let starts = header.start_offset_info.as_deref().unwrap_or_default();
+    let places = wire::parse_pop_offsets(starts, header.msg_offset_info.as_deref().unwrap_or_default())?;
+    let mut all: Vec<Held> = Vec::new();
+    for stored in Messages::new(&answer.body) {
+        let stored = stored.ok()?;
+        let carried = stored.property(prop::POP_CK).map(PopHandle::parse).transpose().ok()?;
+        let source = carried.as_ref().map_or(PopSource::Normal, |handle| handle.source);
+        let queue_id = stored.queue_id.to_wire();
+        let place = places.iter().find(|place| (place.source, place.queue) == (source, queue_id))?;
+        let handle = PopHandle {
+            start_offset: place.start,
+            pop_time: header.pop_time,
+            invisible_time: header.invisible_time,
+            revive_queue: header.revive_qid,
+            source,
+            broker_name: crate::cluster::GROUP.to_owned(),
+            queue_id,
+            queue_offset: stored.queue_offset.to_wire(),
+        };
+        let is_ours = stored.topic == topic && stored.verify().is_ok();
+        let value = if is_ours { Value::of_body(stored.body) } else { Value::foreign(stored.record) };
+        let popped = Popped {
+            queue: Queue::new(crate::cluster::GROUP, source.real_topic(topic, group), stored.queue_id.get()),
+            offset: stored.queue_offset.get(),
+            value,
+            pop_ms: u64::try_from(header.pop_time).ok()?,
+            attempt: u32::try_from(stored.reconsume_times).unwrap_or(u32::MAX),
+        };
+        all.push(Held { popped, handle });
+    }
+    let told: usize = places.iter().map(|place| place.offsets.len()).sum();
+    (told == all.len()).then_some(all)
+}
+
+fn send_header<'a>(
+    queue: &'a Queue,
+    code: RequestCode,
+    properties: Option<&'a str>,
+) -> SendMessageRequest<'a> {
+    SendMessageRequest {
         producer_group: WRITERS,
         topic: &queue.topic,
         default_topic: wire::topic::AUTO_CREATE,
@@ -377,9 +647,12 @@ fn send_request(queue: &Queue, code: RequestCode, properties: Option<&str>) -> R
         batch: Some(code == RequestCode::SEND_BATCH_MESSAGE),
         broker_name: Some(&queue.broker),
         ..SendMessageRequest::default()
-    };
+    }
+}
+
+fn send_request(queue: &Queue, code: RequestCode, properties: Option<&str>) -> RemotingCommand {
     let mut request = RemotingCommand::request(code);
-    header.encode_for(code, &mut request.ext);
+    send_header(queue, code, properties).encode_for(code, &mut request.ext);
     request
 }
 
@@ -464,5 +737,33 @@ mod tests {
         assert_eq!(reads[0], Read { offset: 7, value });
         assert!(reads[1].value.is_foreign() && reads[1].offset == 8);
         assert!(reads[2].value.is_foreign() && reads[2].offset == 9);
+    }
+
+    #[test]
+    fn a_popped_message_says_where_it_was_and_by_what_it_is_acknowledged() {
+        let value = Value::new(3, 4);
+        let answer = |starts: &str, offsets: &str, body: Vec<u8>| {
+            let header = PopMessageResponse {
+                pop_time: 77,
+                invisible_time: 5_000,
+                revive_qid: 3,
+                start_offset_info: Some(starts.to_owned()),
+                msg_offset_info: Some(offsets.to_owned()),
+                ..PopMessageResponse::default()
+            };
+            RemotingCommand::request(RequestCode::POP_MESSAGE).with_header(&header).with_body(body)
+        };
+        let good = record("t", &value.body(100), 7);
+        let read = held("t", "g", &answer("0 2 5", "0 2 7", good.clone())).unwrap();
+        let [Held { popped, handle }] = &read[..] else { panic!("{read:?}") };
+        let queue = Queue::new(crate::cluster::GROUP, "t", 2);
+        assert_eq!(*popped, Popped { queue, offset: 7, value, pop_ms: 77, attempt: 0 });
+        assert_eq!(handle.to_string(), format!("5 77 5000 3 0 {} 2 7", crate::cluster::GROUP));
+        // another topic's is nobody's
+        let read = held("t", "g", &answer("0 2 5", "0 2 7", record("u", &value.body(100), 7))).unwrap();
+        assert!(read[0].popped.value.is_foreign());
+        // an answer that says more, or of another queue, than it has
+        assert_eq!(held("t", "g", &answer("0 2 5", "0 2 7,8", good.clone())), None);
+        assert_eq!(held("t", "g", &answer("0 1 5", "0 1 7", good)), None);
     }
 }

@@ -7,6 +7,9 @@
 //!     ├─ read      each queue through the leader and through each node; bounds; small queues
 //!     ├─ group     members of a consumer group that come and go                           group
 //!     ├─ register  committed offsets, numbers of queues                                   registers, topics
+//!     ├─ pop       messages taken, acknowledged, kept, forgotten; dead letters            pop
+//!     ├─ later     messages that are due later                                            delay
+//!     ├─ transaction  halves, ends, questions and answers                                 transaction
 //!     └─ drain     at the end: everything from everybody
 //!   Caller ── one request, one answer, one outcome
 //! ```
@@ -15,9 +18,12 @@ mod call;
 mod drain;
 mod field;
 mod group;
+mod later;
+mod pop;
 mod produce;
 mod read;
 mod register;
+mod transaction;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -55,11 +61,31 @@ pub enum Workload {
     Topics,
     /// All of these at once.
     All,
+    /// Pop consumers.
+    Pop,
+    /// Messages that are delivered later.
+    Delay,
+    /// Transactions.
+    Transaction,
+    /// The last three at once.
+    Waiting,
+    /// Everything at once.
+    Everything,
 }
 
 impl Workload {
-    pub const ALL: [Workload; 5] =
-        [Workload::Log, Workload::Group, Workload::Registers, Workload::Topics, Workload::All];
+    pub const ALL: [Workload; 10] = [
+        Workload::Log,
+        Workload::Group,
+        Workload::Registers,
+        Workload::Topics,
+        Workload::All,
+        Workload::Pop,
+        Workload::Delay,
+        Workload::Transaction,
+        Workload::Waiting,
+        Workload::Everything,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -68,6 +94,11 @@ impl Workload {
             Workload::Registers => "registers",
             Workload::Topics => "topics",
             Workload::All => "all",
+            Workload::Pop => "pop",
+            Workload::Delay => "delay",
+            Workload::Transaction => "transaction",
+            Workload::Waiting => "waiting",
+            Workload::Everything => "everything",
         }
     }
 
@@ -80,23 +111,51 @@ impl Workload {
             Workload::Registers => "offsets of consumer groups, committed and asked for",
             Workload::Topics => "topics, changed and asked for",
             Workload::All => "all of these at once",
+            Workload::Pop => "pop consumers that acknowledge, keep, give back and forget; dead letters",
+            Workload::Delay => "messages that are due later, by level and by a time of their own",
+            Workload::Transaction => "transactions: committed, rolled back, left open and asked about",
+            Workload::Waiting => "pop, delay and transaction at once",
+            Workload::Everything => "all and waiting at once",
         }
     }
 
     fn has_log(self) -> bool {
-        matches!(self, Workload::Log | Workload::Group | Workload::All)
+        matches!(self, Workload::Log | Workload::Group | Workload::All | Workload::Everything)
     }
 
     fn has_group(self) -> bool {
-        matches!(self, Workload::Group | Workload::All)
+        matches!(self, Workload::Group | Workload::All | Workload::Everything)
     }
 
     fn has_registers(self) -> bool {
-        matches!(self, Workload::Registers | Workload::All)
+        matches!(self, Workload::Registers | Workload::All | Workload::Everything)
     }
 
     fn has_topics(self) -> bool {
-        matches!(self, Workload::Topics | Workload::All)
+        matches!(self, Workload::Topics | Workload::All | Workload::Everything)
+    }
+
+    fn has_pop(self) -> bool {
+        matches!(self, Workload::Pop | Workload::Waiting | Workload::Everything)
+    }
+
+    fn has_delay(self) -> bool {
+        matches!(self, Workload::Delay | Workload::Waiting | Workload::Everything)
+    }
+
+    fn has_transaction(self) -> bool {
+        matches!(self, Workload::Transaction | Workload::Waiting | Workload::Everything)
+    }
+
+    /// Messages that are sent in a second, about.
+    pub fn sends_per_second(self, options: &Options) -> u32 {
+        let own = [
+            (self.has_log(), options.rate),
+            (self.has_pop(), pop::RATE),
+            (self.has_delay(), later::RATE),
+            (self.has_transaction(), transaction::RATE),
+        ];
+        own.iter().filter(|(has, _)| *has).map(|(_, rate)| rate).sum()
     }
 
     /// Rules of the checkers that must have had something to check. `searched`: those of the search too, which needs a
@@ -106,8 +165,18 @@ impl Workload {
         if self.has_log() {
             rules.extend(["L1", "L2", "L3", "L4", "L8", "L9", "L10", "L11", "L12", "L13", "L14", "L15"]);
         }
+        if self.has_pop() {
+            rules.extend(["Q", "L1", "L4", "L8", "L10", "L12", "L15"]);
+        }
+        if self.has_delay() || self.has_transaction() {
+            rules.extend(["L1", "L2", "L3", "L4", "L7", "L9", "L10", "L12"]);
+        }
+        let own = [(self.has_delay(), "T"), (self.has_transaction(), "X")];
+        rules.extend(own.into_iter().filter(|(has, _)| *has).map(|(_, rule)| rule));
         let small = [(self.has_log(), "P1"), (self.has_registers(), "P2"), (self.has_topics(), "P3")];
         rules.extend(small.into_iter().filter(|(has, _)| searched && *has).map(|(_, rule)| rule));
+        rules.sort_unstable();
+        rules.dedup();
         rules.into_iter().map(str::to_owned).collect()
     }
 }
@@ -117,6 +186,9 @@ impl Workload {
 pub struct Load {
     workload: Workload,
     field: Field,
+    pops: Option<pop::Pops>,
+    delays: Option<later::Delays>,
+    transactions: Option<transaction::Transactions>,
 }
 
 impl Drop for Load {
@@ -134,15 +206,20 @@ impl Load {
         if workload.has_log() {
             topics.push((SMALL_TOPIC.to_owned(), SMALL_QUEUES));
         }
+        let own = [
+            (workload.has_pop(), pop::TOPIC, pop::QUEUES),
+            (workload.has_delay(), later::TOPIC, later::QUEUES),
+            (workload.has_transaction(), transaction::TOPIC, transaction::QUEUES),
+        ];
+        topics
+            .extend(own.into_iter().filter(|own| own.0).map(|(_, topic, queues)| (topic.to_owned(), queues)));
         topics
     }
 
     /// The queues that every replica must give in the end.
     pub fn queues(workload: Workload, options: &Options) -> Vec<Queue> {
-        if !workload.has_log() {
-            return Vec::new();
-        }
-        let topics = Load::topics(workload, options);
+        let mut topics = Load::topics(workload, options);
+        topics.retain(|(topic, _)| topic != TOPIC || workload.has_log());
         let of = |(topic, count): (String, u32)| {
             (0..count).map(move |id| Queue::new(crate::cluster::GROUP, topic.clone(), id))
         };
@@ -151,11 +228,18 @@ impl Load {
 
     /// Starts all clients.
     pub fn start(workload: Workload, field: Field) -> Result<Load> {
-        let load = Load { workload, field };
+        let mut load = Load { workload, field, pops: None, delays: None, transactions: None };
         let field = &load.field;
+        let mut groups: Vec<(String, Option<i32>)> = Vec::new();
         if workload.has_registers() {
-            let caller = field.caller(0);
-            field.spaces[0].run(async move { register::make_groups(&caller).await })?;
+            groups.extend(register::groups().into_iter().map(|group| (group, None)));
+        }
+        if workload.has_pop() {
+            groups.push((pop::GROUP.to_owned(), Some(pop::RETRIES)));
+        }
+        let caller = field.caller(0);
+        field.spaces[0].run(async move { register::make_groups(&caller, groups).await })?;
+        if workload.has_registers() {
             register::start_offsets(field, TOPIC, field.options.queues);
         }
         if workload.has_log() {
@@ -169,6 +253,9 @@ impl Load {
         if workload.has_topics() {
             register::start_topics(field);
         }
+        load.pops = workload.has_pop().then(|| pop::start(field));
+        load.delays = workload.has_delay().then(|| later::start(field));
+        load.transactions = workload.has_transaction().then(|| transaction::start(field));
         Ok(load)
     }
 
@@ -184,13 +271,35 @@ impl Load {
     /// Waits until readers and groups have got everything. An error says that they have not: the run goes on, and the
     /// checkers see what is missing.
     pub fn converge(&self, stop: &Stop) -> Result<()> {
-        if !self.workload.has_log() {
+        let queues = Load::queues(self.workload, &self.field.options);
+        if queues.is_empty() {
             return self.end_all(stop);
         }
-        let queues = Load::queues(self.workload, &self.field.options);
+        let (pops, delays, transactions) =
+            (self.pops.clone(), self.delays.clone(), self.transactions.clone());
         let (field, caller) = (self.field.clone(), self.field.caller(0));
         let has_group = self.workload.has_group();
         let converging = async move {
+            // All at once: each has its time.
+            let pop = async {
+                match &pops {
+                    Some(pops) => pops.settle().await,
+                    None => true,
+                }
+            };
+            let delay = async {
+                match &delays {
+                    Some(delays) => delays.settle().await,
+                    None => true,
+                }
+            };
+            let transaction = async {
+                match &transactions {
+                    Some(transactions) => transactions.settle(&field, &caller).await,
+                    None => true,
+                }
+            };
+            let settled = tokio::join!(pop, delay, transaction);
             let mut ends = Vec::new();
             for queue in queues {
                 let end = read::end_of(&field, &caller, &queue).await;
@@ -205,13 +314,17 @@ impl Load {
             };
             field.readers.close();
             let in_time = tokio::time::timeout(CONVERGE, field.readers.wait()).await.is_ok();
-            (is_level, in_time)
+            (is_level, in_time, settled)
         };
         // A group that answers nobody does not say where its queues end either.
         let limited = async move { tokio::time::timeout(3 * CONVERGE, converging).await };
         let converged = self.wait(stop, limited)?;
         self.end_all(stop)?;
-        let (is_level, in_time) = converged.context("nobody says where the queues end")?;
+        let (is_level, in_time, settled) = converged.context("nobody says where the queues end")?;
+        let (pops, delays, transactions) = settled;
+        ensure!(pops, "messages are left that no pop consumer has acknowledged in {CONVERGE:?}");
+        ensure!(delays, "messages that are due have not come in {CONVERGE:?}");
+        ensure!(transactions, "transactions have not ended in {CONVERGE:?}");
         ensure!(is_level, "the group has not consumed everything in {CONVERGE:?}");
         ensure!(in_time, "some readers have not come to the end in {CONVERGE:?}");
         Ok(())
@@ -231,10 +344,11 @@ impl Load {
 
     /// Reads every queue through every node, and looks messages up.
     pub fn drain(&self, stop: &Stop) -> Result<()> {
-        if !self.workload.has_log() {
+        let queues = Load::queues(self.workload, &self.field.options);
+        if queues.is_empty() {
             return Ok(());
         }
-        let queues = Load::queues(self.workload, &self.field.options);
+        let has_pop = self.workload.has_pop();
         let (field, caller) = (self.field.clone(), self.field.caller(0));
         let draining = async move {
             let mut ends = Vec::new();
@@ -246,6 +360,9 @@ impl Load {
                 async move {
                     for (queue, &end) in queues.iter().zip(ends) {
                         drain::queue(field, caller, node, queue, end).await;
+                    }
+                    if has_pop {
+                        pop::drain(field, caller, node).await;
                     }
                 }
             });
@@ -295,11 +412,18 @@ mod tests {
         assert_eq!(Load::queues(Workload::Log, &options).len(), 5);
         assert_eq!(Load::queues(Workload::Registers, &options).len(), 0);
         assert_eq!(Load::queues(Workload::All, &options)[0].to_string(), "broker-a/jepsen-log/0");
+        assert_eq!(
+            Load::queues(Workload::Transaction, &options)[0].to_string(),
+            "broker-a/jepsen-transaction/0"
+        );
+        assert_eq!(Load::queues(Workload::Everything, &options).len(), 5 + 4 + 2 + 2);
+        assert_eq!(Workload::Everything.sends_per_second(&options), options.rate + 360);
     }
 
     #[test]
     fn workloads_have_names() {
         let names = Workload::ALL.map(Workload::name);
-        assert_eq!(names, ["log", "group", "registers", "topics", "all"]);
+        assert_eq!(names[..5], ["log", "group", "registers", "topics", "all"]);
+        assert_eq!(names[5..], ["pop", "delay", "transaction", "waiting", "everything"]);
     }
 }

@@ -7,7 +7,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::call::{Caller, Sought};
 use super::field::{Field, Whom, queue_of};
-use crate::history::{Op, Process, Queue};
+use crate::history::{Op, Process, Queue, Value};
 use crate::outcome::Outcome;
 
 /// Sends that an asynchronous producer keeps under way. Each is a logical client of its own, on one connection.
@@ -59,7 +59,7 @@ async fn single(field: Field, caller: Caller, mut rng: StdRng, topic: String, wh
     while field.turn(1).await {
         let queue = queue_of(&topic, rng.random_range(0..field.options.queues));
         let node = field.resolve(whom, &mut rng);
-        let outcome = send(&field, &caller, &mut process, node, queue).await;
+        let (outcome, _) = send(&field, &caller, &mut process, node, queue).await;
         if outcome == Outcome::Fail && !field.pause(AFTER_REFUSAL).await {
             return;
         }
@@ -97,14 +97,14 @@ async fn batches(field: Field, caller: Caller, mut rng: StdRng, topic: String, w
     }
 }
 
-/// One message, written down before and after.
+/// One message, written down before and after. What came of it, and its value.
 pub(super) async fn send(
     field: &Field,
     caller: &Caller,
     process: &mut Process,
     node: u64,
     queue: Queue,
-) -> Outcome {
+) -> (Outcome, Value) {
     let value = process.value();
     let op = |offset, position| Op::Send { queue: queue.clone(), value, offset, position };
     process.invoke(op(None, None));
@@ -115,5 +115,5 @@ pub(super) async fn send(
     if let Some(placed) = placed {
         field.offer(|| Sought { queue: queue.clone(), value, position: placed.position, unique_id });
     }
-    answered.outcome
+    (answered.outcome, value)
 }

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use super::call::{Answered, Caller, Pulled};
 use super::field::{Field, Whom, queue_of};
 use super::produce;
-use crate::history::{Op, Process, PullStatus, Queue};
+use crate::history::{Op, Process, PullStatus, Queue, Read};
 
 /// How long a pull may be held: long enough that pulls are held, and not so long that they wait out a fault.
 const HOLD: Duration = Duration::from_secs(1);
@@ -20,22 +20,33 @@ const BOUNDS: Duration = Duration::from_millis(50);
 const SMALL: Duration = Duration::from_millis(250);
 const SMALL_CLIENTS: u32 = 4;
 
-/// Starts the readers of a topic: of each queue one that follows the leader and one at each node.
+/// Starts the readers of a topic, and who asks for the bounds of its queues.
 pub(super) fn start(field: &Field, topic: &str) {
+    start_assigned(field, topic, field.options.queues, |_| {});
+    let topic = topic.to_owned();
+    field.spawn(&field.writers, move |field, caller, rng| bounds(field, caller, rng, topic));
+}
+
+/// Starts the readers of so many queues of a topic: of each one that follows the leader and one at each node. `seen` is
+/// told what any of them gets.
+pub(super) fn start_assigned(
+    field: &Field,
+    topic: &str,
+    queues: u32,
+    seen: impl Fn(&[Read]) + Clone + Send + Sync + 'static,
+) {
     let nodes = field.nodes.len() as u64;
     let whom = || std::iter::once(Whom::Leader).chain((1..=nodes).map(Whom::Node));
-    for id in 0..field.options.queues {
+    for id in 0..queues {
         for (number, whom) in whom().enumerate() {
-            let queue = queue_of(topic, id);
+            let (queue, seen) = (queue_of(topic, id), seen.clone());
             // Half of them ask again and again, half have the broker hold their pulls.
             let hold = number.is_multiple_of(2).then_some(HOLD);
             field.spawn(&field.readers, move |field, caller, rng| {
-                assigned(field, caller, rng, queue, whom, hold)
+                assigned(field, caller, rng, queue, whom, hold, seen)
             });
         }
     }
-    let topic = topic.to_owned();
-    field.spawn(&field.writers, move |field, caller, rng| bounds(field, caller, rng, topic));
 }
 
 /// Starts the clients of the small queues.
@@ -80,6 +91,7 @@ async fn assigned(
     queue: Queue,
     whom: Whom,
     hold: Option<Duration>,
+    seen: impl Fn(&[Read]) + Send,
 ) {
     let mut process = field.recorder.process();
     let mut next = 0;
@@ -91,6 +103,7 @@ async fn assigned(
             // What a consumer would follow; the checkers know whether it was right.
             Some(pulled) => {
                 next = pulled.next;
+                seen(&pulled.messages);
                 let is_empty = pulled.status == PullStatus::NothingNew;
                 (hold.is_none() && is_empty) || pulled.status == PullStatus::Moved
             }

@@ -120,13 +120,14 @@ async fn read(
     process.complete(outcome, op(result.flatten().map(|queues| queues.to_string())), details);
 }
 
-/// Makes the consumer groups, through one node after the other: an election may be under way.
-pub(super) async fn make_groups(caller: &Caller) -> anyhow::Result<()> {
-    for group in groups() {
+/// Makes consumer groups, through one node after the other: an election may be under way. With each: attempts after the
+/// first one, where they are not the broker's own.
+pub(super) async fn make_groups(caller: &Caller, groups: Vec<(String, Option<i32>)>) -> anyhow::Result<()> {
+    for (group, retries) in groups {
         let mut said = Details::default();
         let mut made = false;
         for attempt in 0..3 * caller.nodes() {
-            let answered = caller.make_group(attempt % caller.nodes() + 1, &group).await;
+            let answered = caller.make_group(attempt % caller.nodes() + 1, &group, retries).await;
             made = answered.outcome == Outcome::Ok;
             if made {
                 break;

@@ -251,11 +251,20 @@ impl Log {
                 self.plan.get_or_insert_with(|| (**plan).clone());
             }
             Op::Phase(phase) => self.phase = Some(*phase),
+            // What comes again is in a topic to which nobody sends: rule Q alone knows of it.
+            Op::Pop { topic, messages, .. } if event.kind == Kind::Ok => {
+                for popped in messages.iter().filter(|popped| popped.queue.topic == *topic) {
+                    let queue = self.number(&popped.queue);
+                    self.read(queue, Read { offset: popped.offset, value: popped.value });
+                }
+            }
             _ => {}
         }
         let Some(queue) = queue else { return };
         match &event.op {
             Op::Send { offset, .. } | Op::Batch { offset, .. } => self.settle(event, queue, *offset),
+            // Where they will be, their acknowledgement does not know.
+            Op::SendLater { .. } | Op::SendHalf { .. } => self.settle(event, queue, None),
             Op::Pull { messages, .. } | Op::Deliver { messages, .. } if event.kind == Kind::Ok => {
                 for read in messages {
                     self.read(queue, *read);
@@ -295,10 +304,12 @@ impl Log {
                 sent.attempts = attempts;
             }
         }
+        if state == State::Ok {
+            self.acknowledged += values.len() as u64;
+        }
         let (State::Ok, Some(first)) = (state, offset) else { return };
         for (&value, nth) in values.iter().zip(0..) {
             let at = first.saturating_add(nth);
-            self.acknowledged += 1;
             self.queue_mut(queue).places.mark(at, value, Marks::ACKNOWLEDGED);
             let Some(sent) =
                 self.sent.get_mut(&value.process()).and_then(|of| of.get_mut(value.counter() as usize))
