@@ -33,6 +33,7 @@ use crate::config::GroupConfig;
 use crate::creation::Creations;
 use crate::damage::Damage;
 use crate::delay;
+use crate::digests::Digests;
 use crate::duties::{SourceArrivals, Sources};
 use crate::errors::Error;
 use crate::filters::Filters;
@@ -64,6 +65,7 @@ pub(crate) struct Hosted {
     pub(crate) names: Names,
     pub(crate) node: Arc<Node>,
     pub(crate) state: Arc<State>,
+    pub(crate) digests: Arc<Digests>,
     pub(crate) stats: Stats,
     /// What messages store as the host that took them: the leader's advertised address.
     pub(crate) store_host: SocketAddr,
@@ -159,6 +161,7 @@ impl Hosted {
             names: Names { cluster: node.config.cluster.clone(), broker: config.name.clone() },
             settings: Settings::new(&config),
             state: Arc::new(State::new()),
+            digests: Arc::new(Digests::new()),
             stats: Stats::new(wall_clock_ms()),
             store_host,
             serving: OnceLock::new(),

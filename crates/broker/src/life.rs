@@ -10,6 +10,7 @@ use store::index::{Frames, IndexedLog, QueueIndex};
 use store::{Frame, Log, LogItem, StoreError, TablesMeta};
 use wire::{LogPosition, QueueId, QueueOffset};
 
+use crate::digests::Digests;
 use crate::handlers::{offset, pull};
 use crate::hosted::{Hosted, Serving, Toward};
 use crate::limits::{
@@ -26,6 +27,7 @@ struct Applied {
     state: Arc<State>,
     index: QueueIndex,
     checkpoint: Arc<AtomicU64>,
+    digests: Arc<Digests>,
 }
 
 impl StateMachine for Applied {
@@ -36,11 +38,13 @@ impl StateMachine for Applied {
             Outcome::Void => self.index.skip(frame),
             Outcome::Messages | Outcome::Command(_) | Outcome::Coupled(_) => self.index.add(frame),
         }
+        self.digests.applied(frame.id().index.0, &self.state);
         outcome
     }
 
     fn pass(&self, frame: &Frame) {
         self.index.skip(frame);
+        self.digests.applied(frame.id().index.0, &self.state);
     }
 
     fn next_offset(&self, topic: &str, queue: QueueId) -> Option<QueueOffset> {
@@ -121,8 +125,12 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
     })??;
     hosted.state.set_hooks(hooks(hosted));
     let checkpoint = Arc::new(AtomicU64::new(checkpoint.0));
-    let tables =
-        Applied { state: hosted.state.clone(), index: index.clone(), checkpoint: checkpoint.clone() };
+    let tables = Applied {
+        state: hosted.state.clone(),
+        index: index.clone(),
+        checkpoint: checkpoint.clone(),
+        digests: hosted.digests.clone(),
+    };
     let group = host.start_group(opened, Arc::new(tables)).await?;
     let log = group.log().clone();
     hosted.serve(Serving { group, log, index, checkpoint });

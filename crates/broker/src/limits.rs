@@ -161,6 +161,11 @@ pub(crate) const PARK_RETRY: Duration = Duration::from_millis(20);
 /// How long a duty that ended with an error waits before it starts again. What refuses it (a full disk, too much under way)
 /// does not say when that is over.
 pub(crate) const DUTY_RETRY: Duration = Duration::from_secs(1);
+/// Requests for digests of a group that wait for an entry.
+pub(crate) const DIGESTS_WAITING_MAX: usize = 16;
+/// Queues of whose index a digest says something, and units of each, the newest.
+pub(crate) const DIGEST_QUEUES_MAX: usize = 1000;
+pub(crate) const DIGEST_UNITS_MAX: u64 = 1000;
 /// Scans for administrators of one group at a time.
 pub(crate) const ADMIN_SCANS: usize = 2;
 /// Requests that one forwarding call carries.

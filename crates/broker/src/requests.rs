@@ -11,8 +11,8 @@ use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::Step;
 use crate::handlers::{
-    assignment, consumer_admin, delayed, group, heartbeat, lists, lock, node, offset, pop, pull, query, raft,
-    recall, refused, reply, reset, send, send_back, step, story, topic, transaction,
+    assignment, consumer_admin, delayed, digest, group, heartbeat, lists, lock, node, offset, pop, pull,
+    query, raft, recall, refused, reply, reset, send, send_back, step, story, topic, transaction,
 };
 use crate::hosted::Hosted;
 use crate::service::wall_clock_ms;
@@ -289,6 +289,12 @@ const TABLE: &[Row] = &[
     row(RequestCode::GET_BROKER_HA_STATUS, Node, Take(node::ha_status), "replication as this node sees it"),
     row(RequestCode(raft::GROUP_STATUS), Node, Take(raft::status), "RaftMQ: a group's status on this node"),
     row(RequestCode(raft::TRANSFER_LEADER), Log, Work(raft::transfer), "RaftMQ: hand leadership over"),
+    row(
+        RequestCode(digest::REPLICA_DIGEST),
+        Node,
+        Work(digest::digest),
+        "RaftMQ: digests of what this node's replica holds, at one entry",
+    ),
     row(RequestCode(story::MESSAGE_STORY), Current, Work(story::story), "RaftMQ: the story of a message"),
     row(
         RequestCode(delayed::PENDING_MESSAGES),

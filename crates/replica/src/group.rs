@@ -1,6 +1,7 @@
 //! One Raft group on this node: proposals, the read barrier, roles, leadership transfer, status.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::network::{NetTransferLeader as _, RPCOption};
 use openraft::raft::TransferLeaderRequest;
 use openraft::{ReadPolicy, ServerState};
-use store::{Log, LogId};
+use store::{Log, LogId, StoreError, Vote};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use wire::LogPosition;
 
 use crate::blocking::blocking;
 use crate::limits::{
-    BARRIER_TIMEOUT, BARRIERS_WAITING_MAX, FLUSH_STUCK, FULL_HOLD_BACK, ROOM_TRANSFER_PAUSE,
+    BARRIER_TIMEOUT, BARRIERS_WAITING_MAX, FLUSH_STUCK, FULL_HOLD_BACK, PURGE_PATIENCE, ROOM_TRANSFER_PAUSE,
     TRANSFER_CATCH_UP, TRANSFER_WATCH,
 };
 use crate::log_clock::LogClock;
@@ -95,8 +96,18 @@ pub struct GroupStatus {
     pub applied: Option<LogId>,
     /// The last entry that is fsynced on this node.
     pub synced: Option<LogId>,
+    /// The end of what is fsynced on this node.
+    pub synced_end: LogPosition,
     pub purged: Option<LogId>,
+    /// As [`store::LogState::snapshot`].
+    pub snapshot: Option<LogId>,
+    /// As [`store::LogState::checkpoint`].
+    pub checkpoint: Option<LogId>,
     pub end: LogPosition,
+    /// The vote that is fsynced here. It may be of an older term than `term`, which is known before.
+    pub vote: Option<Vote>,
+    /// Random name of the data directory.
+    pub incarnation: String,
     pub voters: Vec<NodeId>,
     /// Only at the leader.
     pub followers: Vec<PeerProgress>,
@@ -395,6 +406,38 @@ impl Group {
         matched(m.replication.as_ref(), node).map(|has| last.saturating_sub(has))
     }
 
+    /// Drops this node's log up to its newest boundary snapshot, in the order of log.md 7: a node that lacks what is gone
+    /// gets the snapshot. The last entry that is gone; `None`: no boundary has been passed since the last purge.
+    ///
+    /// # Errors
+    /// Those of the disk; `TimedOut` where consensus does not get to it in time: it may still.
+    pub async fn purge(&self) -> io::Result<Option<LogId>> {
+        let log = self.log().clone();
+        let boundary = move || {
+            let purged = log.state().purged;
+            let Some(newest) = log.boundaries()?.last().copied() else { return Ok(None) };
+            let Some((at, _)) = log.boundary(newest)? else { return Ok(None) };
+            if purged >= Some(at.last) {
+                return Ok(None);
+            }
+            log.set_current_snapshot(at.last)?;
+            Ok::<_, StoreError>(Some(at.last))
+        };
+        let boundary = blocking(&**self.log().disk(), boundary).await?.map_err(io::Error::other)?;
+        let Some(boundary) = boundary else { return Ok(None) };
+        let (raft, index) = (&self.inner.raft, boundary.index.0);
+        raft.trigger().snapshot().await.map_err(io::Error::other)?;
+        let mut metrics = raft.data_metrics();
+        let known = metrics.wait_until(|m| m.snapshot.is_some_and(|id| id.index >= index));
+        let known = tokio::time::timeout(PURGE_PATIENCE, known).await;
+        known.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)?;
+        raft.trigger().purge_log(index).await.map_err(io::Error::other)?;
+        let gone = metrics.wait_until(|m| m.purged.is_some_and(|id| id.index >= index));
+        let gone = tokio::time::timeout(PURGE_PATIENCE, gone).await;
+        gone.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)?;
+        Ok(Some(boundary))
+    }
+
     pub fn status(&self) -> GroupStatus {
         let metrics = self.inner.raft.metrics();
         let m = metrics.borrow_watched();
@@ -426,8 +469,13 @@ impl Group {
             committed: m.local_committed.as_ref().map(store_log_id),
             applied: m.last_applied.as_ref().map(store_log_id),
             synced: log.synced,
+            synced_end: log.synced_end,
             purged: log.purged,
+            snapshot: log.snapshot,
+            checkpoint: log.checkpoint,
             end: log.end,
+            vote: self.inner.slot.log.vote(),
+            incarnation: self.inner.slot.log.incarnation().to_owned(),
             voters: self.inner.slot.voters.clone(),
             followers,
             pending_bytes: self.inner.intake.pending_bytes(),

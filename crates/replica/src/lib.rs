@@ -44,6 +44,7 @@ pub use limits::PEER_MESSAGE_BYTES;
 pub use log_clock::WallClock;
 pub use peers::{CallError, PeerHandler, Peers, Service};
 pub use proposer::Done;
+pub use state_machine::aside;
 pub use transport::{PeerStream, Transport};
 
 /// The id of a node: given in its configuration, unique in the cluster, never used again for another data directory.

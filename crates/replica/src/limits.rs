@@ -51,6 +51,8 @@ pub(crate) const CHECKPOINT_BYTES: u64 = 256 << 20;
 pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 /// A leader whose disk completes no flush for so long gives up leadership (log.md 9, 16).
 pub(crate) const FLUSH_STUCK: Duration = Duration::from_secs(2);
+/// How long a purge waits for each of its steps: the core may be busy with a disk.
+pub(crate) const PURGE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a transfer waits for the target to have everything (log.md 17).
 pub(crate) const TRANSFER_CATCH_UP: Duration = Duration::from_millis(200);
 /// How long a transfer waits for the new term (log.md 17).

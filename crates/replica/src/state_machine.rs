@@ -162,8 +162,8 @@ impl Machine {
     }
 }
 
-/// Runs what takes long inside a task of the consensus runtime, without holding up its other tasks.
-fn aside<T>(work: impl FnOnce() -> T) -> T {
+/// Runs what takes long inside a task of the consensus runtime, `apply` for one, without holding up its other tasks.
+pub fn aside<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     // Only tests run it on one thread alone.
     let has_threads = Handle::try_current().is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);

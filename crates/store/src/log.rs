@@ -102,6 +102,11 @@ pub struct LogState {
     pub synced_end: LogPosition,
     /// The last entry that is known to be committed.
     pub committed: Option<LogId>,
+    /// The current snapshot: the boundary to which the log is, or is about to be, purged. One that a leader sent may be
+    /// ahead of all the others until the log starts at it.
+    pub snapshot: Option<LogId>,
+    /// The newest tables that are saved here, the current snapshot among them.
+    pub checkpoint: Option<LogId>,
 }
 
 /// A segment, as retention and bulk copies see it.
@@ -183,6 +188,8 @@ pub(crate) struct State {
     pub(crate) segments: Arc<Vec<SegmentEntry>>,
     /// The newest checkpoint.
     pub(crate) checkpoint: Option<LogId>,
+    /// The manifest's current snapshot, for who must not wait for the manifest.
+    pub(crate) snapshot: Option<LogId>,
     pub(crate) poisoned: Option<String>,
     /// Bytes promised to callers of `reserve`.
     pub(crate) reserved: u64,
@@ -469,6 +476,8 @@ impl Log {
             synced: state.synced.id,
             synced_end: state.synced.end,
             committed: state.committed,
+            snapshot: state.snapshot,
+            checkpoint: state.checkpoint.max(state.snapshot),
         }
     }
 
@@ -939,7 +948,9 @@ impl Inner {
                 manifest.snapshot = Some(mark);
             }
         })?;
-        outcome
+        outcome?;
+        lock(&self.state).snapshot = Some(meta.last);
+        Ok(())
     }
 
     /// Changes the manifest, on disk and then in memory.

@@ -174,6 +174,7 @@ pub(crate) fn open(
         vote: vote.vote,
         segments: Arc::new(found.entries),
         checkpoint: checkpoint.map(|meta| meta.last),
+        snapshot: manifest.snapshot.and_then(|mark| Tail::from(mark).id),
         poisoned: None,
         reserved: 0,
         rolls_queued: 0,

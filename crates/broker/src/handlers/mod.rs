@@ -4,6 +4,7 @@
 pub(crate) mod assignment;
 pub(crate) mod consumer_admin;
 pub(crate) mod delayed;
+pub(crate) mod digest;
 pub(crate) mod group;
 pub(crate) mod heartbeat;
 pub(crate) mod info;

@@ -35,6 +35,19 @@ pub struct GroupReport {
     pub committed_index: u64,
     pub applied_index: u64,
     pub synced_index: u64,
+    /// End of what is fsynced on this node, a byte position.
+    pub synced_position: u64,
+    /// Random name of the data directory; empty while the group starts.
+    pub incarnation: String,
+    /// The vote that is fsynced here, of `term` or an older one.
+    pub vote: Option<VoteReport>,
+    /// The last entry that is purged.
+    pub purged_index: Option<u64>,
+    /// The entry of the current snapshot: that to which the log is purged, or about to be. One that the leader sent may be
+    /// ahead of `last_index` until the log starts at it.
+    pub snapshot_index: Option<u64>,
+    /// The entry of the newest tables that are saved here, the current snapshot among them.
+    pub checkpoint_index: Option<u64>,
     /// End of the log, a byte position.
     pub log_end: u64,
     /// Bytes proposed and not yet applied.
@@ -43,6 +56,16 @@ pub struct GroupReport {
     pub followers: Vec<FollowerReport>,
     /// Why the group has stopped here.
     pub stopped: Option<String>,
+}
+
+/// What a node has promised.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoteReport {
+    pub term: u64,
+    /// The node that it is for.
+    pub node: u64,
+    /// That node has been elected in the term. A vote for another node may still become this one's then.
+    pub committed: bool,
 }
 
 /// A follower as the leader sees it.
@@ -75,8 +98,13 @@ pub(crate) fn report(hosted: &Hosted) -> GroupReport {
         committed,
         applied,
         synced,
-        purged: _,
+        synced_end,
+        purged,
+        snapshot,
+        checkpoint,
         end,
+        vote,
+        incarnation,
         voters,
         followers,
         pending_bytes,
@@ -97,6 +125,12 @@ pub(crate) fn report(hosted: &Hosted) -> GroupReport {
         committed_index: index(committed),
         applied_index: index(applied),
         synced_index: index(synced),
+        synced_position: synced_end.0,
+        incarnation,
+        vote: vote.map(|vote| VoteReport { term: vote.term.0, node: vote.node, committed: vote.committed }),
+        purged_index: purged.map(|id| id.index.0),
+        snapshot_index: snapshot.map(|id| id.index.0),
+        checkpoint_index: checkpoint.map(|id| id.index.0),
         log_end: end.0,
         pending_bytes: pending_bytes as u64,
         followers: followers

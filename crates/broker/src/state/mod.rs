@@ -14,6 +14,7 @@ mod attempts;
 mod bootstrap;
 pub mod command;
 mod convert;
+mod digest;
 mod done;
 pub mod limits;
 mod locks;
@@ -43,6 +44,7 @@ use wire::{LogPosition, QueueId, QueueOffset};
 
 pub use bootstrap::BootstrapOptions;
 pub use command::{Command, GroupConfig, Reply, TopicConfig};
+pub use digest::TablesDigest;
 pub use locks::Lease;
 pub use merger::{Added, CommitBatch, CommitMerger};
 pub use modes::RequestMode;

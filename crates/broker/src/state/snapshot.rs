@@ -115,6 +115,56 @@ struct OffsetsRecord {
 
 impl Tables {
     pub(super) fn encode(&self) -> Vec<u8> {
+        self.record().encode_to_vec()
+    }
+
+    /// The same table by table, without what only says which build wrote them.
+    pub(super) fn encode_each(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let BrokerTables {
+            level: _,
+            topics_counter,
+            topics_timestamp_ms,
+            next_topic_id,
+            topics,
+            deleted,
+            groups_counter,
+            groups_timestamp_ms,
+            next_group_id,
+            groups,
+            offsets,
+            voids,
+            messages,
+            message_bytes,
+            void_entries,
+            done,
+            attempts,
+            locks,
+            resets,
+            modes,
+            pops,
+        } = self.record();
+        let none = BrokerTables::default;
+        let counts = BrokerTables { topics_counter, topics_timestamp_ms, next_topic_id, ..none() };
+        let topics = BrokerTables { topics, deleted, ..counts };
+        let counts = BrokerTables { groups_counter, groups_timestamp_ms, next_group_id, ..none() };
+        let groups = BrokerTables { groups, ..counts };
+        let totals = BrokerTables { voids, messages, message_bytes, void_entries, ..none() };
+        let tables = [
+            ("topics", topics),
+            ("groups", groups),
+            ("offsets", BrokerTables { offsets, ..none() }),
+            ("totals", totals),
+            ("done", BrokerTables { done, ..none() }),
+            ("attempts", BrokerTables { attempts, ..none() }),
+            ("locks", BrokerTables { locks, ..none() }),
+            ("resets", BrokerTables { resets, ..none() }),
+            ("modes", BrokerTables { modes, ..none() }),
+            ("pops", BrokerTables { pops, ..none() }),
+        ];
+        tables.into_iter().map(|(table, record)| (table, record.encode_to_vec())).collect()
+    }
+
+    fn record(&self) -> BrokerTables {
         BrokerTables {
             level: FEATURE_LEVEL,
             topics_counter: self.topics_version.counter,
@@ -158,7 +208,6 @@ impl Tables {
             modes: self.progress.modes.encode(),
             pops: self.progress.pops.encode(),
         }
-        .encode_to_vec()
     }
 
     /// Tables from bytes, as they were after the entry `applied`, whose log time is given.

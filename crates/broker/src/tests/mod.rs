@@ -4,6 +4,7 @@ mod administering;
 mod clients;
 mod clocks;
 mod delaying;
+mod digesting;
 mod duties;
 mod failover;
 mod filtering;

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use store::LogId;
 use wire::{LogPosition, QueueId};
 
@@ -186,23 +185,6 @@ async fn calls_tell_what_is_known_of_their_outcome() {
     assert!(gone.to_string().contains("node 2 cannot be reached"));
 }
 
-/// Purges a node's log to its newest boundary, in the order of log.md 7; `None` until there is one.
-async fn purge(group: &Group) -> Option<LogId> {
-    let log = group.log();
-    let newest = *log.boundaries().unwrap().last()?;
-    let boundary = log.boundary(newest).unwrap()?.0.last;
-    log.set_current_snapshot(boundary).unwrap();
-    group.raft().trigger().snapshot().await.unwrap();
-    eventually(|| async {
-        let snapshot = group.raft().metrics().borrow_watched().snapshot;
-        (snapshot.map(|id| id.index) == Some(boundary.index.0)).then_some(())
-    })
-    .await;
-    group.raft().trigger().purge_log(boundary.index.0).await.unwrap();
-    eventually(|| async { (log.state().purged == Some(boundary)).then_some(()) }).await;
-    Some(boundary)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_behind_the_purge_gets_the_snapshot_and_goes_on() {
     let mut cluster = Cluster::start(3).await;
@@ -220,7 +202,7 @@ async fn a_node_behind_the_purge_gets_the_snapshot_and_goes_on() {
     let mut purged = Vec::new();
     for node in cluster.nodes.values() {
         // Its tables are written behind the entry that opened the next segment.
-        purged.push(eventually(|| purge(&node.group)).await);
+        purged.push(eventually(|| async { node.group.purge().await.unwrap() }).await);
     }
     assert_eq!(purged[0], purged[1], "a boundary is the same everywhere");
     cluster.restart(away).await;

@@ -19,7 +19,8 @@ pub struct Unit {
 }
 
 impl Unit {
-    pub(super) fn encode(self) -> [u8; UNIT_LEN] {
+    /// As RocketMQ's ConsumeQueue has it: position, size and tags code, big-endian.
+    pub fn encode(self) -> [u8; UNIT_LEN] {
         let mut bytes = [0; UNIT_LEN];
         let fields = self
             .position
