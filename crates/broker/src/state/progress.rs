@@ -381,6 +381,7 @@ impl Tables {
             | Kind::DeleteTopic(_)
             | Kind::CreateGroup(_)
             | Kind::UpdateGroup(_)
+            | Kind::RaiseLevel(_)
             | Kind::DeleteGroup(_)
             | Kind::CommitOffsets(_) => unreachable!("tables.rs applies it"),
         };

@@ -116,7 +116,7 @@ struct OffsetsRecord {
 impl Tables {
     pub(super) fn encode(&self) -> Vec<u8> {
         BrokerTables {
-            level: FEATURE_LEVEL,
+            level: self.level(),
             topics_counter: self.topics_version.counter,
             topics_timestamp_ms: self.topics_version.timestamp_ms,
             next_topic_id: self.topics.next_id(),
@@ -204,6 +204,7 @@ impl Tables {
         let mut tables = Tables {
             applied,
             log_time_ms,
+            level: record.level,
             topics,
             topics_version: DataVersion {
                 counter: record.topics_counter,

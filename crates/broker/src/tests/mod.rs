@@ -3,6 +3,7 @@
 mod administering;
 mod clients;
 mod clocks;
+mod damaging;
 mod delaying;
 mod duties;
 mod failover;
@@ -12,6 +13,8 @@ mod locking;
 mod offsets;
 mod popping;
 mod pulling;
+mod raising;
+mod refusing;
 mod registering;
 mod replying;
 mod resetting;
@@ -39,7 +42,7 @@ pub(crate) struct OneNode {
     pub(crate) broker: Broker,
     address: String,
     client: Client,
-    _data: TempDir,
+    data: TempDir,
 }
 
 fn config(data: &TempDir) -> BrokerConfig {
@@ -68,13 +71,28 @@ impl OneNode {
     }
 
     async fn with(change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
-        let data = tempfile::tempdir().unwrap();
+        OneNode::on(tempfile::tempdir().unwrap(), change).await
+    }
+
+    async fn on(data: TempDir, change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
         let mut config = config(&data);
         change(&mut config);
         let broker = Broker::start(config).await.unwrap();
         broker.ready().await;
         let address = broker.addresses()["b1"].to_string();
-        OneNode { broker, address, client: Client::new(ClientConfig::default()), _data: data }
+        OneNode { broker, address, client: Client::new(ClientConfig::default()), data }
+    }
+
+    /// Stops it, does something to its directory, and starts it again, perhaps with other settings.
+    async fn again(
+        self,
+        meanwhile: impl FnOnce(&std::path::Path),
+        change: impl FnOnce(&mut BrokerConfig),
+    ) -> OneNode {
+        let OneNode { broker, data, .. } = self;
+        broker.shutdown(Drain::Now).await;
+        meanwhile(data.path());
+        OneNode::on(data, change).await
     }
 
     async fn call(&self, request: RemotingCommand) -> RemotingCommand {
