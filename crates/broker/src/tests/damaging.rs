@@ -1,6 +1,7 @@
 //! Damage on this node's disk to the properties of stored messages, which their own CRC does not cover: no message is made of
 //! them that would look sound.
 
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use wire::prop;
@@ -14,14 +15,15 @@ use super::*;
 fn change(data: &Path, from: &str, to: &str) {
     assert_eq!(from.len(), to.len());
     let file = data.join("b1/log").join(format!("{:020}", 0));
-    let mut bytes = std::fs::read(&file).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
     let places: Vec<usize> =
         (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from.as_bytes())).collect();
     assert!(!places.is_empty(), "{from} is nowhere");
+    // Those bytes alone: the node writes to the file and has it mapped.
+    let file = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
     for at in places {
-        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        file.write_all_at(to.as_bytes(), at as u64).unwrap();
     }
-    std::fs::write(&file, bytes).unwrap();
 }
 
 fn tagged(more: &[(&str, &str)]) -> String {
@@ -30,17 +32,13 @@ fn tagged(more: &[(&str, &str)]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_properties_are_not_stored_anew() {
-    let levels = |text: &str| text.parse::<crate::DelayLevels>().unwrap();
     let clock = replica::WallClock::default();
-    let node = OneNode::with(|config| {
-        config.groups[0].delay_levels = levels("1h");
-        config.wall_clock = clock.clone();
-    })
-    .await;
+    let own_clock = |config: &mut BrokerConfig| config.wall_clock = clock.clone();
+    let node = OneNode::with(own_clock).await;
     node.create_topic("T", 1).await;
     node.create_topic("P", 1).await;
     create_group(&node, "g", 3).await;
-    node.send("T", 0, &tagged(&[(prop::DELAY, "1")]), "level").await;
+    node.send("T", 0, &tagged(&[(prop::TIMER_DELAY_MS, "60000")]), "timer").await;
     let half = half_request("T", 0, "K", &[("mark", "undamaged")]);
     let half = send_half(&node.client, &node.address, half).await;
     node.send("P", 0, &tagged(&[]), "popped").await;
@@ -49,16 +47,13 @@ async fn damaged_properties_are_not_stored_anew() {
     assert_eq!(node.ask(RequestCode::POP_MESSAGE, &pop_header("P", 0)).await.code, 0);
     let before = node.broker.hosted("b1").state.totals().messages;
 
-    let due = |config: &mut BrokerConfig| {
-        config.groups[0].delay_levels = levels("0s");
-        config.wall_clock = clock.clone();
-    };
-    // What is in memory is what was checked; so it starts anew.
-    let node = node.again(|data| change(data, "undamaged", "UNdamaged"), due).await;
-    // What was popped is due as well.
+    // What a node has taken in itself is in memory, where it was checked; after a start it is read from the disk.
+    let node = node.again(own_clock).await;
+    change(node.data.path(), "undamaged", "UNdamaged");
+    // What waits is due now, and what was popped.
     clock.set_ahead_ms(61_000);
     let (client, address) = (&node.client, node.address.as_str());
-    node.send("T", 0, &properties(&[(prop::DELAY, "1")]), "sound").await;
+    node.send("T", 0, &properties(&[(prop::TIMER_DELAY_MS, "1")]), "sound").await;
     assert_eq!(bodies(&wait_for(client, address, "T", 0, 1).await), ["sound"]);
     let retry = wire::pop_retry_topic("P", "g");
     assert_eq!(bodies(&wait_for(client, address, &retry, 0, 1).await), ["sound"]);
@@ -74,7 +69,8 @@ async fn damaged_properties_are_not_stored_anew() {
     assert_eq!(state.totals().messages, before + 3, "the sound ones, and one's delivery");
 
     // As another leader has it.
-    let node = node.again(|data| change(data, "UNdamaged", "undamaged"), due).await;
+    change(node.data.path(), "UNdamaged", "undamaged");
+    let node = node.again(own_clock).await;
     let (client, address) = (&node.client, node.address.as_str());
     assert_eq!(end(client, address, &end_header(&half, COMMIT)).await.0, 0);
     let delivered = wait_for(client, address, "T", 0, 3).await;

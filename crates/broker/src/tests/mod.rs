@@ -83,15 +83,10 @@ impl OneNode {
         OneNode { broker, address, client: Client::new(ClientConfig::default()), data }
     }
 
-    /// Stops it, does something to its directory, and starts it again, perhaps with other settings.
-    async fn again(
-        self,
-        meanwhile: impl FnOnce(&std::path::Path),
-        change: impl FnOnce(&mut BrokerConfig),
-    ) -> OneNode {
+    /// Stops it, and starts it again.
+    async fn again(self, change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
         let OneNode { broker, data, .. } = self;
         broker.shutdown(Drain::Now).await;
-        meanwhile(data.path());
         OneNode::on(data, change).await
     }
 
