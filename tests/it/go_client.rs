@@ -225,6 +225,19 @@ fn rebalance(scratch: &Scratch) -> Result<()> {
     c.end()
 }
 
+/// Each with a group of its own, through the death of a leader. Messages with an even number have tag A.
+const READERS: [(&str, &str); 5] = [
+    ("orderly", "consume -orderly"),
+    ("tags", "consume -tags A"),
+    ("sql", "consume -sql TAGS~=~'A'~AND~n~>=~0"),
+    ("broadcast", "consume -broadcasting"),
+    ("pull", "pull"),
+];
+
+fn is_even(value: &str) -> bool {
+    value.rsplit('-').next().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n.is_multiple_of(2))
+}
+
 /// Three groups; the client's own settings.
 fn leader_killed(scratch: &Scratch) -> Result<()> {
     const GROUPS: u8 = 3;
@@ -233,8 +246,12 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
     let base = scratch.unique("go");
     cluster.create_topic(&base, 2)?;
     let mut consumer = starter.start("consumer", &format!("consume -topic {base} -group {base}_g"))?;
+    let mut readers = Vec::new();
+    for (name, kind) in READERS {
+        readers.push((name, starter.start(name, &format!("{kind} -topic {base} -group {base}_{name}"))?));
+    }
     let mut producer =
-        starter.start("producer", &format!("failover -topic {base} -group {base}_p -rate 20"))?;
+        starter.start("producer", &format!("failover -topic {base} -group {base}_p -rate 20 -tags A,B"))?;
     consumer.wait_until("deliveries of every group", PATIENCE, |s| {
         let brokers: BTreeSet<String> = s.deliveries().into_iter().map(|d| d.place.broker).collect();
         brokers.len() == usize::from(GROUPS)
@@ -258,6 +275,28 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
     consumer.finish()?;
     let deliveries = consumer.deliveries();
     let mut c = Complaints::default();
+    for (name, reader) in &mut readers {
+        c.about(&format!("go {name}"));
+        let has_even_only = matches!(*name, "tags" | "sql");
+        let mut wanted = sends.clone();
+        wanted.retain(|send| !has_even_only || send.values.iter().all(|value| is_even(value)));
+        let arrived = reader.wait_until("every acknowledged message", PATIENCE, |s| {
+            history::lost(&wanted, &s.deliveries()).is_empty()
+        });
+        c.result(arrived);
+        reader.finish()?;
+        let deliveries = reader.deliveries();
+        c.none("unexpected", &history::unexpected(&wanted, &deliveries));
+        c.none("contradictions", &history::contradictions(&wanted, &deliveries));
+        if !has_even_only {
+            c.none("skipped", &history::skipped(&deliveries));
+        }
+        scratch.report(&format!(
+            "{name}: {} deliveries, {:?}",
+            deliveries.len(),
+            history::duplicates(&deliveries)
+        ));
+    }
     c.about("go");
     c.none("skipped", &history::skipped(&deliveries));
     c.none("contradictions", &history::contradictions(&sends, &deliveries));

@@ -6,9 +6,10 @@
 //! [`APACHE_SETTINGS`](cluster::APACHE_SETTINGS); rules that it does not keep are left out for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use tests::cluster::{self, Cluster, Plan, Running};
 use tests::complaints::{Complaints, exactly_once, same_ids};
@@ -533,6 +534,10 @@ fn traced(scratch: &Scratch, cluster: &Running, seen: Seen, c: &mut Complaints) 
 // While leaders die.
 
 const KILLS: usize = 2;
+/// Of each topic.
+const QUEUES: usize = 4;
+/// So long a message waits that is to be recalled.
+const RECALL_S: u32 = 3;
 /// One group: every message meets the death of its leader. Clients poll routes often, so that this takes seconds.
 const GROUP: &str = "broker-a";
 /// So many messages may have been under way when a leader died: the listener threads of one consumer.
@@ -548,8 +553,8 @@ impl Pair {
     fn start(scratch: &Scratch, cluster: &Cluster, version: &str) -> Result<Pair> {
         let kit = java::kit(version)?;
         let names = Names::new(scratch, &kit);
-        for feature in ["delay", "timer", "retry", "tx", "request"] {
-            cluster.create_topic(&names.topic(feature), 4)?;
+        for feature in ["delay", "timer", "retry", "recall", "tx", "request"] {
+            cluster.create_topic(&names.topic(feature), QUEUES as u32)?;
         }
         let common = "--poll-ms 1000 --heartbeat-ms 1000";
         let send = |feature: &str, rate: u32, rest: &str| {
@@ -564,7 +569,7 @@ impl Pair {
         };
         let mut sending = vec![
             send("delay", 10, "--delays level:1,level:2,level:99"),
-            send("retry", 3, ""),
+            send("retry", 3, "--tags A,B --keys traced --trace"),
             format!(
                 "transactions --topic {} --group {} --retries 0 --count 100000 --rate 5 --decisions {DECISIONS} --settle-ms 2500 {common}",
                 names.topic("tx"),
@@ -583,10 +588,22 @@ impl Pair {
             consume("dead", "retry", "--reject 99 --max-reconsume 1"),
             consume("tx", "tx", ""),
             format!("reply --topic {topic} --group {group} --from first {common}"),
+            // The messages with an even number.
+            consume("sql", "retry", "--sql (TAGS='A')AND(n>=0)"),
+            consume("cast", "retry", "--broadcasting"),
+            consume("reset", "retry", ""),
+            consume("trace", "retry", "--trace"),
+            format!(
+                "lite-pull --topic {} --group {} --from first {common}",
+                names.topic("retry"),
+                names.group("lite"),
+            ),
         ];
         if names.five {
             sending.push(send("timer", 10, &format!("--delays {TIMERS}")));
             consuming.push(consume("timer", "timer", ""));
+            sending.push(send("recall", 6, &format!("--recall 2 --delays sec:{RECALL_S}")));
+            consuming.push(consume("recall", "recall", ""));
         }
         let namesrv = cluster.namesrv();
         let name = |what: &str| format!("{what}-{}", names.version);
@@ -599,7 +616,7 @@ impl Pair {
     fn sending(&self) -> Vec<&'static str> {
         let mut features = vec!["delay", "retry", "tx"];
         if self.names.five {
-            features.push("timer");
+            features.extend(["timer", "recall"]);
         }
         features
     }
@@ -623,7 +640,15 @@ impl Pair {
         let mut wanted: Vec<(&str, BTreeSet<String>)> =
             vec![("delay", sent_to("delay")), ("timer", sent_to("timer"))];
         wanted.push(("tx", committed(&self.producers.sends_to(&names.topic("tx")))));
+        let (tried, recalled) = recalls_of(&self.producers);
+        let mut kept = sent_to("recall");
+        kept.retain(|value| !tried.contains(value) && !recalled.contains(value));
+        wanted.push(("recall", kept));
         let retried = sent_to("retry");
+        for feature in ["cast", "lite", "reset"] {
+            wanted.push((feature, retried.clone()));
+        }
+        wanted.push(("sql", even(&retried)));
         self.consumers.wait_until("all deliveries", PATIENCE, |scenario| {
             let seen = Seen { names: &names, scenario };
             let again = |feature: &str| {
@@ -636,6 +661,101 @@ impl Pair {
                 && again("dead")
         })
     }
+}
+
+/// The values of which a recall was tried, and those that were taken back.
+fn recalls_of(producers: &Scenario) -> (BTreeSet<String>, BTreeSet<String>) {
+    let recalls = producers.others("recall");
+    let values = |recalls: &[&Value]| -> BTreeSet<String> {
+        recalls.iter().filter_map(|recall| recall["value"].as_str()).map(str::to_owned).collect()
+    };
+    let done: Vec<&Value> = recalls.iter().filter(|recall| recall["ok"] == true).collect();
+    (values(&recalls.iter().collect::<Vec<_>>()), values(&done))
+}
+
+/// Those with an even number, which have the tag A.
+fn even(values: &BTreeSet<String>) -> BTreeSet<String> {
+    values.iter().filter(|value| number(value).is_multiple_of(2)).cloned().collect()
+}
+
+/// A send whose trace tells of the producer and of the consumer, among those that began after `since`.
+fn traced_send(shell: &mut mqadmin::Shell, pair: &Pair, since: i64) -> Result<String> {
+    wait::until("a trace", PATIENCE, || {
+        // A client sends its traces a moment later.
+        let aged = |send: &Send| send.ok && send.start > since && now() - send.end > 2_000_000_000;
+        let sends = pair.producers.sends_to(&pair.names.topic("retry"));
+        let id = sends.iter().rev().find(|send| aged(send)).and_then(|send| send.msg_id.clone());
+        let id = id.context("nothing was sent long enough ago")?;
+        check_trace(shell, pair, &id)?;
+        Ok(Some(id))
+    })
+}
+
+fn check_trace(shell: &mut mqadmin::Shell, pair: &Pair, id: &str) -> Result<()> {
+    let said = shell.run(&["queryMsgTraceById", "-i", id])?;
+    let row = |kind: &str| said.lines().any(|line| line.starts_with(kind) && line.contains("success"));
+    ensure!(row("Pub") && row("Sub") && said.contains(&pair.names.group("trace")), "{said}");
+    Ok(())
+}
+
+/// Offsets that an administrator moved while the leader died. Times are nanoseconds since 1970.
+struct Reset {
+    /// To the messages that were stored then, or later, in milliseconds.
+    to_ms: i64,
+    began: i64,
+    tries: usize,
+}
+
+/// Moves a group back in the middle of what each pair has consumed, one after the other, until the tool says that it is done.
+/// Says so to `begins` when it begins with the second one.
+fn reset_all(
+    mut shell: mqadmin::Shell,
+    groups: &[(String, String, i64)],
+    begins: &mpsc::Sender<()>,
+) -> Result<(mqadmin::Shell, Vec<Reset>)> {
+    let mut resets = Vec::new();
+    for (topic, group, to_ms) in groups {
+        let (to, began, mut tries) = (to_ms.to_string(), now(), 0);
+        if resets.len() == 1 {
+            // Nobody listens any more who does not need it.
+            let _ = begins.send(());
+        }
+        wait::until("a reset", PATIENCE, || {
+            tries += 1;
+            let said = shell.run(&["resetOffsetByTime", "-g", group, "-t", topic, "-s", &to])?;
+            ensure!(mqadmin::rows(&said).len() == QUEUES, "{said}");
+            Ok(Some(()))
+        })?;
+        resets.push(Reset { to_ms: *to_ms, began, tries });
+    }
+    Ok((shell, resets))
+}
+
+/// The tool works through what each version's group is to be moved to while this leader is killed.
+fn kill_during_resets(
+    cluster: &mut Cluster,
+    leader: u64,
+    shell: mqadmin::Shell,
+    pairs: &[Pair],
+) -> Result<(mqadmin::Shell, Vec<Reset>)> {
+    let mut groups = Vec::new();
+    for Pair { names, consumers, .. } in pairs {
+        let mut stored: Vec<i64> =
+            consumers.deliveries_to(&names.group("reset")).iter().map(|d| d.stored_ms).collect();
+        stored.sort_unstable();
+        let to_ms = *stored.get(stored.len() / 2).context("nothing was consumed")?;
+        groups.push((names.topic("retry"), names.group("reset"), to_ms));
+    }
+    let (begins, begun) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let resets = scope.spawn(|| reset_all(shell, &groups, &begins));
+        // At any moment of the second one.
+        if begun.recv_timeout(PATIENCE).is_ok() {
+            std::thread::sleep(Duration::from_millis(now() as u64 % 100));
+        }
+        cluster.kill(leader)?;
+        resets.join().map_err(|_| anyhow!("the resets panicked"))?
+    })
 }
 
 fn now() -> i64 {
@@ -651,10 +771,21 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
     for pair in &mut pairs {
         pair.wait_working(0)?;
     }
-    for _ in 0..KILLS {
+    let mut shell = mqadmin::Shell::start(scratch.dir(), &cluster.namesrv())?;
+    let mut traced = Vec::new();
+    for pair in &pairs {
+        traced.push(traced_send(&mut shell, pair, 0)?);
+    }
+    let mut resets = Vec::new();
+    let mut killed = 0;
+    for round in 1..=KILLS {
         let leader = cluster.leader(GROUP)?;
-        cluster.kill(leader)?;
-        let killed = now();
+        if round < KILLS {
+            cluster.kill(leader)?;
+        } else {
+            (shell, resets) = kill_during_resets(&mut cluster, leader, shell, &pairs)?;
+        }
+        killed = now();
         for pair in &mut pairs {
             pair.wait_working(killed).with_context(|| format!("node {leader} was killed"))?;
         }
@@ -662,6 +793,13 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         cluster.wait_whole()?;
     }
     let mut complaints = Complaints::default();
+    for (pair, id) in pairs.iter().zip(&traced) {
+        complaints.about(&pair.names.version);
+        let kept = check_trace(&mut shell, pair, id).context("the trace of before the kills");
+        complaints.result(kept);
+        let more = traced_send(&mut shell, pair, killed).context("a trace of after the kills");
+        complaints.result(more);
+    }
     for pair in &mut pairs {
         pair.producers.finish()?;
     }
@@ -672,11 +810,85 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         pair.consumers.finish()?;
     }
     let letters = letters(scratch, &cluster, &pairs)?;
-    for pair in &pairs {
+    for (pair, reset) in pairs.iter().zip(&resets) {
+        judge_reset(scratch, pair, reset, &mut complaints);
         complaints.about(&pair.names.version);
+        let (topic, group) = (pair.names.topic("retry"), pair.names.group("reset"));
+        let progress = shell.run(&["consumerProgress", "-g", &group, "-t", &topic])?;
+        complaints.check(progress.contains("Diff Total: 0"), || format!("commits do not count: {progress}"));
         judge(scratch, pair, &letters.deliveries_to(&pair.names.group("letters")), &mut complaints);
     }
     complaints.end()
+}
+
+/// Consumers that acknowledge nothing by a retry: what they are to get of the messages of `retry`, and no more.
+fn judge_readers(sent: &BTreeSet<String>, received: Seen, c: &mut Complaints) {
+    for feature in ["cast", "lite", "sql"] {
+        let deliveries = received.deliveries(feature);
+        let wanted = if feature == "sql" { even(sent) } else { sent.clone() };
+        let lost: Vec<&String> = wanted.iter().filter(|v| !values(&deliveries).contains(*v)).collect();
+        c.none(&format!("{feature}: lost"), &lost);
+        if feature == "sql" {
+            let odd = deliveries.iter().filter(|d| !number(&d.value).is_multiple_of(2));
+            c.none("sql: what the filter leaves out", &odd.collect::<Vec<_>>());
+        } else {
+            c.none(&format!("{feature}: skipped"), &history::skipped(&deliveries));
+        }
+    }
+}
+
+/// A message is taken back or delivered. Where a producer did not learn which, either is right.
+fn judge_recalls(scratch: &Scratch, pair: &Pair, c: &mut Complaints) {
+    if !pair.names.five {
+        return;
+    }
+    let sends = pair.producers.sends_to(&pair.names.topic("recall"));
+    let deliveries = pair.consumers.deliveries_to(&pair.names.group("recall"));
+    let (tried, recalled) = recalls_of(&pair.producers);
+    let delivered = values(&deliveries);
+    c.none("recalled and delivered", &recalled.intersection(&delivered).collect::<Vec<_>>());
+    let lost: Vec<String> =
+        sent(&sends).into_iter().filter(|v| !tried.contains(v) && !delivered.contains(v)).collect();
+    c.none("timers lost that nobody recalled", &lost);
+    c.none("timers delivered from two places", &history::stored_twice(&deliveries));
+    c.check(recalled.len() >= 5, || format!("only {} recalls", recalled.len()));
+    scratch.report(&format!(
+        "{} recalls: {} of {} tried, {} timers delivered",
+        pair.names.version,
+        recalled.len(),
+        tried.len(),
+        delivered.len()
+    ));
+}
+
+/// Everything from the time on came again, nothing that is older, and nothing is passed over.
+fn judge_reset(scratch: &Scratch, pair: &Pair, reset: &Reset, c: &mut Complaints) {
+    c.about(&pair.names.version);
+    let deliveries = pair.consumers.deliveries_to(&pair.names.group("reset"));
+    c.none("reset: skipped", &history::skipped(&deliveries));
+    let sends = pair.producers.sends_to(&pair.names.topic("retry"));
+    let lost: Vec<String> = sent(&sends).difference(&values(&deliveries)).cloned().collect();
+    c.none("reset: lost", &lost);
+    let before: Vec<&Delivery> = deliveries.iter().filter(|d| d.at < reset.began).collect();
+    let again = |value: &str| deliveries.iter().filter(|d| d.at >= reset.began && d.value == value).count();
+    let newer: Vec<&&Delivery> = before.iter().filter(|d| d.stored_ms >= reset.to_ms).collect();
+    let missing: Vec<&str> = newer.iter().map(|d| d.value.as_str()).filter(|v| again(v) == 0).collect();
+    c.none("reset: did not come again", &missing);
+    // What the dead leader had not committed yet comes again as well; consumers commit each 5 s.
+    let old = |d: &&&Delivery| d.stored_ms < reset.to_ms && d.at < reset.began - 10_000_000_000;
+    let older: Vec<&str> =
+        before.iter().filter(old).map(|d| d.value.as_str()).filter(|v| again(v) > 0).collect();
+    c.none("reset: older ones came again", &older);
+    // Each try that the tool did not hear the end of may have been done; and consumers are told once more by a new leader.
+    let most = reset.tries + 2;
+    let often: Vec<&str> = newer.iter().map(|d| d.value.as_str()).filter(|v| again(v) > most).collect();
+    c.none("reset: came again and again", &often);
+    scratch.report(&format!(
+        "{} reset in {} tries: {} messages came again",
+        pair.names.version,
+        reset.tries,
+        newer.len()
+    ));
 }
 
 fn letters(scratch: &Scratch, cluster: &Cluster, pairs: &[Pair]) -> Result<Scenario> {
@@ -755,6 +967,8 @@ fn judge(scratch: &Scratch, pair: &Pair, letters: &[Delivery], c: &mut Complaint
     c.none("dead letters lost", &sent(&sends).difference(&values(letters)).collect::<Vec<_>>());
     let again = history::stored_twice(letters);
     c.check(again.len() <= KILLS * IN_FLIGHT, || format!("dead twice: {again:?}"));
+    judge_readers(&sent(&sends), received, c);
+    judge_recalls(scratch, pair, c);
     let requests = sent_by.requests();
     let failed = requests.iter().filter(|request| request["ok"] != true).count();
     let dead = letters.len();

@@ -189,6 +189,26 @@ const CONSUMERS: usize = 2;
 /// What a consumer may have taken and not acknowledged: a batch that it has and one that is under way.
 const IN_FLIGHT: usize = 64;
 
+/// Consumers that have the broker assign them what they take: of a group that pops, by a mode that was set before leaders
+/// died, and of one of which nothing was said.
+fn newcomers_of(scratch: &Scratch, cluster: &Cluster, version: &str, topic: &str) -> Result<Scenario> {
+    let lines = ["late", "pull"].map(|group| {
+        format!("consume --pop --from first --topic {topic} --group {topic}_{group} --poll-ms 1000 --heartbeat-ms 1000")
+    });
+    let lines: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
+    let name = format!("newcomers-{version}");
+    java::kit(version)?.together(scratch.dir(), &name, &cluster.namesrv(), &lines)
+}
+
+/// All of the broker to the one, each queue of the topic to the other; and both have messages.
+fn is_assigned(newcomers: &Scenario, topic: &str) -> bool {
+    let (late, pull) = (format!("{topic}_late"), format!("{topic}_pull"));
+    let queues: Vec<String> = (0..4).map(|queue| format!("{GROUP}/{queue}")).collect();
+    newcomers.assigned_to(&late) == [format!("{GROUP}/-1")]
+        && newcomers.assigned_to(&pull) == queues
+        && [late, pull].iter().all(|group| !newcomers.deliveries_to(group).is_empty())
+}
+
 /// One group, so that each kill meets every message.
 fn leader_killed(scratch: &Scratch) -> Result<()> {
     let mut cluster = Cluster::start(scratch, Plan { preferred_leaders: false, ..Plan::new(3, 1) })?;
@@ -198,7 +218,10 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         let base = scratch.unique(&kit.version.replace('.', "_"));
         cluster.create_topic(&base, 4)?;
         let leader = cluster.leader(GROUP)?;
-        remoting::set_request_mode(cluster.address(leader, GROUP), &base, &format!("{base}_g"), "POP")?;
+        for group in ["g", "late"] {
+            let group = format!("{base}_{group}");
+            remoting::set_request_mode(cluster.address(leader, GROUP), &base, &group, "POP")?;
+        }
         let common = format!("--topic {base} --poll-ms 1000 --heartbeat-ms 1000");
         let consume =
             format!("consume --pop --invisible-ms {INVISIBLE_MS} --from first --group {base}_g {common}");
@@ -229,6 +252,17 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         cluster.wait_whole()?;
     }
     let mut c = Complaints::default();
+    let mut newcomers = Vec::new();
+    for (version, producer, _) in &pairs {
+        let topic = producer.sends().first().map(|send| send.topic.clone()).unwrap_or_default();
+        newcomers.push((topic.clone(), newcomers_of(scratch, &cluster, version, &topic)?));
+    }
+    for ((version, ..), (topic, newcomers)) in pairs.iter().zip(&mut newcomers) {
+        c.about(version);
+        let told = newcomers.wait_until("what the broker assigns", PATIENCE, |s| is_assigned(s, topic));
+        c.result(told);
+        newcomers.finish()?;
+    }
     for (version, producer, consumers) in &mut pairs {
         c.about(version);
         producer.finish()?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::delay::{DelayLevels, TIMER_MAX_DELAY_MS};
 use crate::limits::{Limits, SEGMENT_BYTES, SEGMENT_BYTES_STEP};
 use crate::settings::Initial;
+use crate::state::command::FEATURE_LEVEL;
 use crate::state::limits::QUEUES_PER_TOPIC_MAX;
 
 /// The broker role of one process.
@@ -144,6 +145,9 @@ pub struct GroupConfig {
     pub transaction_check_interval_ms: u64,
     /// How often it is asked (`transactionCheckMax`); then the message is put aside.
     pub transaction_checks_max: u32,
+    /// Up to which feature level this node lets the group go, from 1; the build's own, unless a release before is to be gone
+    /// back to.
+    pub feature_level: u32,
     /// Raft timing, in milliseconds.
     pub heartbeat_ms: u64,
     pub election_ms: (u64, u64),
@@ -174,6 +178,7 @@ impl Default for GroupConfig {
             transaction_timeout_ms: 6_000,
             transaction_check_interval_ms: 30_000,
             transaction_checks_max: 15,
+            feature_level: FEATURE_LEVEL,
             heartbeat_ms: 50,
             election_ms: (150, 300),
         }
@@ -355,6 +360,10 @@ impl GroupConfig {
         if self.transaction_check_interval_ms < TRANSACTION_CHECK_INTERVAL_MIN_MS {
             let rule = format!("must be {TRANSACTION_CHECK_INTERVAL_MIN_MS} at least");
             return broken("transaction_check_interval_ms", &rule);
+        }
+        if !(1..=FEATURE_LEVEL).contains(&self.feature_level) {
+            let rule = format!("must be 1 to {FEATURE_LEVEL}, not {}", self.feature_level);
+            return broken("feature_level", &rule);
         }
         let (min, max) = self.election_ms;
         if self.heartbeat_ms == 0 || self.heartbeat_ms * 2 > min || min >= max {

@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::Mutex;
 
-use wire::{MessageError, QueueId, QueueOffset, StoredMessage};
+use bytes::Bytes;
+use store::{Log, StoreError};
+use wire::{LogPosition, MessageError, QueueId, QueueOffset, StoredMessage};
 
 use crate::hosted::{Hosted, lock};
 use crate::limits::DAMAGE_TOLD_MAX;
@@ -27,11 +29,18 @@ impl Damage {
     }
 }
 
-/// The message of a record, if it is as it was stored, as far as can be told: its form, and its body by the CRC.
+/// The message of a record that was read with its frame ([`store::Log::read_checked`]), which tells of damage to any byte of
+/// it; its form and the CRC of its body once more, for what was wrong before it came into the log.
 pub(crate) fn sound(record: &[u8]) -> Result<StoredMessage<'_>, MessageError> {
     let message = StoredMessage::parse(record)?;
     message.verify()?;
     Ok(message)
+}
+
+/// One record, checked with its frame. May wait for the disk.
+pub(crate) fn read(log: &Log, position: LogPosition, size: u32) -> Result<Bytes, StoreError> {
+    let nothing = StoreError::OutOfRange { position, len: size.into(), end: position };
+    log.read_checked(&[(position, size)]).pop().unwrap_or(Err(nothing))
 }
 
 /// Tells the operator of a message that is damaged here, once.

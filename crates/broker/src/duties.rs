@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use replica::StateMachine as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +25,7 @@ use crate::hosted::{Hosted, Toward};
 use crate::limits::DUTY_RETRY;
 use crate::pop;
 use crate::state::Advance;
+use crate::state::command::{FEATURE_LEVEL, Kind, RaiseLevel};
 use crate::transactions::check;
 
 type Run = dyn Fn(Arc<Hosted>, CancellationToken) -> BoxFuture<'static, Result<(), Error>> + Send + Sync;
@@ -53,11 +55,27 @@ impl Duty {
 /// Every duty of a group.
 pub(crate) fn all() -> Vec<Duty> {
     vec![
+        Duty::new("feature level", |hosted, _| raise_level(hosted)),
         Duty::new("delay levels", delay::levels),
         Duty::new("timers", delay::timers),
         Duty::new("transaction checks", check::run),
         Duty::new("pop revive", |hosted, _| pop::revive(hosted)),
     ]
+}
+
+/// Raises the group's feature level to this build's, as soon as every member knows it: from then on a member that is down
+/// holds nothing back.
+async fn raise_level(hosted: Arc<Hosted>) -> Result<(), Error> {
+    if hosted.state.level() >= FEATURE_LEVEL {
+        return Ok(());
+    }
+    hosted.served_here()?.group.level_known_to_all(FEATURE_LEVEL).await;
+    let reply = hosted.propose_here(Kind::RaiseLevel(RaiseLevel { level: FEATURE_LEVEL }).into()).await?;
+    if reply.code != 0 {
+        return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
+    }
+    tracing::info!(group = hosted.name(), level = FEATURE_LEVEL, "every node knows this feature level");
+    Ok(())
 }
 
 /// Runs duties whenever this node leads and is prepared. Those of one term have ended before the next ones start. Ends with

@@ -22,7 +22,7 @@ pub(crate) enum Error {
     /// It may or may not have been done.
     #[error("the outcome of the request is unknown: {0}")]
     Unknown(String),
-    /// Definitely not done: a limit of this node is reached.
+    /// Definitely not done: a limit is reached, or a member of the group would not know it.
     #[error("{0}")]
     Overloaded(String),
     #[error(transparent)]
@@ -93,7 +93,9 @@ impl From<ProposeError> for Error {
                 Error::refused(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{topic}] not exist: {error}"))
             }
             ProposeError::TooLarge { .. } => Error::refused(ResponseCode::MESSAGE_ILLEGAL, error.to_string()),
-            ProposeError::Full { .. } | ProposeError::NoRoom { .. } => Error::Overloaded(error.to_string()),
+            ProposeError::Full { .. } | ProposeError::NoRoom { .. } | ProposeError::Level { .. } => {
+                Error::Overloaded(error.to_string())
+            }
         }
     }
 }
@@ -133,6 +135,7 @@ mod tests {
             (ProposeError::Unknown("x"), false, 1),
             (ProposeError::Full { pending_bytes: 1, limit_bytes: 1 }, false, 14),
             (ProposeError::NoRoom { reason: "full".into() }, false, 14),
+            (ProposeError::Level { needed: 2, nodes: vec![NodeId(3)] }, false, 14),
             (ProposeError::TooLarge { len: 2, limit: 1 }, false, 13),
             (ProposeError::NoQueue { topic: "t".into(), queue: QueueId(1) }, false, 17),
         ] {

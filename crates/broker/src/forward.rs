@@ -10,6 +10,7 @@
 //! node passes it on again. A request is sent again only while it is definitely not done (log.md 12): not sent, or
 //! refused. What was sent and not answered is of unknown outcome.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -175,21 +176,27 @@ pub(crate) fn alone(hosted: &Arc<Hosted>, leader: NodeId, call: Call) {
 pub(crate) fn to_group(node: &Arc<Node>, group: String, at: NodeId, call: Call) {
     let node = node.clone();
     tokio::spawn(async move {
-        let mut at = at;
-        // That node, and the leader that it names.
-        for _ in 0..2 {
-            let asked = [(&call.request, &call.from, call.deadline)];
-            match ask_group(&node, &group, at, &asked).await.map(|outcomes| outcomes.into_iter().next()) {
+        // That node, and the leader that it names; where it is gone, whoever else may have the group.
+        let others = node.config.peers.keys().copied().map(NodeId);
+        let mut next: VecDeque<NodeId> = std::iter::once(at).chain(others).collect();
+        let mut asked = BTreeSet::from([node.id]);
+        while let Some(at) = next.pop_front().filter(|_| Instant::now() < call.deadline) {
+            if !asked.insert(at) {
+                continue;
+            }
+            let calls = [(&call.request, &call.from, call.deadline)];
+            match ask_group(&node, &group, at, &calls).await.map(|outcomes| outcomes.into_iter().next()) {
                 Ok(Some(Ok(answer))) => return call.answer(answer),
-                Ok(Some(Err(Error::NotLeader { leader: Some(leader) }))) if leader != node.id => at = leader,
+                Ok(Some(Err(Error::NotLeader { leader: Some(leader) }))) => next.push_front(leader),
+                Ok(Some(Err(Error::NotLeader { leader: None })) | None) | Err(NotDone(_)) => {}
                 Ok(Some(Err(error))) => {
                     let (code, remark) = error.answer();
                     return call.refuse(code, remark);
                 }
-                Ok(None) | Err(NotDone(_)) => break,
             }
         }
-        call.give_up();
+        let remark = format!("no node that can be reached leads group {group}");
+        call.refuse(ResponseCode::SERVICE_NOT_AVAILABLE, remark);
     });
 }
 

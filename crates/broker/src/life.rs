@@ -19,6 +19,7 @@ use crate::limits::{
 };
 use crate::pop;
 use crate::service::wall_clock_ms;
+use crate::state::command::FEATURE_LEVEL;
 use crate::state::{Advance, BootstrapOptions, Hooks, State};
 use crate::{duties, forward};
 
@@ -51,6 +52,10 @@ impl StateMachine for Applied {
         self.state.next_offset(topic, queue)
     }
 
+    fn level(&self) -> u32 {
+        self.state.level()
+    }
+
     fn encode(&self) -> Vec<u8> {
         self.state.encode()
     }
@@ -80,6 +85,8 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
         segment_size: hosted.config.segment_bytes,
         first_leader: hosted.config.preferred_leader.map(NodeId),
         heartbeat_ms: hosted.config.heartbeat_ms,
+        level: FEATURE_LEVEL,
+        level_max: hosted.config.feature_level,
         election_ms: hosted.config.election_ms,
         log: store::Options {
             recent_bytes_max: store::limits::RECENT_BYTES_MAX / hosted.node.config.groups.len().max(1),

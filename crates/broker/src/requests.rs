@@ -12,7 +12,7 @@ use crate::errors::Error;
 use crate::handlers::step::Step;
 use crate::handlers::{
     assignment, consumer_admin, delayed, digest, group, heartbeat, lists, lock, node, offset, pop, pull,
-    query, raft, recall, refused, reply, reset, send, send_back, step, story, topic, transaction,
+    query, raft, recall, refused, reply, reset, resume, send, send_back, step, story, topic, transaction,
 };
 use crate::hosted::Hosted;
 use crate::service::wall_clock_ms;
@@ -240,6 +240,12 @@ const TABLE: &[Row] = &[
     ),
     brief(RequestCode::SEND_BATCH_MESSAGE, Take(send::send), "send a batch"),
     row(RequestCode::QUERY_CONSUME_QUEUE, Current, Work(query::consume_queue), "units of a queue's index"),
+    row(
+        RequestCode::RESUME_CHECK_HALF_MESSAGE,
+        Log,
+        Work(resume::resume),
+        "ask once more of a transaction that was put aside",
+    ),
     row(RequestCode::SEND_REPLY_MESSAGE, Log, Work(reply::reply), "a reply, pushed to who waits for it"),
     row(RequestCode::SEND_REPLY_MESSAGE_V2, Log, Work(reply::reply), "the same, short field names"),
     row(

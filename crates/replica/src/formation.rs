@@ -165,6 +165,7 @@ async fn ask(slot: &GroupSlot, peers: &Peers, peer: NodeId) -> Result<Option<Str
         Ok(Err(_)) => return Ok(None),
         Ok(Ok(reply)) => reply.into_inner(),
     };
+    slot.said.note(peer, reply.level);
     if reply.formed {
         match reply.known.get(&slot.me.0) {
             None => return Err(FormationError::NotAMember { group, node: slot.me, peer }),

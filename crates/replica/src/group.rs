@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use wire::LogPosition;
 
 use crate::blocking::blocking;
+use crate::level;
 use crate::limits::{
     BARRIER_TIMEOUT, BARRIERS_WAITING_MAX, FLUSH_STUCK, FULL_HOLD_BACK, PURGE_PATIENCE, ROOM_TRANSFER_PAUSE,
     TRANSFER_CATCH_UP, TRANSFER_WATCH,
@@ -28,7 +29,8 @@ use crate::server::GroupSlot;
 use crate::state_machine::{AppliedUpTo, Machine};
 use crate::types::{RaftVote, TypeConfig, store_log_id};
 use crate::{
-    CoupledProposal, CoupledReceipt, MessagesProposal, NodeId, Peers, ProposeError, Receipt, StateMachine,
+    CommandProposal, CoupledProposal, CoupledReceipt, MessagesProposal, NodeId, Peers, ProposeError, Receipt,
+    StateMachine,
 };
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
@@ -266,28 +268,38 @@ impl Group {
         self.inner.intake.coupled(proposal, done);
     }
 
-    /// Proposes a command of the broker and returns its answer. A `barrier` command changes queues: it is proposed when
-    /// everything before it is applied, and nothing is proposed until it is applied itself.
-    pub async fn propose_command(&self, body: Bytes, barrier: bool) -> Result<Bytes, ProposeError> {
-        let answer = self.propose_command_now(body, barrier).await;
+    /// Proposes a command of the broker and returns its answer.
+    pub async fn propose_command(&self, proposal: CommandProposal) -> Result<Bytes, ProposeError> {
+        let answer = self.propose_command_now(proposal).await;
         answer.unwrap_or(Err(ProposeError::Unknown("the group stopped while the command was under way")))
     }
 
     /// The same for callers whose commands must keep their order: it is in the proposer's queue on return.
     pub fn propose_command_now(
         &self,
-        body: Bytes,
-        barrier: bool,
+        proposal: CommandProposal,
     ) -> oneshot::Receiver<Result<Bytes, ProposeError>> {
         let (tx, rx) = oneshot::channel();
         self.inner.intake.command(
-            body,
-            barrier,
+            proposal,
             Box::new(move |result| {
                 let _ = tx.send(result);
             }),
         );
         rx
+    }
+
+    /// Whether entries that need a feature level may be proposed here.
+    ///
+    /// # Errors
+    /// [`ProposeError::Level`] while a member of the group has not said that it knows them.
+    pub fn check_level(&self, needed: u32) -> Result<(), ProposeError> {
+        level::check(&self.inner.slot, &self.inner.raft, needed)
+    }
+
+    /// Waits until every member of the group has said to this leader that it knows a feature level.
+    pub async fn level_known_to_all(&self, level: u32) {
+        level::known_to_all(&self.inner.slot, &self.inner.raft, level).await;
     }
 
     /// Passes when this node is known to have led after the call began, and has applied everything committed before:

@@ -19,13 +19,14 @@ use tonic::transport::server::Connected;
 use crate::formation::{self, FormationError};
 use crate::group::{Group, Raft, start_tasks};
 use crate::limits::{
-    CHECKPOINT_INTERVAL, FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES, PEER_RESETS_MAX, PEER_WINDOW_BYTES,
+    CHECKPOINT_INTERVAL, COUPLED_LEVEL, FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES, PEER_RESETS_MAX,
+    PEER_WINDOW_BYTES,
 };
 use crate::log_clock::WallClock;
 use crate::log_storage::LogStorage;
 use crate::network::Network;
 use crate::peers::{PeerHandler, Peers};
-use crate::server::{GroupSlot, PeerServer, Registry};
+use crate::server::{GroupSlot, Levels, PeerServer, Registry};
 use crate::state_machine::Machine;
 use crate::transport::Transport;
 use crate::{NodeId, StateMachine, proto};
@@ -67,6 +68,11 @@ pub struct GroupConfig {
     pub election_ms: (u64, u64),
     /// How often the tables are saved while anything is applied.
     pub checkpoint_interval: Duration,
+    /// The feature level of the entries and tables that this build knows, from 1.
+    pub level: u32,
+    /// Up to which level this node lets the group go, at most `level`: below it, entries that need more are not proposed
+    /// until every node does.
+    pub level_max: u32,
     /// What only tests and simulations change of the log.
     pub log: store::Options,
     /// The system's, except in tests.
@@ -85,6 +91,8 @@ impl GroupConfig {
             heartbeat_ms: 50,
             election_ms: (150, 300),
             checkpoint_interval: CHECKPOINT_INTERVAL,
+            level: COUPLED_LEVEL,
+            level_max: COUPLED_LEVEL,
             log: store::Options::default(),
             wall_clock: WallClock::default(),
         }
@@ -240,7 +248,8 @@ impl Host {
         voters.sort_unstable();
         voters.dedup();
         let (cluster, wall_clock) = (&self.inner.cluster, config.wall_clock.clone());
-        let slot = GroupSlot::new(cluster, &config.name, self.inner.node, voters, log, wall_clock);
+        let levels = Levels { known: config.level, max: config.level_max.min(config.level) };
+        let slot = GroupSlot::new(cluster, &config.name, self.inner.node, voters, log, levels, wall_clock);
         let slot = Arc::new(slot);
         self.inner.registry.insert(slot.clone());
         Ok(OpenedGroup { slot, config, checkpoint })
@@ -271,6 +280,9 @@ impl Host {
     ) -> Result<Group, OpenError> {
         let OpenedGroup { slot, config, checkpoint } = opened;
         let name = config.name.clone();
+        if slot.tables.set(tables.clone()).is_err() {
+            return Err(OpenError::Group { group: name, reason: "the group is running already".into() });
+        }
         let failed = |reason: String| OpenError::Group { group: name.clone(), reason };
         let formed_now = formation::form(&slot, &self.inner.peers).await?;
         let mut machine =

@@ -17,6 +17,7 @@ mod commits;
 mod formation;
 mod group;
 mod host;
+mod level;
 mod limits;
 mod log_clock;
 mod log_storage;
@@ -40,7 +41,7 @@ use wire::{LogPosition, QueueId, QueueOffset};
 pub use formation::FormationError;
 pub use group::{Group, GroupStatus, PeerProgress, ReadError, Role, TransferError};
 pub use host::{Ground, GroupConfig, Host, HostConfig, OpenError, OpenedGroup};
-pub use limits::PEER_MESSAGE_BYTES;
+pub use limits::{COUPLED_LEVEL, PEER_MESSAGE_BYTES};
 pub use log_clock::WallClock;
 pub use peers::{CallError, PeerHandler, Peers, Service};
 pub use proposer::Done;
@@ -69,6 +70,9 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// The next queue offset of a queue in the applied tables; `None` where the topic or the queue does not exist.
     fn next_offset(&self, topic: &str, queue: QueueId) -> Option<QueueOffset>;
+
+    /// The highest feature level of an applied entry, from 1: every member of the group knows it, for ever.
+    fn level(&self) -> u32;
 
     /// The tables after the last applied frame. Equal tables give equal bytes.
     fn encode(&self) -> Vec<u8>;
@@ -109,10 +113,23 @@ pub struct MessagesProposal {
     pub count: u32,
 }
 
+/// A command of the broker.
+#[derive(Debug)]
+pub struct CommandProposal {
+    pub body: Bytes,
+    /// It changes queues: it is proposed when everything before it is applied, and nothing is proposed until it is applied
+    /// itself.
+    pub barrier: bool,
+    /// The feature level that it needs, from 1.
+    pub level: u32,
+}
+
 /// A command and messages that take effect together or not at all.
 #[derive(Debug)]
 pub struct CoupledProposal {
     pub command: Bytes,
+    /// The feature level that the entry needs, from 2.
+    pub level: u32,
     /// In the order of the log. The same queue may come more than once.
     pub messages: Vec<MessagesProposal>,
 }
@@ -159,6 +176,13 @@ pub enum ProposeError {
     /// Definitely not proposed.
     #[error("{len} bytes are more than one entry may hold ({limit})")]
     TooLarge { len: usize, limit: usize },
+    /// Definitely not proposed: members of the group have not said that they know such entries.
+    #[error(
+        "feature level {needed} is needed, and {} not said to know it: every node of the group must run a release that does \
+         (its feature_level too)",
+        level::nodes_have(nodes)
+    )]
+    Level { needed: u32, nodes: Vec<NodeId> },
     /// Definitely not proposed: the group has stopped on this node.
     #[error("the group has stopped on this node")]
     Stopped,

@@ -150,6 +150,7 @@ impl NetAppend<TypeConfig> for PeerNetwork {
         let reply = within(option.hard_ttl(), client.heartbeat(request)).await?;
         self.slot.note_room(self.target, reply.disk_full);
         self.slot.clocks.note(self.target, reply.wall_clock_ms, Instant::now());
+        self.slot.said.note(self.target, reply.level);
         Ok(match append_result(reply)? {
             Ok(_) => AppendEntriesResponse::Success,
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
@@ -208,6 +209,7 @@ impl PeerNetwork {
         let results = replies.map(move |reply| {
             let reply = reply.map_err(|status| rpc_error(&status))?;
             of_target.clocks.note(target, reply.wall_clock_ms, Instant::now());
+            of_target.said.note(target, reply.level);
             append_result(reply)
         });
         Ok(results.boxed())

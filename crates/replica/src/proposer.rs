@@ -21,16 +21,18 @@ use tokio::sync::{Notify, mpsc, watch};
 use wire::{LogPosition, QueueId, QueueOffset};
 
 use crate::group::{Raft, Role};
+use crate::level;
 use crate::limits::{
-    BYTES_IN_FLIGHT_MAX, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES, PENDING_BYTES_MAX, PROPOSAL_BYTES_MAX,
-    PROPOSAL_TIMEOUT, REJECTED_PAUSE, SETTLE_GRACE,
+    BYTES_IN_FLIGHT_MAX, COUPLED_LEVEL, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES, PENDING_BYTES_MAX,
+    PROPOSAL_BYTES_MAX, PROPOSAL_TIMEOUT, REJECTED_PAUSE, SETTLE_GRACE,
 };
 use crate::log_clock::{AHEAD_NOTICE, Ahead, LogClock};
 use crate::server::GroupSlot;
 use crate::state_machine::AppliedUpTo;
 use crate::types::{Applied, Completion, Data, TypeConfig, command_data};
 use crate::{
-    CoupledProposal, CoupledReceipt, MessagesProposal, NodeId, Outcome, ProposeError, Receipt, StateMachine,
+    CommandProposal, CoupledProposal, CoupledReceipt, MessagesProposal, NodeId, Outcome, ProposeError,
+    Receipt, StateMachine,
 };
 
 /// Called once with what became of a proposal.
@@ -38,7 +40,7 @@ pub type Done<T> = Box<dyn FnOnce(Result<T, ProposeError>) + Send>;
 
 enum Proposal {
     Messages(MessagesProposal, Done<Receipt>, Held),
-    Command { body: Bytes, barrier: bool, done: Done<Bytes>, held: Held },
+    Command(CommandProposal, Done<Bytes>, Held),
     Coupled(CoupledProposal, Done<CoupledReceipt>, Held),
 }
 
@@ -46,7 +48,7 @@ impl Proposal {
     fn refuse(self, error: ProposeError) {
         match self {
             Proposal::Messages(_, done, _held) => done(Err(error)),
-            Proposal::Command { done, .. } => done(Err(error)),
+            Proposal::Command(_, done, _held) => done(Err(error)),
             Proposal::Coupled(_, done, _held) => done(Err(error)),
         }
     }
@@ -67,9 +69,9 @@ impl Intake {
         }
     }
 
-    pub(crate) fn command(&self, body: Bytes, barrier: bool, done: Done<Bytes>) {
-        match self.admit(body.len()) {
-            Ok(held) => self.push(Proposal::Command { body, barrier, done, held }),
+    pub(crate) fn command(&self, proposal: CommandProposal, done: Done<Bytes>) {
+        match self.admit(proposal.body.len()) {
+            Ok(held) => self.push(Proposal::Command(proposal, done, held)),
             Err(error) => done(Err(error)),
         }
     }
@@ -435,10 +437,15 @@ impl Proposer {
                     continue;
                 }
                 match self.carried.take() {
-                    Some(Proposal::Command { body, barrier, done, held }) => {
+                    Some(Proposal::Command(proposal, done, held)) => {
+                        let CommandProposal { barrier, level, .. } = proposal;
+                        if let Err(error) = level::check(&self.slot, &self.raft, level) {
+                            done(Err(error));
+                            continue;
+                        }
                         if barrier && window.get().0 > 0 {
                             // It stays carried meanwhile: it goes back with the others if the term comes to a halt.
-                            self.carried = Some(Proposal::Command { body, barrier, done, held });
+                            self.carried = Some(Proposal::Command(proposal, done, held));
                             self.wait_decided(&window, term).await;
                             if window.get().2 || !self.leads(term) {
                                 break;
@@ -447,7 +454,8 @@ impl Proposer {
                         }
                         let log_time_ms = self.log_time_ms(&mut clock);
                         tracing::debug!(term, barrier, "a command is next");
-                        self.propose_command(term, &window, &body, log_time_ms, done, held).await;
+                        let data = command_data(&proposal.body, log_time_ms);
+                        self.propose(term, &window, data, Parts::Command(done), held).await;
                         if barrier {
                             self.wait_decided(&window, term).await;
                             counters.clear();
@@ -455,6 +463,11 @@ impl Proposer {
                         continue;
                     }
                     Some(Proposal::Coupled(proposal, done, held)) => {
+                        let needed = proposal.level.max(COUPLED_LEVEL);
+                        if let Err(error) = level::check(&self.slot, &self.raft, needed) {
+                            done(Err(error));
+                            continue;
+                        }
                         match self.finish_coupled(proposal, &mut counters, &mut clock) {
                             Ok((data, places)) => {
                                 let parts = Parts::Coupled { places, log_time_ms: data.log_time_ms, done };
@@ -528,7 +541,7 @@ impl Proposer {
             };
             let (proposal, done, held) = match proposal {
                 Proposal::Messages(proposal, done, held) => (proposal, done, held),
-                alone @ (Proposal::Command { .. } | Proposal::Coupled(..)) => {
+                alone @ (Proposal::Command(..) | Proposal::Coupled(..)) => {
                     self.carried = Some(alone);
                     return;
                 }
@@ -579,7 +592,7 @@ impl Proposer {
         counters: &mut Counters,
         clock: &mut LogClock,
     ) -> Result<(Data, Vec<Place>), ProposeError> {
-        let CoupledProposal { command, messages } = proposal;
+        let CoupledProposal { command, messages, .. } = proposal;
         for MessagesProposal { topic, queue, .. } in &messages {
             if counters.get(topic).is_some_and(|queues| queues.contains_key(queue)) {
                 continue;
@@ -615,18 +628,6 @@ impl Proposer {
         let OpenEntry { buffer, parts, held } = entry;
         let data = Data { kind: FrameKind::Messages, log_time_ms, buffer };
         self.propose(term, window, data, Parts::Messages { parts, log_time_ms }, held).await;
-    }
-
-    async fn propose_command(
-        &mut self,
-        term: u64,
-        window: &Arc<Window>,
-        body: &Bytes,
-        log_time_ms: u64,
-        done: Done<Bytes>,
-        held: Held,
-    ) {
-        self.propose(term, window, command_data(body, log_time_ms), Parts::Command(done), held).await;
     }
 
     async fn propose(&mut self, term: u64, window: &Arc<Window>, data: Data, parts: Parts, held: Held) {

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::LogPosition;
 
 use crate::group::Raft;
+use crate::level::{self, Said};
 use crate::limits::{
     PEER_MESSAGE_BYTES, ROOM_LOW_BYTES, ROOM_WORD_VALID, SNAPSHOT_BYTES_MAX, UNFLUSHED_BYTES_MAX,
 };
@@ -28,7 +29,16 @@ use crate::types::{
     LogEntry, RaftStoredMembership, TypeConfig, log_id_from_proto, log_id_to_proto, membership_from_proto,
     store_log_id, vote_from_proto, vote_to_proto,
 };
-use crate::{NodeId, PeerHandler, Service};
+use crate::{NodeId, PeerHandler, Service, StateMachine};
+
+/// Feature levels of a build, from 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Levels {
+    /// What it knows.
+    pub(crate) known: u32,
+    /// Up to which one it lets a group go.
+    pub(crate) max: u32,
+}
 
 /// A group as the listener sees it: known from the moment its log is open, running once `raft` is set.
 pub(crate) struct GroupSlot {
@@ -38,6 +48,11 @@ pub(crate) struct GroupSlot {
     pub(crate) voters: Vec<NodeId>,
     pub(crate) log: Log,
     pub(crate) raft: OnceLock<Raft>,
+    pub(crate) tables: OnceLock<Arc<dyn StateMachine>>,
+    /// The feature level of this build, and up to which one it lets the group go.
+    level: u32,
+    pub(crate) level_max: u32,
+    pub(crate) said: Said,
     /// The group is stopping on this node.
     pub(crate) stop: CancellationToken,
     formed: RwLock<Option<BTreeMap<u64, String>>>,
@@ -57,9 +72,11 @@ impl GroupSlot {
         me: NodeId,
         voters: Vec<NodeId>,
         log: Log,
+        levels: Levels,
         wall_clock: WallClock,
     ) -> Self {
         let formed = RwLock::new(log.formed());
+        let Levels { known, max } = levels;
         GroupSlot {
             cluster: cluster.to_owned(),
             group: group.to_owned(),
@@ -67,6 +84,10 @@ impl GroupSlot {
             voters,
             log,
             raft: OnceLock::new(),
+            tables: OnceLock::new(),
+            level: known,
+            level_max: max,
+            said: Said::default(),
             stop: CancellationToken::new(),
             formed,
             muted: watch::Sender::new(false),
@@ -137,7 +158,13 @@ impl GroupSlot {
             incarnation: self.log.incarnation().to_owned(),
             segment_size: self.log.identity().segment_size,
             format: store::FRAME_MAGIC,
+            level: self.level,
         }
+    }
+
+    /// The feature level that the group has reached here; 1 before its tables are there.
+    pub(crate) fn level(&self) -> u32 {
+        self.tables.get().map_or(level::FIRST, |tables| tables.level())
     }
 
     /// The rule that a request breaks, if it breaks one.
@@ -164,6 +191,13 @@ impl GroupSlot {
                 origin.from,
                 origin.segment_size,
                 origin.format
+            ));
+        }
+        let (reached, knows) = (self.level(), origin.level.max(level::FIRST));
+        if knows < reached {
+            return refuse(format!(
+                "group {} is at feature level {reached}, the release of node {} knows {knows}: it needs a newer one",
+                self.group, origin.from
             ));
         }
         Ok(())
@@ -297,6 +331,7 @@ fn append_entries(
 fn append_reply(
     result: openraft::raft::StreamAppendResult<TypeConfig>,
     wall_clock: &WallClock,
+    level: u32,
 ) -> proto::AppendReply {
     use proto::append_reply::Result as Reply;
     let result = match result {
@@ -304,7 +339,7 @@ fn append_reply(
         Err(StreamAppendError::Conflict(id)) => Reply::Conflict(log_id_to_proto(&id)),
         Err(StreamAppendError::HigherVote(vote)) => Reply::HigherVote(vote_to_proto(&vote)),
     };
-    proto::AppendReply { result: Some(result), disk_full: false, wall_clock_ms: wall_clock.now_ms() }
+    proto::AppendReply { result: Some(result), disk_full: false, wall_clock_ms: wall_clock.now_ms(), level }
 }
 
 fn vote_of(request: &proto::VoteRequest) -> Result<VoteRequest<TypeConfig>, Status> {
@@ -353,6 +388,7 @@ impl peer_server::Peer for PeerServer {
             incarnation: slot.log.incarnation().to_owned(),
             formed: formed.is_some(),
             known: formed.unwrap_or_default(),
+            level: slot.level_max,
         }))
     }
 
@@ -365,7 +401,7 @@ impl peer_server::Peer for PeerServer {
         let mut inbound = request.into_inner();
         let first = inbound.message().await?.ok_or_else(|| missing("content"))?;
         let (slot, raft) = self.running(first.origin.as_ref())?;
-        let wall_clock = slot.wall_clock.clone();
+        let (wall_clock, level) = (slot.wall_clock.clone(), slot.level_max);
         let broken = Arc::new(Mutex::new(None));
         let reason = broken.clone();
         // Answers come in the order of the requests: each gives back what its request has taken.
@@ -406,7 +442,7 @@ impl peer_server::Peer for PeerServer {
                 })
             });
         let replies = raft.stream_append(Box::pin(requests)).map(move |result| {
-            let answer = |result| append_reply(result, &wall_clock);
+            let answer = |result| append_reply(result, &wall_clock, level);
             lock(&given).pop_front();
             result.map(answer).map_err(fatal)
         });
@@ -461,7 +497,8 @@ impl peer_server::Peer for PeerServer {
         if response.is_success() {
             *lock(&slot.heard) = Instant::now();
         }
-        let reply = append_reply(response.into_stream_result(prev.or(last), last), &slot.wall_clock);
+        let result = response.into_stream_result(prev.or(last), last);
+        let reply = append_reply(result, &slot.wall_clock, slot.level_max);
         Ok(Response::new(proto::AppendReply { disk_full: slot.lacks_room(), ..reply }))
     }
 

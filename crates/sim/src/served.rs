@@ -84,7 +84,7 @@ impl Served {
     }
 
     pub(crate) async fn command(&self, command: Command) -> Result<(), CommandFailure> {
-        let answer = self.group.propose_command(command.to_bytes(), command.is_barrier()).await;
+        let answer = self.group.propose_command(command.proposal()).await;
         let answer = answer.map_err(CommandFailure::Proposed)?;
         match Reply::decode(answer) {
             Ok(reply) if reply.code == 0 => Ok(()),

@@ -152,6 +152,10 @@ impl StateMachine for Tables {
         self.state.next_offset(topic, queue)
     }
 
+    fn level(&self) -> u32 {
+        self.state.level()
+    }
+
     fn encode(&self) -> Vec<u8> {
         self.state.encode()
     }

@@ -13,6 +13,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod bytes_at;
+mod checked;
 mod disk;
 mod error;
 mod flush;

@@ -99,7 +99,7 @@ impl View {
 
     /// Where the frames of this log end in the file of a segment. While a truncation is queued the segment still says how it
     /// was sealed before.
-    fn file_end(&self, segment: &SegmentEntry) -> LogPosition {
+    pub(crate) fn file_end(&self, segment: &SegmentEntry) -> LogPosition {
         let end = segment.sealed.map_or(self.files_end, |sealed| sealed.tail.end.min(self.files_end));
         LogPosition(end.0.min(segment.start.0 + segment.file.len))
     }

@@ -86,9 +86,29 @@ impl Sparse {
     /// The last entry at or before `index`, from memory or from the file; `None` when there is none, or the file is
     /// missing or not ascending where it was looked at.
     pub(crate) fn find(&self, disk: &dyn Disk, path: &Path, index: LogIndex) -> Option<SparseEntry> {
+        self.last_that(disk, path, |entry| entry.id.index <= index)
+    }
+
+    /// The same for a position.
+    pub(crate) fn find_position(
+        &self,
+        disk: &dyn Disk,
+        path: &Path,
+        position: LogPosition,
+    ) -> Option<SparseEntry> {
+        self.last_that(disk, path, |entry| entry.position <= position)
+    }
+
+    /// The last entry of those, all at the beginning, that are as asked for.
+    fn last_that(
+        &self,
+        disk: &dyn Disk,
+        path: &Path,
+        is_one: impl Fn(&SparseEntry) -> bool,
+    ) -> Option<SparseEntry> {
         match self {
             Self::Memory(entries) => {
-                let after = entries.partition_point(|entry| entry.id.index <= index);
+                let after = entries.partition_point(is_one);
                 entries.get(after.checked_sub(1)?).copied()
             }
             Self::File => {
@@ -101,7 +121,7 @@ impl Sparse {
                 let (mut low, mut high) = (0, file.len().ok()? / ENTRY_LEN as u64);
                 while low < high {
                     let middle = u64::midpoint(low, high);
-                    if read(middle)?.id.index <= index { low = middle + 1 } else { high = middle }
+                    if is_one(&read(middle)?) { low = middle + 1 } else { high = middle }
                 }
                 read(low.checked_sub(1)?)
             }
@@ -171,6 +191,16 @@ mod tests {
             prop_assert_eq!(Sparse::File.find(&disk, path, LogIndex(wanted)), expect);
             let back = Sparse::decode(&bytes, segment, LogPosition(u64::MAX));
             prop_assert_eq!(back.find(&disk, path, LogIndex(wanted)), expect);
+            // By position: from each frame's own to the last byte before the next, the last one known.
+            for (id, position) in &frames {
+                let expect = model.iter().rev().find(|(known, _)| known.index <= id.index)
+                    .map(|(id, position)| SparseEntry { id: *id, position: *position });
+                for position in [*position, LogPosition(position.0 + 7)] {
+                    prop_assert_eq!(sparse.find_position(&disk, path, position), expect);
+                    prop_assert_eq!(Sparse::File.find_position(&disk, path, position), expect);
+                }
+            }
+            prop_assert_eq!(sparse.find_position(&disk, path, segment), None);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
-use replica::{CoupledProposal, ProposeError};
+use replica::ProposeError;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use wire::{QueueId, topic};
@@ -290,8 +290,7 @@ fn propose(
         .map(|messages| (messages.topic.clone(), messages.count, messages.records.len()))
         .collect();
     let (told, outcome) = oneshot::channel();
-    let proposal =
-        CoupledProposal { command: command.to_bytes(), messages: std::mem::take(&mut delivery.messages) };
+    let proposal = command.coupled(std::mem::take(&mut delivery.messages));
     let since = Instant::now();
     // The task may be gone by then.
     hosted.served_here()?.group.propose_coupled(proposal, Box::new(|outcome| drop(told.send(outcome))));

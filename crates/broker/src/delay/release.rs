@@ -113,7 +113,7 @@ pub(super) fn read(hosted: &Hosted, queue: &SourceQueue, offsets: &[u64], now_ms
     Ok(builder.due)
 }
 
-/// The records of these units, by offset. Those that cannot be read count as damaged.
+/// The records of these units, by offset. Those that cannot be read, or not as they were written, count as damaged.
 fn records(
     hosted: &Hosted,
     serving: &Serving,
@@ -123,21 +123,8 @@ fn records(
 ) -> BTreeMap<u64, Bytes> {
     let wanted: Vec<_> = found.iter().map(|(_, unit)| (unit.position, unit.size)).collect();
     let mut records = BTreeMap::new();
-    if let Ok(read) = serving.log.read_records(&wanted) {
-        let mut units = found.iter();
-        for mut piece in read.pieces {
-            while !piece.is_empty()
-                && let Some((offset, unit)) = units.next()
-            {
-                let size = (unit.size as usize).min(piece.len());
-                records.insert(offset.0, piece.split_to(size));
-            }
-        }
-        return records;
-    }
-    // One that cannot be read must not keep the others.
-    for (offset, unit) in found {
-        match serving.log.read_bytes(unit.position, unit.size as usize) {
+    for ((offset, _), record) in found.iter().zip(serving.log.read_checked(&wanted)) {
+        match record {
             Ok(record) => drop(records.insert(offset.0, record)),
             Err(error) => {
                 damage::report(hosted, &queue.topic, queue.queue, *offset, &error);

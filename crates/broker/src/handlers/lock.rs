@@ -126,7 +126,7 @@ pub(crate) fn unlock(hosted: &Arc<Hosted>, call: Call) {
 fn decide(hosted: &Arc<Hosted>, call: Call, wanted: Wanted, unlocking: Option<Unlocking>) {
     let command = wanted.command(unlocking.is_some());
     let answer = match hosted.served_here() {
-        Ok(serving) => serving.group.propose_command_now(command.to_bytes(), command.is_barrier()),
+        Ok(serving) => serving.group.propose_command_now(command.proposal()),
         Err(error) => return hosted.fail(call, error),
     };
     let hosted = hosted.clone();

@@ -21,6 +21,7 @@ pub(crate) mod recall;
 pub(crate) mod refused;
 pub(crate) mod reply;
 pub(crate) mod reset;
+pub(crate) mod resume;
 pub(crate) mod send;
 pub(crate) mod send_back;
 pub(crate) mod stats;

@@ -133,7 +133,7 @@ pub(crate) async fn propose_over_commits(
         let mut commits = lock(&hosted.commits);
         commits.forget(key, queues);
         // In the proposer's queue before the next commit is added.
-        serving.group.propose_command_now(command.to_bytes(), command.is_barrier())
+        serving.group.propose_command_now(command.proposal())
     };
     reply_of(answer).await
 }
@@ -171,7 +171,7 @@ struct Proposed {
 /// in the order of their numbers, so that no older offset follows a newer one.
 fn propose(serving: &Serving, batch: CommitBatch) -> Proposed {
     let command = batch.clone().into_command();
-    let answer = serving.group.propose_command_now(command.to_bytes(), command.is_barrier());
+    let answer = serving.group.propose_command_now(command.proposal());
     Proposed { batch, answer }
 }
 

@@ -27,6 +27,10 @@ const REASONS: &[(RequestCode, &str)] = &[
     ),
     (RequestCode::CHECK_ROCKSDB_CQ_WRITE_PROGRESS, ROCKSDB),
     (RequestCode::EXPORT_ROCKSDB_CONFIG_TO_JSON, ROCKSDB),
+    (
+        RequestCode::GET_ALL_MESSAGE_REQUEST_MODE,
+        "no broker copies another one's request modes: followers have them from the log",
+    ),
     (RequestCode::UPDATE_AND_CREATE_STATIC_TOPIC, STATIC),
     (RequestCode::ADD_BROKER, CONTAINER),
     (RequestCode::REMOVE_BROKER, CONTAINER),

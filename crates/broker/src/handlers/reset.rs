@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::{FutureExt, join_all};
+use replica::COUPLED_LEVEL;
 use wire::{
     Body, CloneGroupOffsetRequest, GetConsumerStatusBody, GetConsumerStatusRequest, Language, MessageQueue,
     QueryCorrectionOffsetBody, QueryCorrectionOffsetRequest, QueueId, QueueOffset, QueueTable,
@@ -32,7 +33,10 @@ use crate::state::{CommitKey, NoCommitKey, Topic};
 pub(crate) fn reset<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
     async move {
         let header = ResetOffsetRequest::decode(&call.request.ext)?;
-        if !hosted.config.server_side_reset {
+        // Also while a node of an older release would not know such an entry.
+        let is_kept =
+            hosted.config.server_side_reset && hosted.served_here()?.group.check_level(COUPLED_LEVEL).is_ok();
+        if !is_kept {
             // Nothing is proposed, which would say so: a node that was deposed must not send consumers back.
             hosted.barrier(call).await?;
         }
@@ -40,7 +44,7 @@ pub(crate) fn reset<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
             let remark = format!("Topic {} does not exist", header.topic);
             return Err(Error::refused(ResponseCode::TOPIC_NOT_EXIST, remark));
         };
-        if !hosted.config.server_side_reset {
+        if !is_kept {
             return tell_consumers(hosted, call, header, topic).await;
         }
         let Some(group) = hosted.state.group(&header.group) else {

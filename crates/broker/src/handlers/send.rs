@@ -260,6 +260,9 @@ fn single(
         read.wish.when(&hosted.config, hosted.log_now_ms())?
     };
     let later = Later::new(when, &to.topic.name, to.queue);
+    if later.is_some() {
+        hosted.check_level()?;
+    }
     let change = match &later {
         Some(later) => Change::Later(later),
         None if to.dead => Change::Dead,
@@ -305,6 +308,7 @@ fn half_of(
     if read.waits(hosted)? {
         return Err(illegal("a transactional message cannot be delayed"));
     }
+    hosted.check_level()?;
     let given = header.properties.unwrap_or_default();
     let (mut properties, unique) = stored_properties(hosted, given, read, Change::Half(to))?;
     properties_push(&mut properties, prop::TRANSACTION_ID, &unique);

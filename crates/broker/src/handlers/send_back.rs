@@ -4,10 +4,11 @@
 //! A client that does not learn what became of it sends the message to the retry topic as an ordinary one, or asks again:
 //! each request that is done stores a copy, as in RocketMQ.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::future::FutureExt;
 use replica::{MessagesProposal, ProposeError, Receipt};
 use tokio::sync::oneshot;
@@ -18,7 +19,7 @@ use wire::{
 
 use crate::call::Call;
 use crate::creation;
-use crate::damage;
+use crate::damage::{self, sound};
 use crate::delay::{self, Later, When};
 use crate::errors::Error;
 use crate::handlers::offset::blocking;
@@ -59,13 +60,20 @@ pub(crate) fn send_back<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'
             Error::refused(ResponseCode::SYSTEM_ERROR, remark)
         };
         let position = LogPosition::from_wire(header.offset).ok_or_else(|| missing(""))?;
-        let record = blocking(hosted, move |hosted, serving| record_at(hosted, serving, position)).await?;
-        let record = record.ok_or_else(|| missing(""))?;
+        let found = blocking(hosted, move |hosted, serving| {
+            let record = record_at(hosted, serving, position)?;
+            // What it names holds as far as the index knows it; all else of it only if its frame is whole.
+            let check = |record: &Bytes| damage::read(&serving.log, position, record.len() as u32);
+            Ok(record.map(|record| (check(&record), record)))
+        });
+        let (checked, record) = found.await?.ok_or_else(|| missing(""))?;
         let message = StoredMessage::parse(&record).map_err(|error| missing(&format!(": {error}")))?;
-        if let Err(error) = message.verify() {
-            damage::report(hosted, message.topic, message.queue_id, message.queue_offset, &error);
-            return Err(missing(&format!(": it is damaged on this node: {error}")));
-        }
+        let damaged = |error: &dyn Display| {
+            damage::report(hosted, message.topic, message.queue_id, message.queue_offset, error);
+            missing(&format!(": it is damaged on this node: {error}"))
+        };
+        let record = checked.map_err(|error| damaged(&error))?;
+        let message = sound(&record).map_err(|error| damaged(&error))?;
         if wire::is_send_forbidden(message.topic) {
             // No consumer has it: a waiting or half message must not get out by a position.
             return Err(missing(&format!(": it is in {}", message.topic)));
@@ -126,6 +134,7 @@ fn copy(
     };
     let (topic, queue, properties) = match Later::new(when, &target.name, queue) {
         Some(later) => {
+            hosted.check_level()?;
             let (topic, source) = delay::source(hosted, &later)?;
             (topic, source, later.rewrite(&properties))
         }
@@ -174,7 +183,7 @@ fn copied_properties(message: &StoredMessage<'_>) -> String {
 }
 
 /// Proposes messages and waits for them.
-async fn store(hosted: &Hosted, proposal: MessagesProposal) -> Result<Receipt, Error> {
+pub(crate) async fn store(hosted: &Hosted, proposal: MessagesProposal) -> Result<Receipt, Error> {
     let (told, outcome) = oneshot::channel();
     // Who asked may be gone by then.
     hosted.served_here()?.group.propose_messages(proposal, Box::new(|outcome| drop(told.send(outcome))));

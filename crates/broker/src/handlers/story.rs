@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use futures::future::FutureExt;
 use serde::{Deserialize, Serialize};
-use store::{Frame, Log, LogIndex};
 use wire::{LogPosition, OffsetMessageId, ResponseCode, StoredMessage, prop, to_json};
 
 use crate::call::Call;
@@ -177,7 +176,7 @@ impl Found {
 fn copy(hosted: &Hosted, serving: &Serving, position: LogPosition) -> Result<Option<Copy>, Error> {
     let Some(record) = record_at(hosted, serving, position)? else { return Ok(None) };
     let Ok(message) = StoredMessage::parse(&record) else { return Ok(None) };
-    let Some(frame) = frame_with(&serving.log, position)? else { return Ok(None) };
+    let Some(frame) = serving.log.frame_with(position)? else { return Ok(None) };
     let property = |name| message.property(name).map(str::to_owned);
     let readers = hosted.state.groups_of_topic(message.topic).into_iter().filter_map(|group| {
         let offset = hosted.state.offset(message.topic, &group, message.queue_id)?;
@@ -216,21 +215,4 @@ fn copy(hosted: &Hosted, serving: &Serving, position: LogPosition) -> Result<Opt
 /// Whether what lies in a topic waits there for something, and is done when that has come.
 fn waits(topic: &str) -> bool {
     [wire::topic::SCHEDULE, wire::topic::WHEEL_TIMER, wire::topic::TRANS_HALF].contains(&topic)
-}
-
-/// The entry in whose frame a position lies: the last one that begins at or before it.
-fn frame_with(log: &Log, position: LogPosition) -> Result<Option<Frame>, Error> {
-    let state = log.state();
-    let Some(last) = state.last else { return Ok(None) };
-    let (mut low, mut high) = (state.first_index.0, last.index.0);
-    while low < high {
-        let middle = low + (high - low).div_ceil(2);
-        if log.position_of(LogIndex(middle))? <= position {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    let frames = log.read(LogIndex(low), LogIndex(low + 1), 1)?;
-    Ok(frames.into_iter().next().filter(|frame| (frame.position()..frame.end()).contains(&position)))
 }

@@ -49,23 +49,24 @@ pub(crate) fn end(hosted: &Arc<Hosted>, call: Call) {
         return hosted.fail(call, wrong("The transaction state table offset wrong"));
     };
     match half::look(hosted, serving, offset) {
-        Ok(Look::Found(record)) => judge(hosted, call, header, offset, record),
-        Ok(Look::Missing) => hosted.fail(call, wrong(MISSING)),
-        Ok(Look::Cold) => {
+        Look::Found(record) => judge(hosted, call, header, offset, record),
+        Look::Missing => hosted.fail(call, wrong(MISSING)),
+        Look::Cold => {
             let hosted = hosted.clone();
             tokio::spawn(async move {
                 match blocking(&hosted, move |hosted, serving| half::read(hosted, serving, offset)).await {
                     Ok(Some(record)) => judge(&hosted, call, header, offset, record),
                     Ok(None) => hosted.fail(call, wrong(MISSING)),
+                    Err(Error::Store(error)) => hosted.fail(call, wrong(format!("{DAMAGED}: {error}"))),
                     Err(error) => hosted.fail(call, error),
                 }
             });
         }
-        Err(error) => hosted.fail(call, error),
     }
 }
 
 const MISSING: &str = "Find prepared transaction message failed";
+const DAMAGED: &str = "the half message is damaged on this node, or cannot be read";
 
 fn wrong(remark: impl Into<String>) -> Error {
     Error::refused(ResponseCode::SYSTEM_ERROR, remark)
@@ -80,7 +81,7 @@ fn judge(
 ) {
     let damaged = |error: MessageError| {
         damage::report(hosted, half::TOPIC, half::QUEUE, offset, &error);
-        wrong(format!("the half message is damaged on this node: {error}"))
+        wrong(format!("{DAMAGED}: {error}"))
     };
     let checked = match StoredMessage::parse(&record) {
         Ok(half) => check(hosted, &header, &half).and_then(|()| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use replica::{CoupledProposal, CoupledReceipt, MessagesProposal, ProposeError, Receipt};
+use replica::{COUPLED_LEVEL, CoupledReceipt, MessagesProposal, ProposeError, Receipt};
 use tokio::sync::oneshot;
 
 use super::{Hosted, Toward, lock};
@@ -15,8 +15,7 @@ use crate::state::{Command, Reply, rules};
 impl Hosted {
     /// Proposes at this node; the reply is the tables', so its code may be a refusal.
     pub(crate) async fn propose_here(&self, command: Command) -> Result<Reply, Error> {
-        let barrier = command.is_barrier();
-        let answer = self.served_here()?.group.propose_command(command.to_bytes(), barrier).await?;
+        let answer = self.served_here()?.group.propose_command(command.proposal()).await?;
         prost::Message::decode(answer).map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))
     }
 
@@ -28,7 +27,7 @@ impl Hosted {
         messages: Vec<MessagesProposal>,
     ) -> Result<(Reply, Vec<Receipt>), Error> {
         let (told, outcome) = oneshot::channel();
-        let proposal = CoupledProposal { command: command.to_bytes(), messages };
+        let proposal = command.coupled(messages);
         // Who asked may be gone by then.
         let done = Box::new(|outcome| drop(told.send(outcome)));
         self.served_here()?.group.propose_coupled(proposal, done);
@@ -37,6 +36,12 @@ impl Hosted {
         let reply = prost::Message::decode(answer)
             .map_err(|error| Error::Unknown(format!("unreadable outcome: {error}")))?;
         Ok((reply, receipts))
+    }
+
+    /// Whether every member of the group knows the entries of feature level 2: those by which a message leaves the place where
+    /// it waits, and all progress but offsets. What could not go on is not taken in.
+    pub(crate) fn check_level(&self) -> Result<(), Error> {
+        Ok(self.served_here()?.group.check_level(COUPLED_LEVEL)?)
     }
 
     /// Proposes wherever the leader is. For what this node wants itself: commands that may be proposed twice.

@@ -251,8 +251,7 @@ fn copy(
         damage::report(hosted, topic, *queue, *offset, error);
         Error::Unknown(error.to_string())
     };
-    let record =
-        serving.log.read_records(&[(unit.position, unit.size)]).map_err(|error| damaged(&error))?.copy();
+    let record = damage::read(&serving.log, unit.position, unit.size).map_err(|error| damaged(&error))?;
     let stored = sound(&record).map_err(|error| damaged(&error))?;
     let is_dead = stored.reconsume_times >= config.config.retry_max_times;
     let target = if is_dead { dlq_topic(group) } else { retry_topic(topic, group) };

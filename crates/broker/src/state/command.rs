@@ -23,13 +23,15 @@
 //! | 17 | TakeResets | no |
 //! | 18 | RequestMode | no |
 //! | 19 | PopRevive *(may be coupled)* | no |
-//! | 20–31 | for rare kinds to come: retention, feature level, ACL | |
+//! | 20 | RaiseLevel | no |
+//! | 21–31 | for rare kinds to come: retention, ACL | |
 //!
-//! 10 to 19 are of level 2. One that may be coupled stands in an entry with the messages that come instead, and both
+//! 10 to 19 are of level 2; 20 is of the level that it raises the group to. One that may be coupled stands in an entry with the messages that come instead, and both
 //! take effect or neither does.
 
 use bytes::Bytes;
 use prost::Message;
+use replica::{CommandProposal, CoupledProposal, MessagesProposal};
 
 /// The feature level that this build applies (log.md 15).
 pub const FEATURE_LEVEL: u32 = 2;
@@ -40,7 +42,7 @@ pub struct Command {
     /// The feature level that the entry needs.
     #[prost(uint32, tag = "1")]
     pub level: u32,
-    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
     pub kind: Option<Kind>,
 }
 
@@ -82,6 +84,8 @@ pub enum Kind {
     RequestMode(SetRequestMode),
     #[prost(message, tag = "19")]
     PopRevive(PopRevive),
+    #[prost(message, tag = "20")]
+    RaiseLevel(RaiseLevel),
 }
 
 impl Kind {
@@ -105,6 +109,7 @@ impl Kind {
             | Kind::TakeResets(_)
             | Kind::RequestMode(_)
             | Kind::PopRevive(_) => (2, false),
+            Kind::RaiseLevel(raise) => (raise.level, false),
         }
     }
 
@@ -128,6 +133,16 @@ impl Command {
     /// Whether it creates, deletes or changes queues, so that the proposer must let it pass alone (log.md 4).
     pub fn is_barrier(&self) -> bool {
         self.kind.as_ref().is_some_and(|kind| kind.level_and_queues().1)
+    }
+
+    /// As an entry of its own.
+    pub fn proposal(&self) -> CommandProposal {
+        CommandProposal { body: self.to_bytes(), barrier: self.is_barrier(), level: self.level }
+    }
+
+    /// As an entry with messages that take effect together with it.
+    pub fn coupled(&self, messages: Vec<MessagesProposal>) -> CoupledProposal {
+        CoupledProposal { command: self.to_bytes(), level: self.level, messages }
     }
 
     /// The bytes of the entry's body.
@@ -169,6 +184,14 @@ pub struct Bootstrap {
     pub topics: Vec<TopicConfig>,
     #[prost(message, repeated, tag = "2")]
     pub groups: Vec<GroupConfig>,
+}
+
+/// Every member of the group knows entries up to this level, from now on. It changes nothing else: an entry that needs a level
+/// says as much.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RaiseLevel {
+    #[prost(uint32, tag = "1")]
+    pub level: u32,
 }
 
 /// A topic as it is configured. Attributes are sorted by key.

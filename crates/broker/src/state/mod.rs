@@ -378,6 +378,10 @@ impl StateMachine for State {
         self.queue(topic, queue).map(|range| range.next)
     }
 
+    fn level(&self) -> u32 {
+        self.read().level()
+    }
+
     fn encode(&self) -> Vec<u8> {
         self.read().encode()
     }

@@ -166,7 +166,7 @@ impl Tables {
 
     fn record(&self) -> BrokerTables {
         BrokerTables {
-            level: FEATURE_LEVEL,
+            level: self.level(),
             topics_counter: self.topics_version.counter,
             topics_timestamp_ms: self.topics_version.timestamp_ms,
             next_topic_id: self.topics.next_id(),
@@ -253,6 +253,7 @@ impl Tables {
         let mut tables = Tables {
             applied,
             log_time_ms,
+            level: record.level,
             topics,
             topics_version: DataVersion {
                 counter: record.topics_counter,

@@ -29,6 +29,8 @@ pub(super) struct Tables {
     /// The last applied entry of messages or of a command.
     pub(super) applied: Option<LogIndex>,
     pub(super) log_time_ms: u64,
+    /// The highest feature level of an applied command; 0: none has come.
+    pub(super) level: u32,
     pub(super) topics: Slab<TopicSlot>,
     pub(super) topics_version: DataVersion,
     /// Where the numbering of deleted topics goes on, by queue, if they are made again.
@@ -111,13 +113,34 @@ impl Tables {
     /// A command and messages: the command's reply when both took effect, none when neither did.
     pub(super) fn apply_coupled(&mut self, frame: &Frame) -> Option<Reply> {
         self.begin(frame);
-        let kind = command_of(frame);
+        let kind = self.command_of(frame);
         // The command is looked at first and takes effect last: so nothing of it is ever taken back.
         if !self.may_be_coupled(&kind) || !self.count(&frame.records()) {
             self.void(frame);
             return None;
         }
         Some(self.apply_kind(kind))
+    }
+
+    /// The feature level of the group, from 1.
+    pub(super) fn level(&self) -> u32 {
+        self.level.max(1)
+    }
+
+    /// What a frame commands. That it is there tells the level that every replica knows, whatever becomes of it. Panics, and so
+    /// stops the replica, on what this build does not know.
+    fn command_of(&mut self, frame: &Frame) -> Kind {
+        let index = frame.id().index;
+        let body = frame.command().unwrap_or_default();
+        let command = Command::decode(&*body)
+            .unwrap_or_else(|error| panic!("the command at {index} cannot be read: {error}"));
+        assert!(
+            command.level <= FEATURE_LEVEL,
+            "the command at {index} needs feature level {}, this build has {FEATURE_LEVEL}",
+            command.level
+        );
+        self.level = self.level.max(command.level);
+        command.kind.unwrap_or_else(|| panic!("the command at {index} is of an unknown kind"))
     }
 
     /// Counts messages into their queues, all or none.
@@ -189,7 +212,8 @@ impl Tables {
     /// A command. Panics, and so stops the replica, on one that this build does not know.
     pub(super) fn apply_command(&mut self, frame: &Frame) -> Reply {
         self.begin(frame);
-        self.apply_kind(command_of(frame))
+        let kind = self.command_of(frame);
+        self.apply_kind(kind)
     }
 
     fn apply_kind(&mut self, kind: Kind) -> Reply {
@@ -202,6 +226,8 @@ impl Tables {
             Kind::UpdateGroup(config) => return self.update_group(config),
             Kind::DeleteGroup(command) => return self.delete_group(&command),
             Kind::CommitOffsets(command) => return self.commit_offsets(&command),
+            // That it has come is all.
+            Kind::RaiseLevel(_) => return Reply::default(),
             // progress.rs
             Kind::Release(command) => self.release(&command),
             Kind::Attempt(command) => self.attempt(&command),
@@ -665,20 +691,6 @@ impl Reply {
             self.remark = other.remark;
         }
     }
-}
-
-/// What a frame commands. Panics, and so stops the replica, on what this build does not know.
-fn command_of(frame: &Frame) -> Kind {
-    let index = frame.id().index;
-    let body = frame.command().unwrap_or_default();
-    let command = Command::decode(&*body)
-        .unwrap_or_else(|error| panic!("the command at {index} cannot be read: {error}"));
-    assert!(
-        command.level <= FEATURE_LEVEL,
-        "the command at {index} needs feature level {}, this build has {FEATURE_LEVEL}",
-        command.level
-    );
-    command.kind.unwrap_or_else(|| panic!("the command at {index} is of an unknown kind"))
 }
 
 fn sorted(attributes: Vec<Attribute>) -> Vec<Attribute> {

@@ -449,7 +449,7 @@ async fn a_group_that_holds_locks_does_not_retry() {
     node.stop().await;
 }
 
-async fn create_group(node: &OneNode, group: &str, retry_max_times: i32) {
+pub(super) async fn create_group(node: &OneNode, group: &str, retry_max_times: i32) {
     let config =
         wire::SubscriptionGroupConfig { retry_max_times, ..wire::SubscriptionGroupConfig::new(group) };
     let request = RemotingCommand::request(RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP)
@@ -458,7 +458,12 @@ async fn create_group(node: &OneNode, group: &str, retry_max_times: i32) {
     assert_eq!(response.code, 0, "{:?}", response.remark);
 }
 
-async fn send_back(node: &OneNode, position: i64, delay_level: i32, max: Option<i32>) -> (i32, String) {
+pub(super) async fn send_back(
+    node: &OneNode,
+    position: i64,
+    delay_level: i32,
+    max: Option<i32>,
+) -> (i32, String) {
     let header = wire::ConsumerSendMsgBackRequest {
         offset: position,
         group: "g".into(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::failover::Three;
+use super::three::Three;
 use super::*;
 use crate::{GroupReport, REPLICA_DIGEST, ReplicaDigest};
 

@@ -3,6 +3,7 @@
 mod administering;
 mod clients;
 mod clocks;
+mod damaging;
 mod delaying;
 mod digesting;
 mod duties;
@@ -13,6 +14,8 @@ mod locking;
 mod offsets;
 mod popping;
 mod pulling;
+mod raising;
+mod refusing;
 mod registering;
 mod replying;
 mod resetting;
@@ -41,7 +44,7 @@ pub(crate) struct OneNode {
     pub(crate) broker: Broker,
     address: String,
     client: Client,
-    _data: TempDir,
+    data: TempDir,
 }
 
 fn config(data: &TempDir) -> BrokerConfig {
@@ -70,13 +73,23 @@ impl OneNode {
     }
 
     async fn with(change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
-        let data = tempfile::tempdir().unwrap();
+        OneNode::on(tempfile::tempdir().unwrap(), change).await
+    }
+
+    async fn on(data: TempDir, change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
         let mut config = config(&data);
         change(&mut config);
         let broker = Broker::start(config).await.unwrap();
         broker.ready().await;
         let address = broker.addresses()["b1"].to_string();
-        OneNode { broker, address, client: Client::new(ClientConfig::default()), _data: data }
+        OneNode { broker, address, client: Client::new(ClientConfig::default()), data }
+    }
+
+    /// Stops it, and starts it again.
+    async fn again(self, change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
+        let OneNode { broker, data, .. } = self;
+        broker.shutdown(Drain::Now).await;
+        OneNode::on(data, change).await
     }
 
     fn at(&self) -> At<'_> {

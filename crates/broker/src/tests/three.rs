@@ -50,6 +50,16 @@ impl Three {
         self.brokers.insert(node, broker);
     }
 
+    /// Stops a node and starts it again with other settings.
+    pub(super) async fn restart(&mut self, node: u64, change: impl FnOnce(&mut BrokerConfig)) {
+        if let Some(broker) = self.brokers.remove(&node) {
+            broker.shutdown(Drain::Now).await;
+        }
+        self.configs.get_mut(&node).map(change);
+        self.start_node(node).await;
+        self.brokers[&node].ready().await;
+    }
+
     /// The leader as the living nodes see it.
     pub(super) async fn leader(&self) -> u64 {
         loop {

@@ -14,6 +14,7 @@ use super::clocks::HOUR_MS;
 use super::delaying::plant_record;
 use super::three::Three;
 use super::*;
+use crate::transactions::token::Token;
 
 pub(super) const COMMIT: i32 = sysflag::TRANSACTION_COMMIT;
 const ROLLBACK: i32 = sysflag::TRANSACTION_ROLLBACK;
@@ -383,6 +384,34 @@ async fn a_transaction_of_which_nobody_knows_is_put_aside() {
     let (code, remark) = end(client, address, &end_header(&half, COMMIT)).await;
     assert_eq!(code, 1, "{remark}");
     assert!(stored(client, address, "T").await.is_empty());
+
+    // An administrator has them asked once more, each attempt counted anew.
+    let resume = async |id: String| {
+        let header = wire::ResumeCheckHalfMessageRequest { topic: None, msg_id: Some(id) };
+        let response = node.ask(RequestCode::RESUME_CHECK_HALF_MESSAGE, &header).await;
+        (response.code, response.remark.unwrap_or_default())
+    };
+    let host = node.address.parse().unwrap();
+    let id = |position| OffsetMessageId { host, position }.to_string();
+    assert_eq!(resume(id(aside[0].position)).await.0, 0);
+    let check = asked(&mut checks).await;
+    assert_eq!((&check.message.body[..], check.message.topic.as_str()), (&b"K1"[..], "T"));
+    assert_eq!(check.message.property(prop::TRANSACTION_CHECK_TIMES), Some("1"));
+    assert_eq!(end(client, address, &answer(&check, COMMIT)).await.0, 0);
+    assert_eq!(keys(client, address, "T").await, ["K1"]);
+    let plain = node.pull(pull_header("T", 0, 0)).await.messages[0].position;
+    let before = node.broker.hosted("b1").state.totals();
+    for id in [
+        "x".to_owned(),
+        String::new(),
+        id(plain),
+        id(wire::LogPosition(half.position as u64)),
+        id(wire::LogPosition(7)),
+    ] {
+        let (code, remark) = resume(id.clone()).await;
+        assert_eq!((code, remark.contains("not put back")), (1, true), "{id}: {remark}");
+    }
+    assert_eq!(node.broker.hosted("b1").state.totals(), before, "nothing was stored");
     node.stop().await;
 }
 
@@ -507,6 +536,53 @@ async fn an_end_finds_its_group() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(stored(&client, &other_group[0], "T").await.is_empty());
+    three.stop().await;
+}
+
+/// A node that does not have the group at all passes an end on, or says that it cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_meets_a_node_without_its_group_is_passed_on() {
+    let three = Three::start(|config| {
+        quick(config);
+        let group = &mut config.groups[0];
+        if config.node == 3 {
+            (group.name, group.voters) = ("b2".into(), vec![3]);
+        } else {
+            group.voters = vec![1, 2];
+        }
+    })
+    .await;
+    let (here, elsewhere) = (three.addresses[&1].as_str(), three.addresses[&3].as_str());
+    let client = Client::new(ClientConfig::default());
+    let (producer, mut checks) = producer(elsewhere, "c1", "p").await;
+    send_half(&client, here, half_request("T", 0, "K1", &[])).await;
+    let check = asked(&mut checks).await;
+    // To where the check came from, one-way, as stock clients do.
+    producer.send_oneway(elsewhere, end_request(&answer(&check, COMMIT)).oneway(), SOON).await.unwrap();
+    let start = Instant::now();
+    while keys(&client, here, "T").await.is_empty() {
+        assert!(start.elapsed() < SOON, "the end did not find its group");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let again = end(&producer, elsewhere, &answer(&check, ROLLBACK)).await;
+    assert_eq!((again.0, again.1.contains("is over")), (1, true), "{again:?}");
+
+    // The node that the token names is gone, or was never there: whoever else has the group.
+    send_half(&client, here, half_request("T", 0, "K2", &[])).await;
+    let check = asked(&mut checks).await;
+    let named = |node: u64, group: &str| {
+        let text = check.header.transaction_id.clone().unwrap();
+        let token = Token::parse(&text).unwrap();
+        let token = Token { node: replica::NodeId(node), group, ..token }.to_string();
+        EndTransactionRequest { transaction_id: Some(token), ..answer(&check, COMMIT) }
+    };
+    let (code, remark) = end(&producer, elsewhere, &named(1, "b9")).await;
+    assert_eq!((code, remark.contains("group b9")), (14, true), "{remark}");
+    assert_eq!(keys(&client, here, "T").await, ["K1"], "refused, and not done");
+    let (code, remark) = end(&producer, elsewhere, &named(9, "b1")).await;
+    assert_eq!(code, 0, "{remark}");
+    assert_eq!(keys(&client, here, "T").await, ["K1", "K2"]);
+    assert!(stored(&client, elsewhere, "T").await.is_empty());
     three.stop().await;
 }
 

@@ -184,10 +184,20 @@ fn look(
                 found.more = Some(offset);
                 return Ok(found);
             }
-            let Some(record) = half::read(hosted, serving, offset)? else { continue };
+            let look_again = now.saturating_add(DAMAGE_LOOK.as_millis() as u64);
+            let record = match half::read(hosted, serving, offset) {
+                Ok(Some(record)) => record,
+                Ok(None) => continue,
+                // It is reported, and keeps nobody behind it.
+                Err(Error::Store(_)) => {
+                    found.note(look_again);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let damaged = |error: MessageError, found: &mut Found| {
                 damage::report(hosted, half::TOPIC, half::QUEUE, offset, &error);
-                found.note(now.saturating_add(DAMAGE_LOOK.as_millis() as u64));
+                found.note(look_again);
             };
             let message = match StoredMessage::parse(&record) {
                 Ok(message) => message,

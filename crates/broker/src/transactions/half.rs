@@ -10,6 +10,7 @@ use wire::{
     properties_iter, properties_push, sysflag, topic as system,
 };
 
+use crate::damage;
 use crate::errors::Error;
 use crate::hosted::{Hosted, Serving};
 
@@ -27,23 +28,30 @@ pub(crate) enum Look {
 }
 
 /// Looks in memory.
-pub(crate) fn look(hosted: &Hosted, serving: &Serving, offset: QueueOffset) -> Result<Look, Error> {
+pub(crate) fn look(hosted: &Hosted, serving: &Serving, offset: QueueOffset) -> Look {
     if !is_stored(hosted, offset) {
-        return Ok(Look::Missing);
+        return Look::Missing;
     }
-    let Some(units) = serving.index.units_in_memory(TOPIC, QUEUE, offset, 1) else { return Ok(Look::Cold) };
-    let Some(unit) = units.first() else { return Ok(Look::Missing) };
-    let records = serving.log.read_records_resident(&[(unit.position, unit.size)])?;
-    Ok(if records.count == 0 { Look::Cold } else { Look::Found(records.copy()) })
+    let Some(units) = serving.index.units_in_memory(TOPIC, QUEUE, offset, 1) else { return Look::Cold };
+    let Some(unit) = units.first() else { return Look::Missing };
+    // What is in memory was checked when it came there; what a map shows was not.
+    let record = serving.log.read_checked_in_memory(unit.position, unit.size);
+    record.map_or(Look::Cold, |record| Look::Found(Bytes::copy_from_slice(&record)))
 }
 
-/// Reads the record of a half message, from disk where it must.
+/// Reads the record of a half message, checked with its frame, from disk where it must. One that is damaged on this node is
+/// reported.
+///
+/// # Errors
+/// [`Error::Store`] where it is damaged or cannot be read.
 pub(crate) fn read(hosted: &Hosted, serving: &Serving, offset: QueueOffset) -> Result<Option<Bytes>, Error> {
     if !is_stored(hosted, offset) {
         return Ok(None);
     }
     let Some(unit) = serving.index.unit(TOPIC, QUEUE, offset)? else { return Ok(None) };
-    Ok(Some(serving.log.read_records(&[(unit.position, unit.size)])?.copy()))
+    let record = damage::read(&serving.log, unit.position, unit.size);
+    let record = record.inspect_err(|error| damage::report(hosted, TOPIC, QUEUE, offset, error))?;
+    Ok(Some(Bytes::copy_from_slice(&record)))
 }
 
 fn is_stored(hosted: &Hosted, offset: QueueOffset) -> bool {
@@ -98,6 +106,12 @@ pub(crate) fn given_up(
     let properties = rewritten(half, |_| false, Some(checks));
     let topic = system::TRANS_CHECK_MAX_TIME;
     encode(&NewMessage { topic, queue_id: QueueId(0), properties: &properties, store_host, ..copy(half) })
+}
+
+/// A message that was given up as half of a transaction once more: nobody was asked of it.
+pub(crate) fn resumed(aside: &StoredMessage<'_>, store_host: SocketAddr) -> Result<BytesMut, EncodeError> {
+    let properties = rewritten(aside, |name| name == prop::TRANSACTION_CHECK_TIMES, None);
+    encode(&NewMessage { topic: TOPIC, queue_id: QUEUE, properties: &properties, store_host, ..copy(aside) })
 }
 
 /// What a producer is shown when it is asked: the message as it sent it, and where the half of it lies.

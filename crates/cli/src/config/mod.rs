@@ -211,6 +211,8 @@ struct GroupSection {
     transaction_timeout_ms: Option<u64>,
     transaction_check_interval_ms: Option<u64>,
     transaction_checks_max: Option<u32>,
+    /// Up to which feature level this node lets the group go: that of an older release, as long as it may be gone back to.
+    feature_level: Option<u32>,
     /// `quorum-fsync`: acknowledged when a majority has it on disk.
     durability: Option<String>,
 }
@@ -386,6 +388,7 @@ impl NodeFile {
                 transaction_checks_max: group
                     .transaction_checks_max
                     .unwrap_or(default.transaction_checks_max),
+                feature_level: group.feature_level.unwrap_or(default.feature_level),
                 ..default
             })
         });

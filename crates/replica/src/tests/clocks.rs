@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::cluster::{Cluster, eventually};
+use super::cluster::{Cluster, command, eventually};
 use crate::{GroupConfig, HostConfig, WallClock};
 
 const HOUR: u64 = 3600 * 1000;
@@ -28,7 +28,7 @@ async fn an_idle_group_goes_on_with_its_clocks() {
     let (cluster, clocks) = three().await;
     let leader = cluster.leader().await;
     let group = cluster.group(leader);
-    group.propose_command("t:1".into(), true).await.unwrap();
+    group.propose_command(command("t:1")).await.unwrap();
     let start = group.log_now_ms();
     // One clock that is wrong moves nothing.
     let wrong = i64::try_from(HOUR).unwrap();
@@ -46,7 +46,7 @@ async fn an_idle_group_goes_on_with_its_clocks() {
     eventually(|| async { (group.log_now_ms() >= start + HOUR).then_some(()) }).await;
     assert_eq!(group.log().state().last, before, "nothing was stored");
     // A clock that is set back: log time stands, and does not fall below the last entry's.
-    group.propose_command("u:1".into(), true).await.unwrap();
+    group.propose_command(command("u:1")).await.unwrap();
     for clock in clocks.values() {
         clock.set_ahead_ms(0);
     }
@@ -57,7 +57,7 @@ async fn an_idle_group_goes_on_with_its_clocks() {
 async fn a_new_leader_of_an_idle_group_does_not_fall_behind() {
     let (mut cluster, clocks) = three().await;
     let leader = cluster.leader().await;
-    cluster.group(leader).propose_command("t:1".into(), true).await.unwrap();
+    cluster.group(leader).propose_command(command("t:1")).await.unwrap();
     let start = cluster.group(leader).log_now_ms();
     for clock in clocks.values() {
         clock.set_ahead_ms(i64::try_from(HOUR).unwrap());

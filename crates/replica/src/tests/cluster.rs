@@ -13,8 +13,8 @@ use wire::{LogPosition, QueueId, QueueOffset};
 
 use super::disk::GatedDisk;
 use crate::{
-    CoupledProposal, CoupledReceipt, Group, GroupConfig, Host, HostConfig, MessagesProposal, NodeId,
-    OpenError, Outcome, PeerHandler, ProposeError, Receipt, Service, StateMachine,
+    COUPLED_LEVEL, CommandProposal, CoupledProposal, CoupledReceipt, Group, GroupConfig, Host, HostConfig,
+    MessagesProposal, NodeId, OpenError, Outcome, PeerHandler, ProposeError, Receipt, Service, StateMachine,
 };
 
 /// Tables: the next offset of each queue of each topic. The command `topic:queues` creates a topic. That of a coupled entry is
@@ -30,6 +30,8 @@ pub(crate) struct Tables {
     pub(crate) words: BTreeSet<String>,
     pub(crate) applied: u64,
     pub(crate) voids: u64,
+    /// Whether an entry of kind coupled has come.
+    pub(crate) coupled: bool,
 }
 
 impl Counters {
@@ -52,6 +54,7 @@ impl StateMachine for Counters {
             return Outcome::Command(Bytes::from_static(b"done"));
         }
         let word = frame.command().map(|word| String::from_utf8(word.to_vec()).unwrap());
+        tables.coupled |= word.is_some();
         if word.as_ref().is_some_and(|word| tables.words.contains(word)) {
             tables.voids += 1;
             return Outcome::Void;
@@ -86,9 +89,13 @@ impl StateMachine for Counters {
         self.tables.lock().unwrap().next.get(topic)?.get(&queue.0).copied().map(QueueOffset)
     }
 
+    fn level(&self) -> u32 {
+        if self.tables.lock().unwrap().coupled { COUPLED_LEVEL } else { 1 }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let tables = self.tables.lock().unwrap();
-        let mut text = format!("{} {}\n", tables.applied, tables.voids);
+        let mut text = format!("{} {} {}\n", tables.applied, tables.voids, tables.coupled);
         for (topic, queues) in &tables.next {
             for (queue, next) in queues {
                 text.push_str(&format!("{topic} {queue} {next}\n"));
@@ -107,6 +114,7 @@ impl StateMachine for Counters {
             if i == 0 {
                 tables.applied = words[0].parse().unwrap();
                 tables.voids = words[1].parse().unwrap();
+                tables.coupled = words[2].parse().unwrap();
             } else if let [word] = words[..] {
                 tables.words.insert(word.to_owned());
             } else {
@@ -290,7 +298,7 @@ impl Cluster {
 pub(crate) async fn three_with_topic() -> (Cluster, u64) {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
-    cluster.group(leader).propose_command(Bytes::from_static(b"t:1"), true).await.unwrap();
+    cluster.group(leader).propose_command(command("t:1")).await.unwrap();
     (cluster, leader)
 }
 
@@ -343,9 +351,15 @@ pub(crate) async fn propose(group: &Group, proposal: MessagesProposal) -> Result
     rx.await.expect("every proposal is answered")
 }
 
+/// `topic:queues`, which makes a topic.
+pub(crate) fn command(text: &str) -> CommandProposal {
+    CommandProposal { body: Bytes::copy_from_slice(text.as_bytes()), barrier: true, level: 1 }
+}
+
 /// A word that must be new, and messages.
 pub(crate) fn coupled(word: &str, messages: Vec<MessagesProposal>) -> CoupledProposal {
-    CoupledProposal { command: Bytes::copy_from_slice(word.as_bytes()), messages }
+    let command = Bytes::copy_from_slice(word.as_bytes());
+    CoupledProposal { command, level: COUPLED_LEVEL, messages }
 }
 
 pub(crate) async fn propose_coupled(

@@ -8,7 +8,7 @@ use store::{FrameKind, LogIndex};
 use wire::QueueId;
 
 use super::cluster::{
-    Cluster, SEGMENT, check_stored, coupled, eventually, message, propose, propose_coupled, segments,
+    Cluster, SEGMENT, check_stored, command, coupled, eventually, message, propose, propose_coupled, segments,
 };
 use crate::limits::PROPOSAL_BYTES_MAX;
 use crate::{Group, MessagesProposal, ProposeError, Receipt};
@@ -18,7 +18,7 @@ async fn with_topics(nodes: u64) -> (Cluster, u64) {
     let cluster = Cluster::start(nodes).await;
     let leader = cluster.leader().await;
     for topic in ["t:3", "u:1"] {
-        cluster.group(leader).propose_command(Bytes::from_static(topic.as_bytes()), true).await.unwrap();
+        cluster.group(leader).propose_command(command(topic)).await.unwrap();
     }
     (cluster, leader)
 }

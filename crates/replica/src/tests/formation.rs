@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use store::{Flusher, Identity, Log, OsDisk};
 
 use super::cluster::{
-    Cluster, SEGMENT, addresses, eventually, message, propose, three_with_topic, unless_refused,
+    Cluster, SEGMENT, addresses, command, eventually, message, propose, three_with_topic, unless_refused,
 };
 use crate::{FormationError, NodeId, OpenError};
 
@@ -92,7 +91,7 @@ async fn the_first_entry_names_those_who_formed_the_group() {
     assert!(said.contains("but {1} formed the group and its first entry is not here yet"), "{said}");
     cluster.restart(1).await;
     let leader = cluster.leader().await;
-    let answer = cluster.group(leader).propose_command(Bytes::from_static(b"t:1"), true).await.unwrap();
+    let answer = cluster.group(leader).propose_command(command("t:1")).await.unwrap();
     assert_eq!(answer, "done");
 }
 

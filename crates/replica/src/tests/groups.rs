@@ -6,13 +6,12 @@ use bytes::Bytes;
 use store::LogId;
 use wire::{LogPosition, QueueId};
 
-use super::cluster::{Cluster, eventually, message, propose, segments};
+use super::cluster::{Cluster, command, eventually, message, propose, segments};
 use crate::{CallError, FormationError, Group, NodeId, OpenError, ProposeError, Service, TransferError};
 
 async fn create_topic(cluster: &Cluster, text: &'static str) {
     let leader = cluster.leader().await;
-    let answer =
-        cluster.group(leader).propose_command(Bytes::from_static(text.as_bytes()), true).await.unwrap();
+    let answer = cluster.group(leader).propose_command(command(text)).await.unwrap();
     assert_eq!(answer, "done");
 }
 

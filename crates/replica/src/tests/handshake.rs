@@ -10,12 +10,12 @@ use super::cluster::{Cluster, SEGMENT, eventually};
 use crate::proto::{self, peer_client::PeerClient};
 use crate::{FormationError, GroupConfig, HostConfig, NodeId, OpenError};
 
-fn client(address: &str) -> PeerClient<Channel> {
+pub(super) fn client(address: &str) -> PeerClient<Channel> {
     PeerClient::new(Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy())
 }
 
 /// Node 2 as node 1 ought to know it.
-fn node_2(incarnation: &str) -> proto::Origin {
+pub(super) fn node_2(incarnation: &str) -> proto::Origin {
     proto::Origin {
         cluster: "test".into(),
         group: "g".into(),
@@ -24,6 +24,7 @@ fn node_2(incarnation: &str) -> proto::Origin {
         incarnation: incarnation.into(),
         segment_size: SEGMENT,
         format: store::FRAME_MAGIC,
+        level: 1,
     }
 }
 

@@ -8,6 +8,7 @@ mod faults;
 mod formation;
 mod groups;
 mod handshake;
+mod levels;
 mod proposals;
 mod reads;
 mod suite;

@@ -12,16 +12,18 @@ use store::limits::SEGMENT_HEADER_LEN;
 use tokio::sync::{oneshot, watch};
 use wire::QueueOffset;
 
-use super::cluster::{Cluster, SEGMENT, eventually, message, propose, three_with_topic, unless_refused};
+use super::cluster::{
+    Cluster, SEGMENT, command, eventually, message, propose, three_with_topic, unless_refused,
+};
 use crate::proposer::{Intake, Proposer};
-use crate::server::GroupSlot;
+use crate::server::{GroupSlot, Levels};
 use crate::types::{Completion, Data, TypeConfig, header_room};
 use crate::{Group, NodeId, ProposeError, Receipt, Role, WallClock};
 
 async fn one_with_topic() -> Cluster {
     let cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
-    cluster.group(leader).propose_command(bytes::Bytes::from_static(b"t:1"), true).await.unwrap();
+    cluster.group(leader).propose_command(command("t:1")).await.unwrap();
     cluster
 }
 
@@ -36,8 +38,8 @@ impl Deaf {
     fn start(cluster: &Cluster, node: u64, role: Role) -> Deaf {
         let member = &cluster.nodes[&node];
         let log = member.group.log().clone();
-        let slot =
-            GroupSlot::new(cluster.name, "g", NodeId(node), vec![NodeId(node)], log, WallClock::default());
+        let (voters, levels) = (vec![NodeId(node)], Levels { known: 1, max: 1 });
+        let slot = GroupSlot::new(cluster.name, "g", NodeId(node), voters, log, levels, WallClock::default());
         let (role, role_rx) = watch::channel(role);
         let (paused, paused_rx) = watch::channel(false);
         let (intake, proposer) = Proposer::new(

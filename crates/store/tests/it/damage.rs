@@ -450,3 +450,45 @@ fn an_old_manifest_is_noticed() {
     let error = refuses(&machine.disk);
     assert!(error.to_string().contains("not the newest manifest"), "{error}");
 }
+
+/// A stored message's own CRC covers its body; that of the frame the rest of it.
+#[test]
+fn a_damaged_record_is_not_given_out_as_sound_and_hurts_no_other() {
+    let machine = Machine::new();
+    for index in 0..6 {
+        machine.append(vec![messages(1, index, 2, 5000)]);
+    }
+    machine.flusher.turn_idle();
+    let places: Vec<(LogPosition, u32)> = entries(&machine.log)
+        .iter()
+        .flat_map(|frame| {
+            let records = frame.records();
+            let len = u32::from_be_bytes(records[..4].try_into().unwrap());
+            let rest = records.len() as u32 - len;
+            [(frame.records_position(), len), (frame.records_position().plus(len.into()), rest)]
+        })
+        .collect();
+    let read =
+        |log: &Log| log.read_checked(&places).into_iter().map(|record| record.is_ok()).collect::<Vec<_>>();
+    assert_eq!(read(&machine.log), [true; 12]);
+    // In the properties of the fifth record: both messages of its entry count as damaged.
+    let (position, len) = places[4];
+    let record = machine.log.read_bytes(position, len as usize).unwrap();
+    let key = record.windows(2).position(|bytes| bytes == b"k1").unwrap() as u64;
+    let (file, offset) = place_of(position);
+    machine.disk.flip(Path::new(&file), offset + key).unwrap();
+    assert_eq!(read(&machine.log), (0..12).map(|n| n != 4 && n != 5).collect::<Vec<_>>());
+    let error = machine.log.frame_with(position).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    // As far as its own CRC tells it is sound.
+    let record = machine.log.read_bytes(position, len as usize).unwrap();
+    wire::StoredMessage::parse(&record).unwrap().verify().unwrap();
+    machine.disk.flip(Path::new(&file), offset + key).unwrap();
+    assert_eq!(read(&machine.log), [true; 12]);
+    // In the length of an entry: what lies behind is not found by it, and is not taken for sound.
+    let (file, offset) = place_of(frame_at(&machine.log, 3).position());
+    machine.disk.flip(Path::new(&file), offset + 10).unwrap();
+    let read = read(&machine.log);
+    assert_eq!(read[..6], [true; 6]);
+    assert_eq!(read[6..8], [false; 2]);
+}

@@ -466,3 +466,66 @@ fn rule_18_read_in_memory_never_touches_the_disk() {
     assert!(disk.list(Path::new(DIR)).is_ok());
     assert_eq!(segment_file(0), "/data/g/log/00000000000000000000");
 }
+
+/// Every byte of every frame, over segments, mixed with what is in memory only.
+#[test]
+fn the_frame_of_a_byte_is_found_and_checked() {
+    for recent in [0, 30_000, usize::MAX] {
+        let disk = CrashDisk::new(1);
+        let flusher = Flusher::manual();
+        let identity = store::Identity { segment_size: 1 << 20, ..identity() };
+        let options = Options { recent_bytes_max: recent, ..options() };
+        let log = Log::open_with(Arc::new(disk.clone()), Path::new("/large"), &identity, &flusher, options)
+            .unwrap();
+        let mut places = Vec::new();
+        let mut dice = Dice(7);
+        while log.segments().len() < 2 {
+            let index = next_index(&log);
+            let count = 1 + dice.roll(40) as usize;
+            append(&log, vec![messages(1, index, count, 5000)]);
+            // Frames without records between them, some of which have no sparse entry of their own.
+            append(&log, drafts(&log, 1, &[dice.roll(90_000) as usize]));
+            flusher.turn();
+        }
+        append(&log, vec![messages(1, next_index(&log), 3, 5000)]);
+        let frames = entries(&log);
+        for frame in &frames {
+            for message in wire::Messages::new(&frame.records()) {
+                let position = message.unwrap().position;
+                places.push((position, size_at(&log, position)));
+            }
+            let last = LogPosition(frame.end().0 - 1);
+            for position in [frame.position(), frame.records_position().min(last), last] {
+                let found = log.frame_with(position).unwrap().unwrap();
+                assert_eq!(found.bytes(), frame.bytes(), "{position}");
+            }
+        }
+        assert_eq!(
+            log.frame_with(LogPosition(0)).unwrap().map(|frame| frame.id()),
+            None,
+            "a segment's header"
+        );
+        assert_eq!(log.frame_with(log.state().end).unwrap().map(|frame| frame.id()), None, "beyond the end");
+        assert!(places.len() > 100);
+        for _ in 0..2 {
+            for (place, record) in places.iter().zip(log.read_checked(&places)) {
+                assert_eq!(record.unwrap(), log.read_bytes(place.0, place.1 as usize).unwrap());
+            }
+            // In any order.
+            places.reverse();
+        }
+        let (first, len) = places[0];
+        for wrong in
+            [(LogPosition(first.0 - 4000), 8000), (first, len + (1 << 20)), (frames[1].position(), 8)]
+        {
+            assert!(
+                matches!(&log.read_checked(&[wrong])[..], [Err(StoreError::OutOfRange { .. })]),
+                "{wrong:?}"
+            );
+        }
+    }
+}
+
+fn size_at(log: &Log, position: LogPosition) -> u32 {
+    u32::from_be_bytes(log.read_bytes(position, 4).unwrap()[..].try_into().unwrap())
+}

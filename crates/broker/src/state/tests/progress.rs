@@ -1,8 +1,8 @@
 //! Commands 10 to 19, alone and with messages.
 
 use super::super::command::{
-    Attempt, Lock, PopAck, PopBatch, PopChange, PopRevive, PopTake, Release, ResetOffsets, SetRequestMode,
-    Source, TakePart, TakeResets, released,
+    Attempt, FEATURE_LEVEL, Lock, PopAck, PopBatch, PopChange, PopRevive, PopTake, RaiseLevel, Release,
+    ResetOffsets, SetRequestMode, Source, TakePart, TakeResets, released,
 };
 use super::*;
 
@@ -610,14 +610,22 @@ fn snapshots_hold_every_table() {
 }
 
 #[test]
-fn tables_of_level_1_are_read() {
-    let bench = check("create T 1 => changed\ngroup g => changed\ncommit g T/0@1 => changed");
-    let mut bytes = bench.state.encode();
-    assert_eq!(bytes[..2], [0x08, 2]);
-    bytes[1] = 1;
+fn tables_say_the_level_that_the_group_has_reached() {
+    let mut bench = check("create T 1 => changed\ngroup g => changed\ncommit g T/0@1 => changed");
+    let bytes = bench.state.encode();
+    assert_eq!(bytes[..2], [0x08, 1], "a build of level 1 reads them: no entry needed more");
     let state = restored(&bytes, bench.frames.log_time_ms);
-    assert_eq!(state.offset("T", "g", Q0), Some(QueueOffset(1)));
-    assert_eq!(state.encode()[..2], [0x08, 2]);
+    assert_eq!((state.offset("T", "g", Q0), state.level()), (Some(QueueOffset(1)), 1));
+    assert_eq!(state.encode(), bytes);
+    bench.run(Kind::RaiseLevel(RaiseLevel { level: FEATURE_LEVEL }));
+    let mut raised = bench.state.encode();
+    assert_eq!(raised[..2], [0x08, 2]);
+    assert_eq!(raised[2..], bytes[2..], "it changes nothing else");
+    assert_eq!(restored(&raised, bench.frames.log_time_ms).level(), 2);
+    bench.run(Command::create_topic(topic("T", 1)));
+    assert_eq!(bench.state.level(), 2, "it never falls");
+    raised[1] = FEATURE_LEVEL as u8 + 1;
+    assert!(State::new().restore(&raised, &meta(0, 0)).unwrap_err().contains("feature level"));
 }
 
 #[test]
