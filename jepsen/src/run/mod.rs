@@ -259,6 +259,7 @@ impl Run<'_> {
         drop(probe);
         self.look_for_crashes(&mut cluster)?;
         cluster.end_all()?;
+        self.look_for_crashes(&mut cluster)?;
         say("reading the files of all nodes");
         let groups: Vec<(u64, PathBuf)> =
             cluster.ids().into_iter().map(|id| (id, cluster.node(id).group_dir())).collect();
