@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -45,9 +45,8 @@ pub const GROUP: &str = "broker-a";
 
 /// A node that has lost nothing is back within this, on two cores that also make the load.
 const START: Duration = Duration::from_secs(30);
-/// Within this a node that is stopped at the end of a run has saved what it has to; and between two signals to it.
-const LAST_STOP: Duration = Duration::from_secs(10);
-const LAST_STOP_AGAIN: Duration = Duration::from_millis(200);
+/// A planned stop leaves clients 35 s to hear of it.
+const LAST_STOP: Duration = Duration::from_mins(1);
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -462,30 +461,24 @@ impl Cluster {
         })
     }
 
-    /// Stops all nodes as if they were to come back, so that each saves its tables as they are, and kills nameservers and
-    /// whoever takes too long; the disks stay mounted.
+    /// Stops all nodes as an operator does who has time, so that each saves its tables as they are: a stop that is cut short
+    /// does not.
+    pub fn stop_all(&mut self) -> Result<()> {
+        self.look()?;
+        let stop = self.stop.clone();
+        for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
+            node.terminate()?;
+        }
+        for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
+            let status = node.wait_end(&stop, LAST_STOP)?;
+            ensure!(status.success(), "node {} ended with {status}:\n{}", node.id, node.log_tail(15));
+        }
+        Ok(())
+    }
+
+    /// kill -9 of all nodes and nameservers; the disks stay mounted.
     pub fn end_all(&mut self) -> Result<()> {
         self.look()?;
-        let (stop, began) = (self.stop.clone(), Instant::now());
-        while self.nodes.iter().any(Node::is_running) && began.elapsed() < LAST_STOP {
-            // The second signal cuts short what a planned stop leaves to clients; one that comes before the one ahead of it
-            // was taken is one with it.
-            for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
-                node.terminate()?;
-            }
-            for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
-                let Ok(status) = node.wait_end(&stop, LAST_STOP_AGAIN) else { continue };
-                if !status.success() {
-                    let last = node.log_tail(15);
-                    self.exits.push(Exit {
-                        node: node.id,
-                        status: status.to_string(),
-                        last,
-                        is_expected: false,
-                    });
-                }
-            }
-        }
         let running: Vec<u64> =
             self.nodes.iter().filter(|node| node.is_running()).map(|node| node.id).collect();
         self.kill(&running)?;
