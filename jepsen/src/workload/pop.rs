@@ -146,7 +146,11 @@ async fn consume(field: Field, caller: Caller, mut rng: StdRng, pops: Pops, numb
             tokio::time::sleep(AFTER_FAILURE).await;
             continue;
         };
-        pops.with(|tally| held.iter().for_each(|held| drop(tally.perhaps.remove(&held.popped.value))));
+        pops.with(|tally| {
+            for held in &held {
+                tally.perhaps.remove(&held.popped.value);
+            }
+        });
         if is_slow && !held.is_empty() {
             tokio::time::sleep(INVISIBLE + Duration::from_millis(rng.random_range(0..600))).await;
         }
