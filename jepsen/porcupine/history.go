@@ -79,6 +79,12 @@ type line struct {
 			Values []value `json:"values"`
 			Offset *int64  `json:"offset"`
 		} `json:"batch"`
+		SendLater *struct {
+			Queue string `json:"queue"`
+		} `json:"send-later"`
+		SendHalf *struct {
+			Queue string `json:"queue"`
+		} `json:"send-half"`
 		Pull *struct {
 			Queue    string `json:"queue"`
 			From     int64  `json:"from"`
@@ -127,7 +133,9 @@ type line struct {
 // skipped are the operations that say nothing about the parts: their lines are not decoded, since a history has millions.
 var skipped = [][]byte{
 	[]byte(`"op":{"node":`), []byte(`"op":{"digest":`), []byte(`"op":{"nemesis":`), []byte(`"op":{"phase":`),
-	[]byte(`"op":{"plan":`), []byte(`"op":{"lookup":`), []byte(`"op":{"min-offset":`),
+	[]byte(`"op":{"plan":`), []byte(`"op":{"lookup":`), []byte(`"op":{"min-offset":`), []byte(`"op":{"pop":`),
+	[]byte(`"op":{"ack":`), []byte(`"op":{"change-invisible":`), []byte(`"op":{"dead-letters":`),
+	[]byte(`"op":{"check-transaction":`), []byte(`"op":{"end-transaction":`),
 }
 
 // history gathers the operations of each part. Times are numbers of lines: their order is one that real time allows.
@@ -214,6 +222,10 @@ func (h *history) add(l *line) {
 		h.queue(op.Send.Queue).append(l, h.lines, []value{op.Send.Value}, op.Send.Offset)
 	case op.Batch != nil:
 		h.queue(op.Batch.Queue).append(l, h.lines, op.Batch.Values, op.Batch.Offset)
+	case op.SendLater != nil:
+		h.queue(op.SendLater.Queue).filled = true
+	case op.SendHalf != nil:
+		h.queue(op.SendHalf.Queue).filled = true
 	case op.Pull != nil:
 		h.queue(op.Pull.Queue).read(l, h.lines, op.Pull.From, op.Pull.Messages)
 	case op.Deliver != nil:
@@ -265,7 +277,9 @@ func (h *history) register(key registerKey) *register {
 func (h *history) parts() []part {
 	var parts []part
 	for _, q := range h.queues {
-		parts = append(parts, q.part())
+		if !q.filled {
+			parts = append(parts, q.part())
+		}
 	}
 	for _, r := range h.registers {
 		parts = append(parts, r.part())

@@ -62,6 +62,10 @@ func opOf(t *testing.T, name string, words []string) string {
 	case "batch":
 		values := strings.Split(words[0], ",")
 		return fmt.Sprintf(`"batch":{"queue":"a/t/0","values":["%s"]%s}`, strings.Join(values, `","`), field("offset", 1))
+	case "later":
+		return fmt.Sprintf(`"send-later":{"queue":"a/t/0","value":"%s","delay":{"ms":9}}`, words[0])
+	case "half":
+		return fmt.Sprintf(`"send-half":{"queue":"a/t/0","value":"%s"}`, words[0])
 	case "pull":
 		from := 0
 		if _, err := fmt.Sscan(words[0], &from); err != nil {
@@ -93,6 +97,22 @@ func expect(t *testing.T, rule, result, story string) verdict {
 		t.Fatalf("%s %s expected of\n%s\ngot %+v", rule, result, story, verdicts)
 	}
 	return verdicts[0]
+}
+
+// Of a queue that the broker fills by itself nobody knows when a message came to it.
+func TestQueuesThatTheBrokerFillsAreLeftOut(t *testing.T) {
+	for _, op := range []string{"later", "half"} {
+		verdicts := verdictsOf(t, testLimits, `
+		1 invoke `+op+` 1-0
+		1 ok `+op+` 1-0
+		3 invoke pull 0
+		3 ok pull 0 1-0
+		3 invoke max
+		3 ok max 1`)
+		if len(verdicts) != 0 {
+			t.Fatalf("nothing expected of %s, got %+v", op, verdicts)
+		}
+	}
 }
 
 func TestQueue(t *testing.T) {

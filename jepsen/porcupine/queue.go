@@ -22,6 +22,8 @@ type queue struct {
 	open    map[uint32]*queueOp
 	byValue map[value]*queueOp
 	drained bool
+	// filled is whether the broker puts messages there by itself: delayed ones, committed ones. Nobody knows when.
+	filled  bool
 	leftOut int
 	// The line at which the cap was reached: operations that return later have, for the search, not returned.
 	cut int

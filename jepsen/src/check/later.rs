@@ -6,8 +6,8 @@
 //!      ├─ delay ───────┼──────▶ not before this           │
 //!                      ├─ delay ──────▶ late from here on ┴─▶ late_ms, and what the faults of the time excuse
 //! ```
-//! All times are this host's: the broker took the message between invocation and acknowledgement. Its own time is that of a
-//! majority's clocks and may run ahead by a second where one of them is wrong; where those of several may be, times are not
+//! All times are this host's: the broker took the message between invocation and acknowledgement. Its own time is of whole
+//! milliseconds, that of a majority's clocks, and may run ahead by a second where one of them is wrong; where those of several may be, times are not
 //! judged.
 
 use std::collections::HashMap;
@@ -20,6 +20,8 @@ use crate::history::{Delay, Kind, LivenessBounds, Op, Phase, Value};
 
 /// Until a consumer has what is due, without faults (issue 4: one second beyond the fault).
 const LATE_MS: u64 = 1_000;
+/// The broker's time is whole milliseconds: when a message came is known to it less what has passed of one.
+const TICK_MS: u64 = 1;
 /// Log time runs ahead of a single clock that is wrong by so much at most (ARCHITECTURE.md, Time).
 const AHEAD_MS: u64 = 1_000;
 
@@ -115,7 +117,7 @@ impl Later {
         if let Some(seen_ns) = seen_ns {
             found.checked += 1;
             let ahead_ns = match clocks {
-                Clocks::Untouched => 0,
+                Clocks::Untouched => TICK_MS * MS,
                 Clocks::OneMoved => AHEAD_MS * MS,
                 Clocks::Moved => delay_ns,
             };
@@ -221,6 +223,14 @@ mod tests {
         let mut story = Story::new();
         story.event(1, Kind::Invoke, send("1-0", 500)).wait_ms(400).pulled(9, 0, "1-0");
         story.fails(Later::default(), "came 402 ms");
+        // by a part of a millisecond nobody is early, by more than one everybody
+        let run = |waited_ms: u64| {
+            let mut story = Story::new();
+            story.later("1-0", 500, Kind::Ok).wait_ms(waited_ms).pulled(9, 0, "1-0");
+            story
+        };
+        run(496).passes(Later::default());
+        run(495).fails(Later::default(), "came 498 ms after it was sent");
     }
 
     #[test]

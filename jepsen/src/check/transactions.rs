@@ -127,6 +127,7 @@ impl Rule for Transactions {
             found.count(match transaction.ended {
                 Some(Ending::Commit) => "committed",
                 Some(Ending::Rollback) => "rolled back",
+                None if sent.state() == State::Fail => "refused at the first half",
                 None => "whose end nobody was told",
             });
             if transaction.by_check {

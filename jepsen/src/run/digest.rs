@@ -52,8 +52,9 @@ struct Scanned {
 /// and directory of the group, of nodes that are down.
 pub fn write(groups: &[(u64, PathBuf)], queues: &[Queue], recorder: &Recorder) -> Result<()> {
     let mut scans = Vec::new();
+    let voids = Voids::newest(groups.iter().map(|(_, group)| group.as_path()))?;
     for (node, group) in groups {
-        scans.push(scan(*node, group).with_context(|| format!("the files of node {node}"))?);
+        scans.push(scan(*node, group, &voids).with_context(|| format!("the files of node {node}"))?);
     }
     for scan in &scans {
         eprintln!(
@@ -76,10 +77,9 @@ pub fn write(groups: &[(u64, PathBuf)], queues: &[Queue], recorder: &Recorder) -
     tables(&scans, recorder)
 }
 
-fn scan(node: u64, group: &Path) -> Result<Scan> {
+fn scan(node: u64, group: &Path, judged: &Voids) -> Result<Scan> {
     let mut queues: BTreeMap<Queue, Scanned> = BTreeMap::new();
     let (mut keys, mut voids) = (Vec::new(), 0);
-    let judged = Voids::read(group)?;
     let end = files::walk(group, |frame| {
         let mut records = Vec::new();
         for stored in Messages::new(frame.records()?) {

@@ -283,6 +283,18 @@ pub struct Voids {
 }
 
 impl Voids {
+    /// Of the node whose checkpoint is the newest: what is void is so on every replica.
+    pub fn newest<'a>(groups: impl IntoIterator<Item = &'a Path>) -> Result<Voids> {
+        let mut newest = Voids::default();
+        for group in groups {
+            let voids = Voids::read(group)?;
+            if voids.upto > newest.upto {
+                newest = voids;
+            }
+        }
+        Ok(newest)
+    }
+
     /// Reads the newest checkpoint of a group's directory.
     pub fn read(group: &Path) -> Result<Voids> {
         let index = |file: &PathBuf| {

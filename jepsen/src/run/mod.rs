@@ -258,6 +258,11 @@ impl Run<'_> {
         sampler.stop();
         drop(probe);
         self.look_for_crashes(&mut cluster)?;
+        if self.spec.workload.has_coupled_entries() {
+            // Which of them are void only tables say that are newer.
+            let stopped = cluster.stop_all();
+            self.attempt(stopped);
+        }
         cluster.end_all()?;
         say("reading the files of all nodes");
         let groups: Vec<(u64, PathBuf)> =

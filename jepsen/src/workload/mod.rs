@@ -147,6 +147,11 @@ impl Workload {
         matches!(self, Workload::Transaction | Workload::Waiting | Workload::Everything)
     }
 
+    /// Whether messages leave a waiting place, each with a command in one entry.
+    pub fn has_coupled_entries(self) -> bool {
+        self.has_pop() || self.has_delay() || self.has_transaction()
+    }
+
     /// Messages that are sent in a second, about.
     pub fn sends_per_second(self, options: &Options) -> u32 {
         let own = [

@@ -1,7 +1,7 @@
 //! Pop consumers: messages are taken from a topic by many, acknowledged one by one or together, kept for longer, given back
 //! sooner, or forgotten; some are never acknowledged and become dead letters.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ const LONGER: Duration = Duration::from_secs(9);
 const SHORTER: Duration = Duration::from_millis(500);
 /// An acknowledgement counts if it is earlier than its time by this: the broker's time may run ahead (check/pops.rs).
 const AHEAD: Duration = Duration::from_secs(1);
+/// Within this a message that is not done comes again.
+const COMES_AGAIN: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_secs(1);
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(200);
@@ -43,6 +45,15 @@ struct Tally {
     sent: HashSet<Value>,
     /// Acknowledged by a consumer in time, or dead letters.
     finished: HashSet<Value>,
+    /// Acknowledged then, perhaps too late or with an unknown outcome, and not seen again since.
+    perhaps: HashMap<Value, Instant>,
+}
+
+impl Tally {
+    fn is_settled(&self) -> bool {
+        let left = |value: &Value| self.perhaps.get(value).is_none_or(|since| since.elapsed() < COMES_AGAIN);
+        !self.sent.difference(&self.finished).any(left)
+    }
 }
 
 /// Shared by producers and consumers.
@@ -59,7 +70,7 @@ impl Pops {
     /// Waits until every message is finished; false when that does not come to pass in time.
     pub(super) async fn settle(&self) -> bool {
         let began = Instant::now();
-        while self.with(|tally| !tally.sent.is_subset(&tally.finished)) {
+        while !self.with(|tally| tally.is_settled()) {
             if began.elapsed() > super::CONVERGE {
                 return false;
             }
@@ -135,6 +146,11 @@ async fn consume(field: Field, caller: Caller, mut rng: StdRng, pops: Pops, numb
             tokio::time::sleep(AFTER_FAILURE).await;
             continue;
         };
+        pops.with(|tally| {
+            for held in &held {
+                tally.perhaps.remove(&held.popped.value);
+            }
+        });
         if is_slow && !held.is_empty() {
             tokio::time::sleep(INVISIBLE + Duration::from_millis(rng.random_range(0..600))).await;
         }
@@ -217,11 +233,20 @@ async fn acknowledge(
     process.invoke(op());
     let answered = caller.acknowledge(node, TOPIC, GROUP, &held).await;
     process.complete(answered.outcome, op(), answered.details);
-    if answered.outcome == Outcome::Ok {
-        let now = Instant::now();
-        let in_time = held.iter().zip(until).filter(|(_, until)| now + AHEAD < *until);
-        pops.with(|tally| tally.finished.extend(in_time.map(|(held, _)| held.popped.value)));
+    if answered.outcome == Outcome::Fail {
+        return;
     }
+    let now = Instant::now();
+    pops.with(|tally| {
+        for (held, until) in held.iter().zip(until) {
+            let value = held.popped.value;
+            if answered.outcome == Outcome::Ok && now + AHEAD < until {
+                tally.finished.insert(value);
+            } else {
+                tally.perhaps.insert(value, now);
+            }
+        }
+    });
 }
 
 fn dead_letters() -> Queue {
@@ -273,5 +298,33 @@ pub(super) async fn drain(field: &Field, caller: &Caller, node: u64) {
             }
             _ => tokio::time::sleep(AFTER_FAILURE).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_perhaps_acknowledged_is_waited_for_until_it_would_have_come_again() {
+        let (one, other) = (Value::new(1, 0), Value::new(1, 1));
+        let mut tally = Tally::default();
+        assert!(tally.is_settled());
+        tally.sent.extend([one, other]);
+        tally.finished.insert(one);
+        assert!(!tally.is_settled());
+        let now = Instant::now();
+        tally.perhaps.insert(other, now);
+        assert!(!tally.is_settled());
+        tally.perhaps.insert(other, now.checked_sub(COMES_AGAIN).expect("the clock has run that long"));
+        assert!(tally.is_settled());
+    }
+
+    #[test]
+    fn some_messages_are_never_acknowledged() {
+        use rand::SeedableRng as _;
+        let mut rng = StdRng::seed_from_u64(1);
+        assert!((0..50).all(|_| treatment(Value::new(1, 96), &mut rng) == Treatment::Forget));
+        assert!((0..50).any(|_| treatment(Value::new(1, 95), &mut rng) == Treatment::Acknowledge));
     }
 }
