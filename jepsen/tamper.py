@@ -67,8 +67,21 @@ def two_leaders(events):
     events.insert(at + 1, other)
 
 
+def two_votes(events):
+    at = middle(events, done("node", lambda node: node.get("vote")))
+    other = json.loads(json.dumps(events[at]))
+    vote = other["op"]["node"]["vote"]
+    other["op"]["node"]["vote"] = {"term": vote["term"], "node": vote["node"] % 3 + 1}
+    events.insert(at + 1, other)
+
+
+def live_digest(events):
+    at = middle(events, done("digest", lambda digest: digest.get("live") and digest["what"] == "table"))
+    events[at]["op"]["digest"]["hash"] = "another"
+
+
 def digest(events):
-    at = middle(events, done("digest", lambda digest: digest["what"] == "log"))
+    at = middle(events, done("digest", lambda digest: digest["what"] == "log" and not digest.get("live")))
     events[at]["op"]["digest"]["hash"] = "another"
 
 
@@ -191,7 +204,9 @@ KINDS = {
     "stale-end": (stale_end, "log", "L11 P1"),
     "refused": (refused, "log", "L5 P1"),
     "two-leaders": (two_leaders, "log", "I"),
+    "two-votes": (two_votes, "log", "I"),
     "digest": (digest, "log", "L12"),
+    "live-digest": (live_digest, "log", "L12"),
     "no-fault": (no_fault, "log, with faults", "C (invalid)"),
     "old-commit": (old_commit, "registers", "P2"),
     "lost-topic": (lost_topic, "topics", "P3"),

@@ -559,9 +559,9 @@ pub struct NodeSample {
     pub pid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub term: Option<u64>,
-    /// For whom the node voted in `term`.
+    /// The vote on its disk.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub vote: Option<u64>,
+    pub vote: Option<Vote>,
     /// Whom it holds for the leader.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leader: Option<u64>,
@@ -576,8 +576,10 @@ pub struct NodeSample {
     pub committed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied: Option<u64>,
+    /// Of the newest tables that it can start from, the current snapshot among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<u64>,
+    /// The current snapshot; one that came from a leader is ahead of `last` until the log starts at it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -593,6 +595,18 @@ pub struct NodeSample {
     pub stopped: Option<String>,
 }
 
+/// What a node has promised, on its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vote {
+    pub term: u64,
+    /// The node that it is for.
+    pub node: u64,
+    /// That node is known to have been elected in the term: it leads.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub committed: bool,
+}
+
 /// A hash of a part of what a node holds. Two of the same `what`, `key`, `from` and `to` must be equal on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -602,7 +616,8 @@ pub struct Digest {
     pub what: DigestOf,
     /// The segment's start, the queue, the table's name.
     pub key: String,
-    /// The range that was hashed: positions of the log, or offsets of a queue; 0 and 0 of a table.
+    /// The range that was hashed: positions of the log, or offsets of a queue; 0 and 0 of a table. Of a node that runs, of
+    /// tables and the log's chain: 0 and the entry behind which they were taken.
     #[serde(default)]
     pub from: u64,
     #[serde(default)]
@@ -612,6 +627,9 @@ pub struct Digest {
     /// Of derived files or tables that were deleted and built again from the log.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub rebuilt: bool,
+    /// While the node ran: the others may be down, or have no answer.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub live: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -886,6 +904,7 @@ mod tests {
                 to: 9,
                 hash: "x".into(),
                 rebuilt: true,
+                live: false,
             })),
             Op::Nemesis(Box::new(nemesis)),
         ] {

@@ -1,13 +1,13 @@
-//! I: what nodes say of themselves, sample by sample. At most one of them leads in a term; term, vote, purged and
-//! minimum offsets never fall, also across restarts; nothing that was both committed and on a node's disk goes from it;
-//! the orders of design.md invariant 6 hold; and what was acknowledged is soon fsynced at a majority.
+//! I: what nodes say of themselves, sample by sample. At most one of them leads in a term, and votes name no other; term,
+//! vote, purged and minimum offsets never fall, also across restarts; nothing that was both committed and on a node's disk
+//! goes from it; the orders of design.md invariant 6 hold; and what was acknowledged is soon fsynced at a majority.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::Rule;
 use super::log::{Log, Step};
 use super::report::Findings;
-use crate::history::{Effect, EffectOf, Kind, NodeSample, Op, Queue};
+use crate::history::{Effect, EffectOf, Kind, NodeSample, Op, Queue, Vote};
 
 /// A sample is asked for before its line is written. After this long nothing that it says is older than the line that
 /// it is compared with; the harness gives up on an answer before.
@@ -26,9 +26,10 @@ pub(crate) struct Invariants {
 struct Past {
     incarnation: Option<String>,
     term: u64,
-    /// Of `term`.
-    vote: Option<u64>,
+    vote: Option<Vote>,
     purged: u64,
+    snapshot: u64,
+    /// Of its own tables.
     checkpoint: u64,
     /// Committed, and fsynced on this node.
     kept: u64,
@@ -81,8 +82,14 @@ impl Rule for Invariants {
                 // Whoever lost its directory, or got an old one, has another past.
                 let replaced =
                     |effect: &&Effect| matches!(effect.what, EffectOf::Removed | EffectOf::Restored);
-                for node in nemesis.effects.iter().filter(replaced).filter_map(|effect| effect.node) {
-                    self.past.retain(|(_, other), _| *other != node);
+                let is_tables = |effect: &&Effect| effect.at.contains("/tables/");
+                for effect in nemesis.effects.iter().filter(|effect| !is_tables(effect)).filter(replaced) {
+                    self.past.retain(|(_, other), _| Some(*other) != effect.node);
+                }
+                // A node whose newest checkpoint is damaged starts from an older one.
+                for effect in nemesis.effects.iter().filter(is_tables) {
+                    let harmed = self.past.iter_mut().filter(|((_, other), _)| Some(*other) == effect.node);
+                    harmed.for_each(|(_, past)| past.checkpoint = 0);
                 }
             }
             _ => {}
@@ -92,12 +99,22 @@ impl Rule for Invariants {
 
 impl Invariants {
     fn leader(&mut self, sample: &NodeSample, found: &mut Findings) {
-        let (true, Some(term)) = (sample.leads, sample.term) else { return };
-        let leader = *self.leaders.entry((sample.broker.clone(), term)).or_insert(sample.node);
-        if leader != sample.node {
-            found.fail(|| {
-                format!("nodes {leader} and {} both lead {} in term {term}", sample.node, sample.broker)
-            });
+        let (node, broker) = (sample.node, &sample.broker);
+        if let (true, Some(term)) = (sample.leads, sample.term) {
+            let leader = *self.leaders.entry((broker.clone(), term)).or_insert(node);
+            if leader != node {
+                found.fail(|| format!("nodes {leader} and {node} both lead {broker} in term {term}"));
+            }
+        }
+        if let Some(Vote { term, node: elected, committed: true }) = sample.vote {
+            let leader = *self.leaders.entry((broker.clone(), term)).or_insert(elected);
+            if leader != elected {
+                found.fail(|| {
+                    format!(
+                        "node {node} of {broker} holds {elected} for the leader of term {term}, which {leader} is"
+                    )
+                });
+            }
         }
     }
 
@@ -111,23 +128,40 @@ impl Invariants {
             if term < past.term {
                 found.fail(|| format!("{}: the term fell from {} to {term}", node(), past.term));
             }
-            if term == past.term
-                && let (Some(before), Some(now)) = (past.vote, sample.vote)
-                && before != now
-            {
-                found.fail(|| format!("{}: voted for {before} and for {now} in term {term}", node()));
-            }
-            if term > past.term {
-                past.vote = None;
-            }
             past.term = past.term.max(term);
-            past.vote = past.vote.or(sample.vote);
+        }
+        if let Some(now) = sample.vote {
+            found.count("votes on disks compared");
+            if let Some(before) = past.vote {
+                let elected = now.committed && !before.committed;
+                if now.term < before.term {
+                    found.fail(|| format!("{}: the vote fell from {before:?} to {now:?}", node()));
+                } else if now.term == before.term && now.node != before.node && !elected {
+                    found.fail(|| {
+                        let (before, now, term) = (before.node, now.node, now.term);
+                        format!("{}: voted for {before} and for {now} in term {term}", node())
+                    });
+                } else if now.term == before.term && before.committed && !now.committed {
+                    found.fail(|| format!("{}: forgot who leads, {before:?}, and has {now:?}", node()));
+                }
+            }
+            if past.vote.is_none_or(|before| before.term <= now.term) {
+                past.vote = Some(now);
+            }
         }
         if let Some(purged) = sample.purged {
             if purged < past.purged {
                 found.fail(|| format!("{}: purged fell from {} to {purged}", node(), past.purged));
             }
             past.purged = past.purged.max(purged);
+        }
+        if let Some(snapshot) = sample.snapshot {
+            if snapshot < past.snapshot {
+                found.fail(|| {
+                    format!("{}: the current snapshot fell from {} to {snapshot}", node(), past.snapshot)
+                });
+            }
+            past.snapshot = past.snapshot.max(snapshot);
         }
         if let Some(last) = sample.last
             && last < past.kept
@@ -144,7 +178,7 @@ impl Invariants {
         {
             found.fail(|| format!("{}: applied {applied}, below its checkpoint {}", node(), past.checkpoint));
         }
-        past.checkpoint = past.checkpoint.max(sample.checkpoint.unwrap_or(0));
+        past.checkpoint = past.checkpoint.max(own_checkpoint(sample).unwrap_or(0));
         for (queue, min) in &sample.minimums {
             let before = past.minimums.entry(queue.clone()).or_insert(*min);
             if *min < *before {
@@ -155,16 +189,18 @@ impl Invariants {
     }
 }
 
+/// The newest checkpoint, where it is not a snapshot that came from a leader: of the node's own log, all of which up to there
+/// is on its disk and applied. A snapshot is ahead of both until the log starts at it.
+fn own_checkpoint(sample: &NodeSample) -> Option<u64> {
+    sample.checkpoint.filter(|checkpoint| sample.snapshot != Some(*checkpoint))
+}
+
 /// `purged ≤ current snapshot ≤ newest checkpoint ≤ fsynced ≤ last` and `applied ≤ committed ≤ last`.
 fn orders(sample: &NodeSample, found: &mut Findings) {
-    let orders: [&[(&str, Option<u64>)]; 2] = [
-        &[
-            ("purged", sample.purged),
-            ("snapshot", sample.snapshot),
-            ("checkpoint", sample.checkpoint),
-            ("synced", sample.synced),
-            ("last", sample.last),
-        ],
+    let orders: [&[(&str, Option<u64>)]; 4] = [
+        &[("purged", sample.purged), ("snapshot", sample.snapshot), ("checkpoint", sample.checkpoint)],
+        &[("checkpoint", own_checkpoint(sample)), ("synced", sample.synced), ("last", sample.last)],
+        &[("purged", sample.purged), ("last", sample.last)],
         &[("applied", sample.applied), ("committed", sample.committed), ("last", sample.last)],
     ];
     for order in orders {
@@ -214,6 +250,10 @@ mod tests {
         NodeSample { node, broker: "a".into(), term: Some(term), ..NodeSample::default() }
     }
 
+    fn vote(term: u64, node: u64, committed: bool) -> Option<Vote> {
+        Some(Vote { term, node, committed })
+    }
+
     fn fails(samples: Vec<NodeSample>, words: &str) {
         let mut story = Story::new();
         for sample in samples {
@@ -226,7 +266,7 @@ mod tests {
     fn a_node_that_goes_forward_passes() {
         let whole = |term| NodeSample {
             leads: term == 2,
-            vote: Some(term),
+            vote: Some(Vote { term, node: 1, committed: term == 2 }),
             last: Some(9),
             synced: Some(9),
             committed: Some(8),
@@ -249,6 +289,27 @@ mod tests {
         let restored = vec![Effect::on(EffectOf::Restored, 1).at("data")];
         story.nemesis(1, "old-copy", Action::Start, true, restored).node(sample(1, 1));
         story.passes(Invariants::default());
+        // a vote for one node may become another one's that was elected in the term, as others know
+        let mut story = Story::new();
+        let votes = |node, by, committed| NodeSample { vote: vote(4, node, committed), ..sample(by, 4) };
+        story
+            .node(votes(2, 1, false))
+            .node(votes(3, 1, true))
+            .node(votes(3, 2, true))
+            .node(votes(3, 3, true));
+        assert_eq!(story.passes(Invariants::default()).figures.len(), 1);
+        // a snapshot from the leader is ahead of a log until that starts at it
+        let mut story = Story::new();
+        let log =
+            |last| NodeSample { last: Some(last), synced: Some(last), applied: Some(last), ..sample(1, 4) };
+        let installed = |last| NodeSample { snapshot: Some(50), checkpoint: Some(50), ..log(last) };
+        story.node(log(9)).node(installed(9)).node(NodeSample { purged: Some(50), ..installed(50) });
+        // whose newest checkpoint is damaged starts from an older one
+        let harmed = vec![Effect::on(EffectOf::Flipped, 1).at("/n1/broker-a/tables/checkpoint-60")];
+        let checkpoint = |index| NodeSample { snapshot: Some(50), checkpoint: Some(index), ..log(70) };
+        story.node(checkpoint(60)).nemesis(1, "bit-flips", Action::Start, true, harmed);
+        story.node(NodeSample { applied: Some(55), ..checkpoint(55) });
+        story.passes(Invariants::default());
     }
 
     #[test]
@@ -256,8 +317,16 @@ mod tests {
         let leads = |node, term| NodeSample { leads: true, ..sample(node, term) };
         fails(vec![leads(1, 4), leads(2, 4)], "nodes 1 and 2 both lead a in term 4");
         fails(vec![sample(1, 4), sample(1, 3)], "the term fell from 4 to 3");
-        let votes = |vote| NodeSample { vote: Some(vote), ..sample(1, 4) };
-        fails(vec![votes(1), votes(2)], "voted for 1 and for 2 in term 4");
+        let votes = |term, node, committed| NodeSample { vote: vote(term, node, committed), ..sample(1, 4) };
+        fails(vec![votes(4, 1, false), votes(4, 2, false)], "voted for 1 and for 2 in term 4");
+        fails(vec![votes(4, 1, true), votes(4, 2, true)], "voted for 1 and for 2 in term 4");
+        fails(vec![votes(4, 1, true), votes(4, 1, false)], "forgot who leads");
+        fails(vec![votes(4, 1, false), votes(3, 1, true)], "the vote fell from");
+        let other = NodeSample { node: 2, ..votes(4, 3, true) };
+        fails(vec![votes(4, 1, true), other], "node 2 of a holds 3 for the leader of term 4, which 1 is");
+        fails(vec![leads(2, 4), votes(4, 1, true)], "holds 1 for the leader of term 4, which 2 is");
+        let snapshot = |index| NodeSample { snapshot: Some(index), ..sample(1, 1) };
+        fails(vec![snapshot(5), snapshot(4)], "the current snapshot fell from 5 to 4");
         let purged = |index| NodeSample { purged: Some(index), ..sample(1, 1) };
         fails(vec![purged(5), purged(4)], "purged fell from 5 to 4");
         let min = |offset| NodeSample { minimums: vec![(queue(), offset)], ..sample(1, 1) };
@@ -276,6 +345,12 @@ mod tests {
         fails(vec![log(8, 8, 9)], "committed 9 is above last 8");
         let order = NodeSample { purged: Some(4), checkpoint: Some(3), ..sample(1, 1) };
         fails(vec![order], "purged 4 is above checkpoint 3");
+        let order = NodeSample { snapshot: Some(4), checkpoint: Some(3), ..sample(1, 1) };
+        fails(vec![order], "snapshot 4 is above checkpoint 3");
+        let order = NodeSample { snapshot: Some(3), checkpoint: Some(9), ..log(9, 8, 1) };
+        fails(vec![order], "checkpoint 9 is above synced 8");
+        let order = NodeSample { purged: Some(9), snapshot: Some(9), ..log(8, 8, 1) };
+        fails(vec![order], "purged 9 is above last 8");
     }
 
     /// Node samples, long after a message at `position` was acknowledged, with what each has on disk.

@@ -1,4 +1,5 @@
-//! L12: replicas are equal. Digests that nodes give after convergence (bytes of the log, messages and units of queues,
+//! L12: replicas are equal. Digests that nodes give while they run, at one entry (the log's chain value, tables, units of
+//! queues), and those after convergence (bytes of the log, messages and units of queues,
 //! keys, tables; also of derived files that were deleted and built again), and the queues as they were drained, message
 //! for message.
 
@@ -14,6 +15,8 @@ use crate::history::{Bounds, Digest, DigestOf, Op, Read, Way};
 #[derive(Default)]
 pub(crate) struct Replicas {
     digests: BTreeMap<Part, Vec<Hashed>>,
+    /// Of nodes that run, until all have given theirs.
+    live: BTreeMap<Part, BTreeMap<u64, String>>,
     drained: BTreeMap<QueueNo, BTreeMap<(u64, Way), Chain>>,
 }
 
@@ -51,6 +54,30 @@ impl Chain {
     }
 }
 
+impl Replicas {
+    /// A digest of a node that runs. It is forgotten once all nodes have given theirs.
+    fn live(&mut self, part: Part, node: u64, hash: &str, nodes: usize, found: &mut Findings) {
+        let given = self.live.entry(part.clone()).or_default();
+        if let Some((other, before)) = given.iter().find(|(_, before)| *before != hash) {
+            let (broker, what, key, from, to) = &part;
+            found.fail(|| {
+                format!(
+                    "{what:?} {key} [{from}, {to}) of {broker}, while they ran: {before} at node {other}, {hash} at \
+                     node {node}"
+                )
+            });
+        }
+        given.insert(node, hash.to_owned());
+        if given.len() == 2 {
+            found.checked += 1;
+            found.count("digests of running nodes compared");
+        }
+        if given.len() == nodes {
+            self.live.remove(&part);
+        }
+    }
+}
+
 impl Rule for Replicas {
     fn id(&self) -> &'static str {
         "L12"
@@ -60,11 +87,15 @@ impl Rule for Replicas {
         "replicas are equal"
     }
 
-    fn step(&mut self, step: Step<'_>, _log: &Log, _found: &mut Findings) {
+    fn step(&mut self, step: Step<'_>, log: &Log, found: &mut Findings) {
         match (&step.event.op, step.queue) {
             (Op::Digest(digest), _) => {
-                let Digest { node, broker, what, key, from, to, hash, rebuilt } = &**digest;
+                let Digest { node, broker, what, key, from, to, hash, rebuilt, live } = &**digest;
                 let part = (broker.clone(), *what, key.clone(), *from, *to);
+                if *live {
+                    let nodes = log.plan.as_ref().map_or(0, |plan| plan.nodes.len());
+                    return self.live(part, *node, hash, nodes, found);
+                }
                 let hashed = Hashed { node: *node, rebuilt: *rebuilt, hash: hash.clone() };
                 self.digests.entry(part).or_default().push(hashed);
             }
@@ -123,6 +154,20 @@ mod tests {
     use crate::check::story::{Story, reads};
     use crate::history::Plan;
 
+    fn live(node: u64, key: &str, to: u64, hash: &str) -> Op {
+        Op::Digest(Box::new(Digest {
+            node,
+            broker: "a".into(),
+            what: DigestOf::Table,
+            key: key.into(),
+            from: 0,
+            to,
+            hash: hash.into(),
+            rebuilt: false,
+            live: true,
+        }))
+    }
+
     fn digest(node: u64, to: u64, hash: &str, rebuilt: bool) -> Op {
         Op::Digest(Box::new(Digest {
             node,
@@ -133,6 +178,7 @@ mod tests {
             to,
             hash: hash.into(),
             rebuilt,
+            live: false,
         }))
     }
 
@@ -158,6 +204,32 @@ mod tests {
         let mut story = Story::new();
         story.plan(plan()).note(digest(1, 9, "x", false)).note(digest(2, 8, "x", false));
         story.is_invalid(Replicas::default(), "Log 0 [0, 9) of a: node 2 gave no digest");
+    }
+
+    #[test]
+    fn nodes_that_run_are_compared_at_one_entry() {
+        let plan = || Plan { nodes: vec![1, 2, 3], ..Plan::default() };
+        let mut story = Story::new();
+        // Node 3 is down; at another entry tables differ, and each table is one of its own.
+        story.plan(plan()).note(live(1, "offsets", 7, "x")).note(live(2, "offsets", 7, "x"));
+        story.note(live(1, "offsets", 8, "y")).note(live(1, "topics", 7, "z"));
+        let report = story.passes(Replicas::default());
+        assert_eq!((report.checked, report.figures["digests of running nodes compared"]), (1, 1));
+        let mut story = Story::new();
+        story.plan(plan()).note(live(1, "offsets", 7, "x")).note(live(2, "offsets", 7, "x"));
+        story.note(live(3, "offsets", 7, "y"));
+        story.fails(
+            Replicas::default(),
+            "Table offsets [0, 7) of a, while they ran: x at node 1, y at node 3",
+        );
+        // Not only what comes first: a second round at the same entry, in which a node says something else.
+        let mut story = Story::new();
+        story.plan(plan());
+        for node in 1..=3 {
+            story.note(live(node, "offsets", 7, "x"));
+        }
+        story.note(live(1, "offsets", 7, "x")).note(live(2, "offsets", 7, "y"));
+        story.fails(Replicas::default(), "x at node 1, y at node 2");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Questions and orders of the harness to single nodes, from a namespace that no fault cuts off.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use wire::{CreateTopicRequest, GetRouteInfoRequest, RemotingCommand, RequestCode, ResponseCode};
 
 use super::space::Space;
+use crate::history::Vote;
 
 /// RaftMQ's own requests (crates/broker/src/handlers/raft.rs). Its structures are read here apart from the broker's code,
 /// so that a field that changes its meaning there is seen.
 const GROUP_STATUS: RequestCode = RequestCode(30_001);
 const TRANSFER_LEADER: RequestCode = RequestCode(30_002);
+const REPLICA_DIGEST: RequestCode = RequestCode(30_003);
 
 /// One question to one node. A node that is asked five times a second is not waited for longer.
 const QUESTION: Duration = Duration::from_millis(800);
@@ -37,9 +40,9 @@ pub struct Status {
     /// End of the log, a byte position.
     pub log_end: u64,
     pub pending_bytes: u64,
-    // What follows nodes do not tell yet; what they tell one day is in the samples from then on.
-    /// For whom the node voted in `term`.
-    pub vote: Option<u64>,
+    // Older builds do not tell what follows.
+    /// The vote on the node's disk.
+    pub vote: Option<Vote>,
     pub incarnation: Option<String>,
     pub purged_index: Option<u64>,
     pub snapshot_index: Option<u64>,
@@ -48,6 +51,28 @@ pub struct Status {
     pub synced_position: Option<u64>,
     /// Why the group has stopped here.
     pub stopped: Option<String>,
+}
+
+/// What a node holds, right behind one entry (docs/formats.md 12.4).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplicaDigest {
+    pub index: Option<u64>,
+    pub chain: Option<String>,
+    pub tables: BTreeMap<String, String>,
+    pub queues: Vec<QueueDigest>,
+}
+
+/// The newest units of a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueueDigest {
+    pub topic: String,
+    pub queue: u32,
+    pub min: u64,
+    pub next: u64,
+    pub units_from: u64,
+    pub units: Option<String>,
 }
 
 impl Status {
@@ -86,6 +111,21 @@ impl Asker {
     pub async fn status(&self, address: SocketAddr) -> Option<Status> {
         let request = RemotingCommand::request(GROUP_STATUS);
         let answer = self.0.call(&address.to_string(), request, QUESTION).await.ok()?;
+        serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// What the node holds right behind an entry that is to come, or now. `None`: it has none, or the entry does not come in
+    /// time.
+    pub async fn digest(&self, address: SocketAddr, index: Option<u64>) -> Option<ReplicaDigest> {
+        let request = RemotingCommand::request(REPLICA_DIGEST);
+        let request = match index {
+            Some(index) => request.with_ext("index", &index.to_string()),
+            None => request,
+        };
+        let answer = self.0.call(&address.to_string(), request, QUESTION).await.ok()?;
+        if answer.response_code() != ResponseCode::SUCCESS {
+            return None;
+        }
         serde_json::from_slice(&answer.body).ok()
     }
 }

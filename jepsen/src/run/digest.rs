@@ -157,6 +157,7 @@ fn note(
         to: range.1,
         hash: format!("{hash:016x}"),
         rebuilt,
+        live: false,
     };
     recorder.note(Op::Digest(Box::new(digest)));
 }

@@ -351,6 +351,7 @@ impl Run<'_> {
                     to: 0,
                     hash: format!("{:016x}", xxh3_64(&body)),
                     rebuilt: false,
+                    live: false,
                 });
             }
         }
