@@ -16,14 +16,17 @@ mod registering;
 mod replying;
 mod resetting;
 mod sending;
+mod slow_disk;
 mod transactions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use net::{Client, ClientConfig};
+use store::{Disk, OsDisk};
 use tempfile::TempDir;
 use wire::{
     Header, Message, PullMessageRequest, PullMessageResponse, RemotingCommand, RequestCode,
@@ -68,10 +71,14 @@ impl OneNode {
     }
 
     async fn with(change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
+        OneNode::on(Arc::new(OsDisk), change).await
+    }
+
+    async fn on(disk: Arc<dyn Disk>, change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
         let data = tempfile::tempdir().unwrap();
         let mut config = config(&data);
         change(&mut config);
-        let broker = Broker::start(config).await.unwrap();
+        let broker = Broker::start_on(config, disk).await.unwrap();
         broker.ready().await;
         let address = broker.addresses()["b1"].to_string();
         OneNode { broker, address, client: Client::new(ClientConfig::default()), _data: data }
