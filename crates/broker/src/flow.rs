@@ -52,35 +52,47 @@ impl Flow {
         }
     }
 
-    /// Lets a send through, or says why not. `pending`: bytes of this group that wait to be committed.
-    pub(crate) fn send<'a>(
+    /// Whether a send is to be looked into. What is refused here costs little more than its reading, so that many of them
+    /// leave time for the rest. `pending`: bytes of this group that wait to be committed.
+    pub(crate) fn admits(
         &self,
         request: &RemotingCommand,
         client: IpAddr,
-        topic: impl FnOnce() -> &'a str,
-        messages: u32,
-        bytes: usize,
+        topic: Option<&str>,
         pending: usize,
     ) -> Result<(), Error> {
-        let busy = |remark| Err(Error::refused(busy_code(request), remark));
-        if let Err(remark) = self.pace.admit(pending) {
-            return busy(remark);
-        }
+        let busy = |remark| Error::refused(busy_code(request), remark);
+        self.pace.admit(pending).map_err(busy)?;
         if self.topics.is_off() && self.clients.is_off() {
             return Ok(());
         }
         let now = Instant::now();
+        if !self.clients.is_off() {
+            self.clients.is_free(&client.to_string(), now).map_err(busy)?;
+        }
+        topic.map_or(Ok(()), |topic| self.topics.is_free(topic, now)).map_err(busy)
+    }
+
+    /// Lets a send through, or says which rate it is over.
+    pub(crate) fn send(
+        &self,
+        request: &RemotingCommand,
+        client: IpAddr,
+        topic: &str,
+        messages: u32,
+        bytes: usize,
+    ) -> Result<(), Error> {
+        if self.topics.is_off() && self.clients.is_off() {
+            return Ok(());
+        }
+        let busy = |remark| Error::refused(busy_code(request), remark);
+        let now = Instant::now();
         let (messages, bytes) = (u64::from(messages), bytes as u64);
         // First the one that harms fewer others.
-        if !self.clients.is_off()
-            && let Err(remark) = self.clients.take(&client.to_string(), messages, bytes, now)
-        {
-            return busy(remark);
+        if !self.clients.is_off() {
+            self.clients.take(&client.to_string(), messages, bytes, now).map_err(busy)?;
         }
-        match self.topics.take(topic(), messages, bytes, now) {
-            Ok(()) => Ok(()),
-            Err(remark) => busy(remark),
-        }
+        self.topics.take(topic, messages, bytes, now).map_err(busy)
     }
 
     /// Whether a consumer group may be given more now. A stock consumer asks again a second after this code.
@@ -354,7 +366,9 @@ impl Pace {
             // No proof of anything: the last figure stands until something is committed.
             return;
         }
-        let rate = if is_log_bound { (bytes as f64 / took.as_secs_f64()).max(1.0) as u64 } else { 0 };
+        // What nobody waited in was idle, and says nothing of the log.
+        let busy = took.min(waited.max(PACE_SAMPLE));
+        let rate = if is_log_bound { (bytes as f64 / busy.as_secs_f64()).max(1.0) as u64 } else { 0 };
         self.bytes_per_second.store(rate, Ordering::Relaxed);
     }
 }
@@ -423,7 +437,8 @@ mod tests {
         assert!(flow.topics.is_off() && flow.groups.is_off() && flow.clients.is_off());
         let request = RemotingCommand::request(wire::RequestCode::SEND_MESSAGE);
         for _ in 0..1000 {
-            flow.send(&request, [127, 0, 0, 1].into(), || "T", 1, 1 << 20, 64 << 20).unwrap();
+            flow.admits(&request, [127, 0, 0, 1].into(), Some("T"), 64 << 20).unwrap();
+            flow.send(&request, [127, 0, 0, 1].into(), "T", 1, 1 << 20).unwrap();
             flow.may_pull("g").unwrap();
         }
     }
@@ -470,5 +485,17 @@ mod tests {
         pace.committed(1 << 20, Duration::from_millis(20));
         pace.sample(at(700));
         assert_eq!(pace.admit(pending), Ok(()));
+    }
+
+    #[test]
+    fn idle_time_is_no_proof_of_a_slow_log() {
+        let start = Instant::now();
+        let pace = Pace::new(Duration::from_secs(1), start);
+        // The first commit of a burst that met a broker that had been idle for a minute: 8 MiB in 500 ms.
+        pace.committed(8 << 20, Duration::from_millis(500));
+        pace.sample(start + Duration::from_mins(1));
+        assert_eq!(pace.admit(16 << 20), Ok(()));
+        let refusal = pace.admit(17 << 20).unwrap_err();
+        assert!(refusal.contains("at 16777216 bytes a second"), "{refusal}");
     }
 }

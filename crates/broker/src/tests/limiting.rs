@@ -105,7 +105,7 @@ async fn what_would_wait_too_long_for_a_slow_disk_is_refused() {
                     continue;
                 }
                 let remark = answer.remark.unwrap_or_default();
-                assert_eq!(answer.code, 14, "{remark}");
+                assert_eq!(answer.code, 2, "{remark}");
                 assert!(remark.contains("bytes wait to be committed"), "{remark}");
                 assert!(remark.ends_with("(queue_wait_ms: 100)"), "{remark}");
                 refused.fetch_add(1, Ordering::Relaxed);

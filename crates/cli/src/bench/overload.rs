@@ -19,7 +19,7 @@ use bytes::{Buf as _, BytesMut};
 use clap::Args;
 use client::{Client, ClientConfig, Message, ProducerConfig};
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use wire::{RemotingCommand, RequestCode, SendMessageRequest, SerializeType};
 
 use super::{Common, Usage, usage};
@@ -50,6 +50,10 @@ pub(super) struct Overload {
     /// Sends of one connection that wait for their answer, at most
     #[arg(long, default_value_t = 20_000)]
     waiting: usize,
+    /// Bytes that the socket of a connection holds, about as much as over a network; over loopback it would be megabytes,
+    /// and what waits there is read when its sender has given up. 0: what the system gives it
+    #[arg(long, default_value_t = 64 << 10)]
+    send_buffer: u32,
     /// Threads that share the connections
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -61,6 +65,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(5);
 /// Connections of the closed loop that finds the capacity.
 const CAPACITY_CONNECTIONS: usize = 4;
+/// What a connection makes at a time, at most: no more than a socket could take.
+const UNSENT_BYTES_MAX: usize = 256 << 10;
 /// Kinds of refusals that are told apart.
 const REASONS_MAX: usize = 64;
 
@@ -251,7 +257,7 @@ async fn load(
     let start = Instant::now();
     let measure_from = start + Duration::from_secs_f64(args.common.warm_up);
     let end = measure_from + Duration::from_secs_f64(plan.seconds);
-    let threads = args.threads.clamp(1, plan.connections);
+    let (threads, send_buffer) = (args.threads.clamp(1, plan.connections), args.send_buffer);
     let mut running = Vec::new();
     for thread in 0..threads {
         let (targets, counts) = (targets.to_vec(), counts.clone());
@@ -259,7 +265,12 @@ async fn load(
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let lines = (thread..plan.connections).step_by(threads).map(|n| {
-                    let line = Line::new(targets[n % targets.len()].clone(), plan.waiting, counts.clone());
+                    let line = Line::new(
+                        targets[n % targets.len()].clone(),
+                        plan.waiting,
+                        send_buffer,
+                        counts.clone(),
+                    );
                     // Not all at the same moment of a tick.
                     let first = start + TICK * n as u32 / plan.connections as u32;
                     tokio::spawn(line.run(plan.rate, first, end))
@@ -286,6 +297,8 @@ struct Line {
     target: Arc<Target>,
     counts: Arc<Counts>,
     waiting_max: usize,
+    /// 0: what the system gives it.
+    send_buffer_bytes: u32,
     stream: Option<TcpStream>,
     /// What the socket has not taken yet.
     unsent: BytesMut,
@@ -297,11 +310,12 @@ struct Line {
 }
 
 impl Line {
-    fn new(target: Arc<Target>, waiting_max: usize, counts: Arc<Counts>) -> Line {
+    fn new(target: Arc<Target>, waiting_max: usize, send_buffer_bytes: u32, counts: Arc<Counts>) -> Line {
         Line {
             target,
             counts,
             waiting_max,
+            send_buffer_bytes,
             stream: None,
             unsent: BytesMut::new(),
             unread: BytesMut::new(),
@@ -335,7 +349,12 @@ impl Line {
                 self.disconnect();
             }
             self.give_up(Instant::now());
-            let room = if self.unsent.is_empty() { self.waiting_max.saturating_sub(self.sent.len()) } else { 0 };
+            let room = if self.unsent.is_empty() {
+                let at_a_time = (UNSENT_BYTES_MAX / self.target.frame.len()).max(1);
+                self.waiting_max.saturating_sub(self.sent.len()).min(at_a_time)
+            } else {
+                0
+            };
             let new = match rate {
                 None => room as u64,
                 Some(rate) => {
@@ -359,11 +378,21 @@ impl Line {
     }
 
     async fn connect(&mut self) {
-        if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, TcpStream::connect(&self.target.address)).await
-            && stream.set_nodelay(true).is_ok()
-        {
+        if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, self.connected()).await {
             self.stream = Some(stream);
         }
+    }
+
+    async fn connected(&self) -> std::io::Result<TcpStream> {
+        let address = tokio::net::lookup_host(&self.target.address).await?.next();
+        let address = address.ok_or(std::io::ErrorKind::NotFound)?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if self.send_buffer_bytes > 0 {
+            socket.set_send_buffer_size(self.send_buffer_bytes)?;
+        }
+        let stream = socket.connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 
     /// What waits on it is lost.
@@ -648,8 +677,13 @@ mod tests {
         let answer = RemotingCommand::response_to(&request, wire::ResponseCode(14)).with_remark("limit 5");
         let bytes = encoded(&answer.with_body(vec![0; 9]));
         let read = Answer::of(&bytes).unwrap();
-        let want =
-            Answer { code: 14, number: 70_000, is_response: true, remark: b"limit 5", frame_bytes: bytes.len() };
+        let want = Answer {
+            code: 14,
+            number: 70_000,
+            is_response: true,
+            remark: b"limit 5",
+            frame_bytes: bytes.len(),
+        };
         assert_eq!(read, want);
         assert_eq!(Answer::of(&bytes[..bytes.len() - 1]), None);
         assert_eq!(Answer::of(&[]), None);
