@@ -12,12 +12,13 @@
 //!
 //! **Pace.** A stock client waits 3 s for a send in all its attempts. A broker whose queue is longer than that works only
 //! for clients that have given up, however fast it works; so a send that would wait for longer than `queue_wait_ms` is
-//! refused at once. Only where sends really wait: a burst that meets an idle broker is taken in.
+//! refused at once. Only where sends really wait: a burst that meets an idle broker is taken in. What waits is what was taken
+//! in and not answered: where the CPU is what there is too little of, much is committed whose answer waits for its turn.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use wire::{Language, RemotingCommand, ResponseCode};
@@ -298,6 +299,8 @@ fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
 /// How fast a group commits, and how long a send waits.
 pub(crate) struct Pace {
     wait_max: Duration,
+    /// Bytes of sends that were taken in and not answered.
+    owed: Arc<AtomicUsize>,
     /// Of the window that is being counted.
     bytes: AtomicU64,
     /// The longest wait in it, µs.
@@ -313,6 +316,7 @@ impl Pace {
     fn new(wait_max: Duration, start: Instant) -> Pace {
         Pace {
             wait_max,
+            owed: Arc::default(),
             bytes: AtomicU64::new(0),
             wait_us: AtomicU64::new(0),
             bytes_per_second: AtomicU64::new(0),
@@ -321,9 +325,17 @@ impl Pace {
         }
     }
 
-    /// Whether what is proposed now will be committed in time; else the remark of the refusal.
+    /// Bytes that are taken in and count as waiting until this is dropped.
+    pub(crate) fn owe(&self, bytes: usize) -> Owed {
+        self.owed.fetch_add(bytes, Ordering::Relaxed);
+        Owed { owed: self.owed.clone(), bytes }
+    }
+
+    /// Whether what is proposed now will be committed in time, with so much pending; else the remark of the refusal.
     fn admit(&self, pending: usize) -> Result<(), String> {
         let rate = self.bytes_per_second.load(Ordering::Relaxed);
+        // Not all that is pending is sends.
+        let pending = pending.max(self.owed.load(Ordering::Relaxed));
         if rate == 0 || pending <= PACE_FREE_BYTES {
             return Ok(());
         }
@@ -370,6 +382,18 @@ impl Pace {
         let busy = took.min(waited.max(PACE_SAMPLE));
         let rate = if is_log_bound { (bytes as f64 / busy.as_secs_f64()).max(1.0) as u64 } else { 0 };
         self.bytes_per_second.store(rate, Ordering::Relaxed);
+    }
+}
+
+/// See [`Pace::owe`].
+pub(crate) struct Owed {
+    owed: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.owed.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -485,6 +509,22 @@ mod tests {
         pace.committed(1 << 20, Duration::from_millis(20));
         pace.sample(at(700));
         assert_eq!(pace.admit(pending), Ok(()));
+    }
+
+    #[test]
+    fn what_is_committed_waits_until_it_is_answered() {
+        let start = Instant::now();
+        let pace = Pace::new(Duration::from_secs(1), start);
+        pace.committed(1 << 20, Duration::from_millis(600));
+        pace.sample(start + Duration::from_millis(100));
+        let owed = [pace.owe(10 << 20), pace.owe(20 << 20)];
+        let refusal = pace.admit(0).unwrap_err();
+        assert!(
+            refusal.contains("31457280 bytes wait to be committed at 10485760 bytes a second"),
+            "{refusal}"
+        );
+        drop(owed);
+        assert_eq!(pace.admit(0), Ok(()));
     }
 
     #[test]

@@ -97,8 +97,12 @@ pub(crate) fn send_now(hosted: &Arc<Hosted>, call: Call) {
         }
         Ok(Checked::Create(config)) => hosted.creations.create(hosted, config, call),
         Ok(Checked::Propose(proposal, sent)) => {
+            let owed = hosted.flow.pace.owe(proposal.records.len());
             let hosted = hosted.clone();
-            let done = Box::new(move |result| finish(&hosted, call, &sent, result));
+            let done = Box::new(move |result| {
+                finish(&hosted, call, &sent, result);
+                drop(owed);
+            });
             serving.group.propose_messages(proposal, done);
         }
     }
