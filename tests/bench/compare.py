@@ -174,12 +174,15 @@ def arguments():
     add('--retained-nodes', type=int, choices=[1, 3], default=3, help='nodes that hold them (default 3; 1 takes a third of the disk)')
     add('--queues', type=int, default=50_000, help='of the row queues (default 50000, 100 in each topic)')
     add('--topics', type=int, default=1_000, help='of the row topics (default 1000)')
+    add('--pending', type=int, default=1_000_000, help='delayed messages of the row pending (default 1000000)')
+    add('--overload-seconds', type=int, default=60, help='of each overload (default 60)')
     add('--steady-rate', type=int, default=40_000, help='messages a second in topics and retained (default 40000)')
     add('--live-rate', type=int, default=5_000, help="the producers' messages a second in backlog (default 5000)")
     add('--port-offset', type=int, default=0, help='added to each port of RaftMQ, 9876 to 9878 and 10901 to 11131')
     add('--apache-port', type=int, default=29876, help="of Apache's nameserver; brokers on 35, 45, 55 more (default 29876)")
     add('--work', type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / 'raftmq-compare',
         help='directory of all data, on the disk that is to be measured (default in the temporary directory)')
+    add('--untouched', action='store_true', help='do not touch free memory first: for a look whether rows run, not for figures')
     add('--keep', action='store_true', help='leave it there, until the next run')
     add('--json', type=pathlib.Path, help='file of the figures (default target/bench/TIME.json)')
     add('--plan', action='store_true', help='print what the rows would take, and end')
@@ -214,7 +217,8 @@ def main():
         signal.signal(number, lambda *_: sys.exit(143))
     good = True
     try:
-        touch_memory()
+        if not options.untouched:
+            touch_memory()
         if any(rows.ROWS[name].needs_java for name in names):
             try:
                 servers.java_kit(bench)

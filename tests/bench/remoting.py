@@ -5,7 +5,7 @@ import json
 import re
 import socket
 
-SEND_MESSAGE, CREATE_TOPIC, RUNTIME, MAX_OFFSET, ROUTE, CLUSTER, GROUP_STATUS = 10, 17, 28, 30, 105, 106, 30_001
+SEND_MESSAGE, CREATE_TOPIC, RUNTIME, MAX_OFFSET, ROUTE, CLUSTER, REQUEST_MODE, GROUP_STATUS = 10, 17, 28, 30, 105, 106, 401, 30_001
 
 
 class Refused(Exception):
@@ -92,12 +92,19 @@ def create_topics(address, topics, queues):
                 'topicFilterType': 'SINGLE_TAG', 'topicSysFlag': 0, 'order': 'false'})
 
 
-def send(address, topic, limit=5.0):
+def send(address, topic, limit=5.0, properties=None):
     """One message to queue 0; an exception unless it was stored."""
+    pairs = ''.join(f'{name}\x01{value}\x02' for name, value in (properties or {}).items())
     call(address, SEND_MESSAGE, {
         'producerGroup': 'compare', 'topic': topic, 'defaultTopic': 'TBW102', 'defaultTopicQueueNums': 4, 'queueId': 0,
-        'sysFlag': 0, 'bornTimestamp': 1_700_000_000_000, 'flag': 0, 'properties': '', 'reconsumeTimes': 0, 'unitMode': 'false',
+        'sysFlag': 0, 'bornTimestamp': 1_700_000_000_000, 'flag': 0, 'properties': pairs, 'reconsumeTimes': 0, 'unitMode': 'false',
         'batch': 'false'}, b'x', limit)
+
+
+def request_mode(address, topic, group, mode):
+    """How a group takes a topic's messages from one broker: PULL, or POP by every client from every queue."""
+    body = {'topic': topic, 'consumerGroup': group, 'mode': mode, 'popShareQueueNum': 0}
+    call(address, REQUEST_MODE, body=json.dumps(body).encode())
 
 
 def log_end(address):

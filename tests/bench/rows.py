@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,9 @@ from servers import (ONE_NODE, RAFTMQ, THREE_GROUPS, THREE_NODES, Apache, Failed
                      drop_caches, kept)
 
 DRAINED, CONSUMED = 300_000, 1_000_000
+POPPED, FILTERED, TAGS = 40_000, 200_000, 10
+DUE, DUE_PER_S, DUE_LEAD_S = 20_000, 5_000, 4
+LIMITED_PER_S = 20_000
 QUEUES_PER_TOPIC = 100
 # What it takes to start, make topics and stop, roughly.
 NODES_S, ASYNC_S, DOUBLE_S, DLEDGER_S = 4, 14, 16, 30
@@ -224,18 +228,12 @@ def consume(bench):
 
 
 def drain(bench):
-    def consumed(servers, group):
-        found, cpu = servers.java('consume', 'done', '--topic', 'd', '--group', group, '--from', 'FIRST', '--quiet', '--until',
-                                  DRAINED)
-        used = cpu.between(found['first'] / 1e9, found['last'] / 1e9)
-        return dict(per_s=round(found['per_s']), count=found['count'], cpu_us=round(used * 1e6 / found['count'], 1))
-
     def measure(servers):
         servers.topic('d')
         servers.fill_messages('d', DRAINED + 20_000, in_flight=64)
         # The servers' JVMs learn from a first one.
-        consumed(servers, 'warm-up')
-        return consumed(servers, 'drain')
+        servers.java_consumed('d', 'warm-up', DRAINED)
+        return servers.java_consumed('d', 'drain', DRAINED)
 
     for turn in rounds(bench):
         bench.attempt('RaftMQ', turn, lambda: on_nodes(bench, measure))
@@ -290,6 +288,133 @@ def idle(bench):
     r = bench.report
     r.goal('% of a core a node', r.median('three nodes, one group', 'core_percent'), 3)
     r.goal('anonymous MiB a node', r.median('three nodes, one group', 'anonymous_mib'), 32)
+
+
+# What RocketMQ does beside plain messages
+
+
+def against_apache(bench, measure, modes=('async',)):
+    """RaftMQ and Apache in turn; gives the names of the latter."""
+    names = {mode: f'Apache {mode.upper()}_FLUSH' for mode in modes}
+    for turn in rounds(bench):
+        bench.attempt('RaftMQ', turn, lambda: on_nodes(bench, measure))
+        for mode, name in names.items():
+            bench.attempt(name, turn, lambda: on_apache(bench, mode, measure))
+    return names.values()
+
+
+def delay(bench):
+    def due(servers, topic, count, lead):
+        return servers.generator('delay', '-t', topic, '--count', count, '--rate', DUE_PER_S, '--lead', lead)
+
+    def measure(servers):
+        servers.topic('warm-up', 'd')
+        # The servers' JVMs learn from a first one.
+        due(servers, 'warm-up', DUE // 4, DUE_LEAD_S)
+        d = due(servers, 'd', DUE, DUE_LEAD_S)
+        late = {f'late_{name}_ms': round(d['late_ms'][name], 1) for name in ('p50', 'p99', 'max')}
+        return dict(messages=d['messages'], early=d['early'], early_ms_max=d['early_ms_max'], missing=d['missing'],
+                    twice=d['twice']) | late | dict(store_cpu_us=round(d['store_cpu_us_per_message'], 1),
+                                                    deliver_cpu_us=round(d['deliver_cpu_us_per_message'], 1))
+
+    names = against_apache(bench, measure)
+    r = bench.report
+    for name in ('RaftMQ', *names):
+        r.goal(f'{name}: early', r.median(name, 'early'), 0 if name == 'RaftMQ' else None)
+        r.goal(f'{name}: late, max ms', r.median(name, 'late_max_ms'), 1000 if name == 'RaftMQ' else None)
+    for name in names:
+        r.goal(f'CPU to store × {name}', r.ratio('RaftMQ', name, 'store_cpu_us'), None)
+        r.goal(f'CPU to deliver × {name}', r.ratio('RaftMQ', name, 'deliver_cpu_us'), None)
+
+
+def pop(bench):
+    def popped(servers, group, count):
+        remoting.request_mode(servers.master(), 'p', group, 'POP')
+        return servers.java_consumed('p', group, count, '--pop')
+
+    def measure(servers):
+        servers.topic('p')
+        servers.fill_messages('p', POPPED + 2_000, in_flight=64)
+        popped(servers, 'warm-up', POPPED // 2)
+        return popped(servers, 'pop', POPPED)
+
+    for name in against_apache(bench, measure):
+        bench.report.goal(f'msg/s × {name}', bench.report.ratio('RaftMQ', name, 'per_s'), None)
+        bench.report.goal(f'CPU a message × {name}', bench.report.ratio('RaftMQ', name, 'cpu_us'), None)
+
+
+def filtered(bench):
+    tags = [f'tag-{n}' for n in range(TAGS)]
+    selections = {'tag': ('--tags', tags[0]), 'sql': ('--sql', f"TAGS = '{tags[0]}'")}
+
+    def measure(servers):
+        servers.topic('f')
+        there = servers.fill_messages('f', FILTERED, in_flight=64, more=('--tag', ','.join(tags)))
+        # Tags are spread evenly, but not to the message.
+        matches = there * 49 // 50 // TAGS
+        figures = {}
+        for group, kind in (('warm-up', 'sql'), ('tag', 'tag'), ('sql', 'sql')):
+            found = servers.java_consumed('f', group, matches, *selections[kind])
+            figures |= {f'{kind}_per_s': found['per_s'] * TAGS, f'{kind}_cpu_us': round(found['cpu_us'] / TAGS, 2)}
+        return dict(looked_at=matches * TAGS) | figures
+
+    for name in against_apache(bench, measure):
+        for kind in selections:
+            bench.report.goal(f'{kind}: looked at a second × {name}', bench.report.ratio('RaftMQ', name, f'{kind}_per_s'), None)
+            bench.report.goal(f'{kind}: CPU × {name}', bench.report.ratio('RaftMQ', name, f'{kind}_cpu_us'), None)
+
+
+def transactions(bench):
+    def measure(servers):
+        return servers.java_throughput('t', threads=32, transactions=True)
+
+    for name in against_apache(bench, measure, ('async', 'sync')):
+        bench.report.goal(f'transactions/s × {name}', bench.report.ratio('RaftMQ', name, 'per_s'), None)
+        bench.report.goal(f'CPU a transaction × {name}', bench.report.ratio('RaftMQ', name, 'cpu_us'), None)
+
+
+# More than it can do
+
+
+def overload(bench):
+    o = bench.options
+
+    def measure(size, cpus, generator_cpus, limits=None, capacity=None, times=10):
+        with Nodes(bench, limits=limits, cpus=cpus) as nodes:
+            nodes.topic('o')
+            known = ['--capacity', capacity] if capacity else ['--capacity-seconds', 6]
+            command = nodes.generator_command('overload', '-t', 'o', '--size', size, '--seconds', o.overload_seconds, '--warm-up', 3,
+                                              '--connections', 200, '--times', times, *known)
+            d = json.loads(bench.run(['taskset', '-c', generator_cpus, *command], o.overload_seconds + 60))
+            for refusal in d['refusals']:
+                print(f'      {refusal["count"]} × {refusal["code"]}: {refusal["remark"]}', flush=True)
+            names = dict(capacity='capacity_per_second', offered='offered_per_second', held_back='held_back_per_second',
+                         at_nodes='answered_per_second', goodput='goodput_per_second', refused='refused_per_second',
+                         lost='lost_per_second', late='late_per_second')
+            figures = {name: round(d[key]) for name, key in names.items()}
+            return figures | dict(goodput_percent=round(d['goodput_percent'], 1),
+                                  times_at_nodes=round(figures['at_nodes'] / figures['capacity'], 2),
+                                  mean_ms=round(d['latency_ms_mean'], 1), elections=d['elections'],
+                                  anonymous_mib_max=d['server_anonymous_mib_max'])
+
+    # Small messages, so that one core offers ten times what the others can; what the generator takes of their time, or the
+    # kernel to carry large ones, would be no overload of the nodes.
+    last = (os.cpu_count() or 1) - 1
+    if last == 0:
+        raise Failed('it needs a core for the generator and one for the nodes')
+    kind = dict(size=100, cpus=f'0-{last - 1}', generator_cpus=str(last))
+    kinds = {
+        f'a topic that takes {LIMITED_PER_S:,} a second': kind | dict(limits=dict(topic_messages_per_second=LIMITED_PER_S),
+                                                                     capacity=LIMITED_PER_S),
+        'all that the nodes can, twice': kind | dict(times=2),
+        'all that the nodes can, ten times': kind,
+    }
+    for name, kind in kinds.items():
+        bench.attempt(name, 1, lambda: measure(**kind))
+        r = bench.report
+        r.goal(f'{name}: times its capacity that the nodes dealt with', r.median(name, 'times_at_nodes'), None)
+        r.goal(f'{name}: goodput %', r.median(name, 'goodput_percent'), 80, at_least=True)
+        r.goal(f'{name}: elections', r.median(name, 'elections'), 0)
 
 
 # Cost as work grows
@@ -497,6 +622,70 @@ def restart(bench):
         for state, _ in states:
             bench.report.goal(f'{kind}, {state}: ms', bench.report.median(f'{kind}, {state}', 'start_ms'), 2000)
 
+def pending(bench):
+    """A message that falls due while nobody leads, behind all others in the queue of timers: it is delivered when a new leader
+    has looked through them."""
+    def leave_last(nodes, due_in_s):
+        before = remoting.stored(nodes.addresses[1], 'last', 1)
+        due = time.time() + due_in_s
+        remoting.send(nodes.addresses[1], 'last', properties={'TIMER_DELIVER_MS': round(due * 1000)})
+        return before, due
+
+    def wait(nodes, began, before, numbers):
+        addresses = [nodes.addresses[number] for number in numbers]
+        probes = dict(sent=lambda: any(is_sent(address) for address in addresses),
+                      delivered=lambda: any(remoting.stored(address, 'last', 1) > before for address in addresses))
+        found = together(probes, began)
+        return dict(sent_ms=found['sent'], delivered_ms=found['delivered']) | nodes.memory()
+
+    def failover(nodes):
+        before, _ = leave_last(nodes, 0.3)
+        began = time.monotonic()
+        nodes.kill_node(0)
+        figures = wait(nodes, began, before, [1, 2])
+        nodes.start_node(0)
+        nodes.settle(60)
+        return figures
+
+    def restart(nodes, cold):
+        before, due = leave_last(nodes, 0.5)
+        nodes.kill()
+        if cold:
+            drop_caches()
+        time.sleep(max(0, due - time.time()))
+        began = time.monotonic()
+        for number in range(len(nodes.running)):
+            nodes.start_node(number)
+        figures = wait(nodes, began, before, range(len(nodes.running)))
+        nodes.settle(60)
+        return figures
+
+    def is_sent(address):
+        return remoting.send(address, 'warm', 3.0) is None
+
+    def measure(nodes, how_many):
+        for turn in rounds(bench):
+            bench.attempt(f'{how_many}: the leader killed', turn, lambda: failover(nodes))
+            bench.attempt(f'{how_many}: all killed, warm', turn, lambda: restart(nodes, False))
+            if can_drop_caches():
+                bench.attempt(f'{how_many}: all killed, cold caches', turn, lambda: restart(nodes, True))
+
+    many = f'{bench.options.pending:,} wait'
+    with Nodes(bench) as nodes:
+        nodes.topic('last', queues=1)
+        nodes.topic('d')
+        measure(nodes, 'few wait')
+        d = nodes.generator('delay', '-t', 'd', '--pending', bench.options.pending, '--count', 1, '--rate', 1, '--lead', 1, '--size',
+                            256, most=300)
+        bench.report.note(many, 1, {key: d[key] for key in ('pending', 'anonymous_kib_before', 'anonymous_kib_with_pending')})
+        measure(nodes, many)
+    r = bench.report
+    for how in ('the leader killed', 'all killed, warm', 'all killed, cold caches'):
+        for key in ('sent', 'delivered'):
+            of_many, of_few = (r.median(f'{name}: {how}', f'{key}_ms') for name in (many, 'few wait'))
+            r.goal(f'{how}: {key}, ms', of_many, None)
+            r.goal(f'{how}: {key}, ms more than with few', None if None in (of_many, of_few) else of_many - of_few, None)
+
 
 @dataclasses.dataclass
 class Row:
@@ -527,6 +716,16 @@ ROWS = {
                    lambda o: o.rounds * (NODES_S + 15 + 3 * 9 + 8), lambda o: 15),
     'drain': Row(drain, 'stock Java consumer over 300,000 messages: RaftMQ, Apache ASYNC_FLUSH',
                  lambda o: o.rounds * (NODES_S + ASYNC_S + 2 * (10 + 2 * 14)), load_gib, True),
+    'delay': Row(delay, f'{DUE:,} timer messages, {DUE_PER_S:,} due in a second, own client: RaftMQ, Apache ASYNC_FLUSH',
+                 lambda o: o.rounds * (NODES_S + ASYNC_S + 2 * (2 * DUE_LEAD_S + DUE * 1.25 / DUE_PER_S + 4)), load_gib, True),
+    'pop': Row(pop, f'stock Java consumer that pops {POPPED:,} messages: RaftMQ, Apache ASYNC_FLUSH',
+               lambda o: o.rounds * (NODES_S + ASYNC_S + 2 * 18), load_gib, True),
+    'filtered': Row(filtered, f'stock Java consumer of a tenth of {FILTERED:,} messages, by tag and by SQL: RaftMQ, Apache ASYNC_FLUSH',
+                    lambda o: o.rounds * (NODES_S + ASYNC_S + 2 * 20), load_gib, True),
+    'transactions': Row(transactions, 'stock Java producer, 32 threads, half message and commit: RaftMQ, Apache ASYNC_FLUSH, SYNC_FLUSH',
+                        lambda o: o.rounds * (NODES_S + 2 * ASYNC_S + 3 * java_s(o)), load_gib, True),
+    'overload': Row(overload, '10 × capacity for --overload-seconds, once: of a limit of a topic, and of all that the nodes can on all cores but one',
+                    lambda o: 3 * (NODES_S + o.overload_seconds + 12), lambda o: load_gib(o) + 0.4 * o.overload_seconds),
     'start': Row(start, 'raftmq dev: to ready, and to a first send by another process', lambda o: o.rounds * 2, lambda o: 2),
     'idle': Row(idle, 'three idle nodes', lambda o: o.rounds * (NODES_S + o.seconds + 3), load_gib),
     'queues': Row(queues, 'own generator over 8 and --queues queues: resident memory, disk, throughput',
@@ -539,4 +738,6 @@ ROWS = {
                    lambda o: fill_s(o) + o.rounds * (3 * own_s(o) + 30), kept_gib, False, True),
     'restart': Row(restart, 'start of one node and of all nodes with --gib GiB after kill -9, warm and cold',
                    lambda o: fill_s(o) + o.rounds * 4 * 15, kept_gib, False, True),
+    'pending': Row(pending, 'a new leader over --pending delayed messages: to its first send, and to the delivery of what is due',
+                   lambda o: o.pending / 20_000 + 20 + o.rounds * 6 * 12, load_gib),
 }

@@ -220,15 +220,15 @@ class Servers:
         return self.bench.start(self.generator_command(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                                 text=True)
 
-    def fill(self, topic, is_enough, most, size=1024, in_flight=1024):
-        """Sends to a topic until `is_enough(address of the master)`."""
+    def fill(self, topic, is_enough, most, size=1024, in_flight=1024, more=()):
+        """Sends to a topic, by the generator with `more` arguments, until `is_enough(address of the master)`."""
         if topic not in self.queues:
             self.topic(topic)
         master = self.master()
         if is_enough(master):
             return
         load = self.start_generator('produce', '-t', topic, '--seconds', 86400, '--warm-up', 0, '--size', size, '--in-flight',
-                                    in_flight)
+                                    in_flight, *more)
         try:
             def reached():
                 if load.poll() is not None:
@@ -239,8 +239,12 @@ class Servers:
         finally:
             self.bench.end(load)
 
-    def fill_messages(self, topic, count, in_flight=1024):
-        self.fill(topic, lambda master: remoting.stored(master, topic, self.queues[topic]) >= count, 300, in_flight=in_flight)
+    def fill_messages(self, topic, count, in_flight=1024, more=()):
+        """At least so many: how many there are."""
+        def there(master):
+            return remoting.stored(master, topic, self.queues[topic])
+        self.fill(topic, lambda master: there(master) >= count, 300, in_flight=in_flight, more=more)
+        return there(self.master())
 
     def java(self, scenario, event, *arguments):
         """A scenario of tests/java: the last event of that name, when it came, and a recording of the servers' CPU."""
@@ -268,25 +272,38 @@ class Servers:
             raise Failed(f'java {scenario} has no result: {log.read_text().strip()[-400:]}')
         return found, cpu
 
-    def java_throughput(self, topic='jt', threads=64, seconds=None, warm_up=None):
-        """Synchronous sends of the stock producer."""
+    def java_throughput(self, topic='jt', threads=64, seconds=None, warm_up=None, transactions=False):
+        """Synchronous sends of the stock producer; as transactions, until the last is committed too."""
         options = self.bench.options
         if topic not in self.queues:
             self.topic(topic)
         found, cpu = self.java('throughput', 'throughput', '--topic', topic, '--threads', threads, '--size', 1024, '--seconds',
-                               seconds or options.seconds, '--warm-up', options.java_warm_up if warm_up is None else warm_up)
+                               seconds or options.seconds, '--warm-up', options.java_warm_up if warm_up is None else warm_up, *(['--transactions'] if transactions else []))
         used = cpu.between(found['at'] - found['seconds'], found['at'])
         figures = {name: round(found[name], 2) for name in ('per_s', 'mean_ms', 'p50_ms', 'p99_ms', 'failed')}
         if found.get('error'):
             figures['error_of_a_send'] = found['error'][:200]
+        if transactions:
+            # Clients do not wait for a commit: what was answered is to be there soon after.
+            self.bench.until(f'{found["committed"]} transactions are committed', 10,
+                             lambda: remoting.stored(self.master(), topic, self.queues[topic]) >= found['committed'])
         return figures | {'cpu_us': round(used * 1e6 / max(found['sent'], 1), 1)} | self.memory()
+
+    def java_consumed(self, topic, group, until, *more):
+        """What the stock push consumer takes of a backlog. CPU between its first and its last message, by each of `until`."""
+        found, cpu = self.java('consume', 'done', '--topic', topic, '--group', group, '--from', 'FIRST', '--quiet', '--until', until,
+                               *more)
+        used = cpu.between(found['first'] / 1e9, found['last'] / 1e9)
+        return dict(per_s=round(found['per_s']), count=found['count'], cpu_us=round(used * 1e6 / found['count'], 1))
 
 
 class Nodes(Servers):
-    """RaftMQ from the files in conf/, with data of their own and ports moved by --port-offset."""
+    """RaftMQ from the files in conf/, with data of their own and ports moved by --port-offset. `limits`: those of [limits] that
+    are not as they come; `cpus`: the only cores they run on, as for taskset."""
 
-    def __init__(self, bench, files=THREE_NODES, name='nodes'):
+    def __init__(self, bench, files=THREE_NODES, name='nodes', limits=None, cpus=None):
         super().__init__(bench)
+        self.pinned = ['taskset', '-c', cpus] if cpus else []
         offset = bench.options.port_offset
         self.dir = bench.work / name
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -299,6 +316,9 @@ class Nodes(Servers):
             text = re.sub(r'(?m)^data = ".*"', f'data = "{self.dir}/{number}"', text)
             text = re.sub(r'127\.0\.0\.1:(\d+)', lambda m: f'127.0.0.1:{int(m.group(1)) + offset}', text)
             config = self.dir / f'{number}.toml'
+            if limits:
+                # Tables come after what belongs to none, so that one more may stand at the end.
+                text += '\n[limits]\n' + ''.join(f'{key} = {value}\n' for key, value in limits.items())
             config.write_text(text)
             self.configs.append(config)
             listens = re.findall(r'(?m)^listen = "127\.0\.0\.1:(\d+)"', text.split('[[group]]', 1)[1])
@@ -329,7 +349,8 @@ class Nodes(Servers):
 
     def start_node(self, number):
         with open(self.dir / f'{number}.log', 'a') as log:
-            self.running[number] = self.bench.start([RAFTMQ, 'server', '--config', self.configs[number]], stdout=log, stderr=log)
+            self.running[number] = self.bench.start([*self.pinned, RAFTMQ, 'server', '--config', self.configs[number]], stdout=log,
+                                                     stderr=log)
 
     def settle(self, seconds=30):
         """Until every group takes messages, and the preferred node leads the first one."""
@@ -460,11 +481,13 @@ class Apache(Servers):
 
 
 def java_kit(bench):
-    """Apache's jars, kept in target/ (about 150 MB from Maven Central the first time), and tests/java compiled against them."""
+    """Apache's jars, kept in target/ (about 150 MB from Maven Central the first time), and tests/java with tests/java5 compiled against
+    them."""
     bench.deadline = time.monotonic() + 900
     bench.run([sys.executable, APACHE, '--dir', bench.work / 'apache', '--lib', JARS, 'fetch'])
     classes = bench.work / 'classes'
-    sources = sorted((ROOT / 'tests/java/raftmq').glob('*.java'))
+    # What only 5.x clients can do lies apart.
+    sources = sorted(file for folder in ('java', 'java5') for file in (ROOT / 'tests' / folder / 'raftmq').glob('*.java'))
     bench.run(['javac', '-nowarn', '-encoding', 'UTF-8', '-cp', f'{JARS}/*', '-d', classes, *sources])
     bench.classpath = f'{classes}:{JARS}/*'
 

@@ -12,12 +12,13 @@
 //!
 //! **Pace.** A stock client waits 3 s for a send in all its attempts. A broker whose queue is longer than that works only
 //! for clients that have given up, however fast it works; so a send that would wait for longer than `queue_wait_ms` is
-//! refused at once. Only where sends really wait: a burst that meets an idle broker is taken in.
+//! refused at once. Only where sends really wait: a burst that meets an idle broker is taken in. What waits is what was taken
+//! in and not answered: where the CPU is what there is too little of, much is committed whose answer waits for its turn.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use wire::{Language, RemotingCommand, ResponseCode};
@@ -52,35 +53,47 @@ impl Flow {
         }
     }
 
-    /// Lets a send through, or says why not. `pending`: bytes of this group that wait to be committed.
-    pub(crate) fn send<'a>(
+    /// Whether a send is to be looked into. What is refused here costs little more than its reading, so that many of them
+    /// leave time for the rest. `pending`: bytes of this group that wait to be committed.
+    pub(crate) fn admits(
         &self,
         request: &RemotingCommand,
         client: IpAddr,
-        topic: impl FnOnce() -> &'a str,
-        messages: u32,
-        bytes: usize,
+        topic: Option<&str>,
         pending: usize,
     ) -> Result<(), Error> {
-        let busy = |remark| Err(Error::refused(busy_code(request), remark));
-        if let Err(remark) = self.pace.admit(pending) {
-            return busy(remark);
-        }
+        let busy = |remark| Error::refused(busy_code(request), remark);
+        self.pace.admit(pending).map_err(busy)?;
         if self.topics.is_off() && self.clients.is_off() {
             return Ok(());
         }
         let now = Instant::now();
+        if !self.clients.is_off() {
+            self.clients.is_free(&client.to_string(), now).map_err(busy)?;
+        }
+        topic.map_or(Ok(()), |topic| self.topics.is_free(topic, now)).map_err(busy)
+    }
+
+    /// Lets a send through, or says which rate it is over.
+    pub(crate) fn send(
+        &self,
+        request: &RemotingCommand,
+        client: IpAddr,
+        topic: &str,
+        messages: u32,
+        bytes: usize,
+    ) -> Result<(), Error> {
+        if self.topics.is_off() && self.clients.is_off() {
+            return Ok(());
+        }
+        let busy = |remark| Error::refused(busy_code(request), remark);
+        let now = Instant::now();
         let (messages, bytes) = (u64::from(messages), bytes as u64);
         // First the one that harms fewer others.
-        if !self.clients.is_off()
-            && let Err(remark) = self.clients.take(&client.to_string(), messages, bytes, now)
-        {
-            return busy(remark);
+        if !self.clients.is_off() {
+            self.clients.take(&client.to_string(), messages, bytes, now).map_err(busy)?;
         }
-        match self.topics.take(topic(), messages, bytes, now) {
-            Ok(()) => Ok(()),
-            Err(remark) => busy(remark),
-        }
+        self.topics.take(topic, messages, bytes, now).map_err(busy)
     }
 
     /// Whether a consumer group may be given more now. A stock consumer asks again a second after this code.
@@ -286,6 +299,8 @@ fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
 /// How fast a group commits, and how long a send waits.
 pub(crate) struct Pace {
     wait_max: Duration,
+    /// Bytes of sends that were taken in and not answered.
+    owed: Arc<AtomicUsize>,
     /// Of the window that is being counted.
     bytes: AtomicU64,
     /// The longest wait in it, µs.
@@ -301,6 +316,7 @@ impl Pace {
     fn new(wait_max: Duration, start: Instant) -> Pace {
         Pace {
             wait_max,
+            owed: Arc::default(),
             bytes: AtomicU64::new(0),
             wait_us: AtomicU64::new(0),
             bytes_per_second: AtomicU64::new(0),
@@ -309,9 +325,17 @@ impl Pace {
         }
     }
 
-    /// Whether what is proposed now will be committed in time; else the remark of the refusal.
+    /// Bytes that are taken in and count as waiting until this is dropped.
+    pub(crate) fn owe(&self, bytes: usize) -> Owed {
+        self.owed.fetch_add(bytes, Ordering::Relaxed);
+        Owed { owed: self.owed.clone(), bytes }
+    }
+
+    /// Whether what is proposed now will be committed in time, with so much pending; else the remark of the refusal.
     fn admit(&self, pending: usize) -> Result<(), String> {
         let rate = self.bytes_per_second.load(Ordering::Relaxed);
+        // Not all that is pending is sends.
+        let pending = pending.max(self.owed.load(Ordering::Relaxed));
         if rate == 0 || pending <= PACE_FREE_BYTES {
             return Ok(());
         }
@@ -354,8 +378,22 @@ impl Pace {
             // No proof of anything: the last figure stands until something is committed.
             return;
         }
-        let rate = if is_log_bound { (bytes as f64 / took.as_secs_f64()).max(1.0) as u64 } else { 0 };
+        // What nobody waited in was idle, and says nothing of the log.
+        let busy = took.min(waited.max(PACE_SAMPLE));
+        let rate = if is_log_bound { (bytes as f64 / busy.as_secs_f64()).max(1.0) as u64 } else { 0 };
         self.bytes_per_second.store(rate, Ordering::Relaxed);
+    }
+}
+
+/// See [`Pace::owe`].
+pub(crate) struct Owed {
+    owed: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.owed.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -423,7 +461,8 @@ mod tests {
         assert!(flow.topics.is_off() && flow.groups.is_off() && flow.clients.is_off());
         let request = RemotingCommand::request(wire::RequestCode::SEND_MESSAGE);
         for _ in 0..1000 {
-            flow.send(&request, [127, 0, 0, 1].into(), || "T", 1, 1 << 20, 64 << 20).unwrap();
+            flow.admits(&request, [127, 0, 0, 1].into(), Some("T"), 64 << 20).unwrap();
+            flow.send(&request, [127, 0, 0, 1].into(), "T", 1, 1 << 20).unwrap();
             flow.may_pull("g").unwrap();
         }
     }
@@ -470,5 +509,33 @@ mod tests {
         pace.committed(1 << 20, Duration::from_millis(20));
         pace.sample(at(700));
         assert_eq!(pace.admit(pending), Ok(()));
+    }
+
+    #[test]
+    fn what_is_committed_waits_until_it_is_answered() {
+        let start = Instant::now();
+        let pace = Pace::new(Duration::from_secs(1), start);
+        pace.committed(1 << 20, Duration::from_millis(600));
+        pace.sample(start + Duration::from_millis(100));
+        let owed = [pace.owe(10 << 20), pace.owe(20 << 20)];
+        let refusal = pace.admit(0).unwrap_err();
+        assert!(
+            refusal.contains("31457280 bytes wait to be committed at 10485760 bytes a second"),
+            "{refusal}"
+        );
+        drop(owed);
+        assert_eq!(pace.admit(0), Ok(()));
+    }
+
+    #[test]
+    fn idle_time_is_no_proof_of_a_slow_log() {
+        let start = Instant::now();
+        let pace = Pace::new(Duration::from_secs(1), start);
+        // The first commit of a burst that met a broker that had been idle for a minute: 8 MiB in 500 ms.
+        pace.committed(8 << 20, Duration::from_millis(500));
+        pace.sample(start + Duration::from_mins(1));
+        assert_eq!(pace.admit(16 << 20), Ok(()));
+        let refusal = pace.admit(17 << 20).unwrap_err();
+        assert!(refusal.contains("at 16777216 bytes a second"), "{refusal}");
     }
 }

@@ -57,9 +57,9 @@ struct Load {
     /// Connections, each with a producer of its own
     #[arg(long, default_value_t = 2)]
     clients: usize,
-    /// Tag of each message
-    #[arg(long)]
-    tag: Option<String>,
+    /// Tag of each message; of several each message has one, spread evenly
+    #[arg(long, value_delimiter = ',')]
+    tag: Vec<String>,
     /// Give each message a key
     #[arg(long)]
     keys: bool,
@@ -285,7 +285,7 @@ async fn produce(load: Load) -> anyhow::Result<()> {
     tokio::time::sleep_until(schedule.measure_from.into()).await;
     let before = usage(&load.common.pids)?;
     let measured_from = Instant::now();
-    wait_until(schedule.end, &load.common).await;
+    wait_until(schedule.end, load.common.seconds).await;
     let after = usage(&load.common.pids)?;
     let elapsed = measured_from.elapsed();
     let mut figures = Figures { messages: 0, failed: 0, elapsed, latency: histogram()?, before, after };
@@ -306,8 +306,8 @@ async fn produce(load: Load) -> anyhow::Result<()> {
 }
 
 /// Waits for the end of the measurement and shows how far it is, on a terminal.
-async fn wait_until(end: Instant, common: &Common) {
-    let total = common.seconds.ceil() as u64;
+async fn wait_until(end: Instant, seconds: f64) {
+    let total = seconds.ceil() as u64;
     let bar = crate::progress::bar(Some(total), "measuring, seconds");
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -318,6 +318,13 @@ async fn wait_until(end: Instant, common: &Common) {
         tokio::time::sleep(left.min(Duration::from_millis(100))).await;
     }
     bar.finish_and_clear();
+}
+
+/// One of so many for a number, as evenly as by turns; but queues are chosen by turns, and every queue is to have all.
+fn spread(number: u64, of: usize) -> Option<usize> {
+    // Fibonacci hashing: 2^64 by the golden ratio.
+    let hashed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    (hashed as usize).checked_rem(of)
 }
 
 struct Sent {
@@ -378,7 +385,7 @@ async fn send_loop(
         let topic = &topics[made as usize % topics.len()];
         let make = |body: Vec<u8>| {
             let mut message = Message::new(topic.clone(), body);
-            if let Some(tag) = &load.tag {
+            if let Some(tag) = spread(made, load.tag.len()).and_then(|place| load.tag.get(place)) {
                 message = message.tag(tag);
             }
             if load.keys {
@@ -528,7 +535,7 @@ async fn end_to_end(load: Load) -> anyhow::Result<()> {
     }
     tokio::time::sleep_until(schedule.measure_from.into()).await;
     let before = usage(&load.common.pids)?;
-    wait_until(schedule.end, &load.common).await;
+    wait_until(schedule.end, load.common.seconds).await;
     let after = usage(&load.common.pids)?;
     let (mut failed, mut stored) = (0, 0);
     for task in tasks {
@@ -551,4 +558,20 @@ async fn end_to_end(load: Load) -> anyhow::Result<()> {
         &load.common,
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn every_queue_has_each_tag_as_often() {
+        let (queues, tags) = (8, 10);
+        let mut counts = vec![vec![0; tags]; queues];
+        for n in 0..80_000 {
+            counts[n % queues][spread(n as u64, tags).unwrap()] += 1;
+        }
+        assert!(counts.iter().flatten().all(|count| (900..1100).contains(count)), "{counts:?}");
+        assert_eq!(spread(7, 0), None);
+    }
 }

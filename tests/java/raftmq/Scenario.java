@@ -26,7 +26,7 @@ import java.util.concurrent.atomic.AtomicReference;
  * failover-producer  --topic T --modes sync,async,batch,oneway,pinned [--rate R]: one producer per mode, until stdin closes
  * failover-consumer  --topic T [--group G]: until stdin closes
  * latency            --topic T [--count N] [--rate R] [--size B]: send and end-to-end latency
- * throughput         --topic T [--threads 64] [--size 1024] [--seconds 30] [--producers 1]: sync sends
+ * throughput         --topic T [--threads 64] [--size 1024] [--seconds 30] [--producers 1] [--transactions]: sync sends
  * together           + SCENARIO OPTIONS + SCENARIO OPTIONS ...: several at once in one process
  * </pre>
  * Modes: sync, async, oneway, batch, pinned (selector), pinned-async, explicit (a MessageQueue chosen at the start).

@@ -24,7 +24,7 @@ use crate::call::Call;
 use crate::creation::Join;
 use crate::delay::{self, Later, When, Wish};
 use crate::errors::Error;
-use crate::hosted::{Hosted, Serving};
+use crate::hosted::Hosted;
 use crate::limits::BATCH_MESSAGES_MAX;
 use crate::service::wall_clock_ms;
 use crate::state::rules::{self, PERM_WRITE};
@@ -83,31 +83,39 @@ pub(crate) fn send(hosted: &Arc<Hosted>, call: Call) {
 /// The same, for a send that has waited for its topic.
 pub(crate) fn send_now(hosted: &Arc<Hosted>, call: Call) {
     let Some(serving) = hosted.serving() else { return hosted.again(call, None) };
-    match check(hosted, &call) {
+    let client = call.from.address.ip();
+    let pending = serving.group.pending_bytes();
+    let checked = hosted
+        .flow
+        .admits(&call.request, client, topic_of(&call), pending)
+        .and_then(|()| check(hosted, &call))
+        .and_then(|checked| admit(hosted, &call, checked));
+    match checked {
         Err(error) => {
             hosted.stats.put_failed();
             hosted.fail(call, error);
         }
         Ok(Checked::Create(config)) => hosted.creations.create(hosted, config, call),
         Ok(Checked::Propose(proposal, sent)) => {
-            if let Err(error) = admit(hosted, serving, &call, &proposal) {
-                hosted.stats.put_failed();
-                return hosted.fail(call, error);
-            }
+            let owed = hosted.flow.pace.owe(proposal.records.len());
             let hosted = hosted.clone();
-            let done = Box::new(move |result| finish(&hosted, call, &sent, result));
+            let done = Box::new(move |result| {
+                finish(&hosted, call, &sent, result);
+                drop(owed);
+            });
             serving.group.propose_messages(proposal, done);
         }
     }
 }
 
-/// Whether the limits of the broker let the message in.
-fn admit(hosted: &Hosted, serving: &Serving, call: &Call, proposal: &MessagesProposal) -> Result<(), Error> {
-    let MessagesProposal { topic, records, count, .. } = proposal;
-    let pending = serving.group.pending_bytes();
-    // What waits in a queue of the system's counts for the topic that it is meant for.
-    let topic = || topic_of(call).unwrap_or(topic);
-    hosted.flow.send(&call.request, call.from.address.ip(), topic, *count, records.len(), pending)
+/// Whether the rates of the broker let the message in.
+fn admit(hosted: &Hosted, call: &Call, checked: Checked) -> Result<Checked, Error> {
+    if let Checked::Propose(MessagesProposal { topic, records, count, .. }, _) = &checked {
+        // What waits in a queue of the system's counts for the topic that it is meant for.
+        let topic = topic_of(call).unwrap_or(topic);
+        hosted.flow.send(&call.request, call.from.address.ip(), topic, *count, records.len())?;
+    }
+    Ok(checked)
 }
 
 /// The topic that a send names, as far as that can be told.

@@ -1,7 +1,12 @@
-//! Rates of topics, client addresses and consumer groups.
+//! Rates of topics, client addresses and consumer groups, and the longest wait for a commit.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::task::JoinSet;
 use wire::{Language, prop};
 
+use super::slow_disk::SlowDisk;
 use super::*;
 use crate::{RateRule, Whom};
 
@@ -71,4 +76,68 @@ async fn a_group_over_its_rate_comes_again_later() {
     let other = PullMessageRequest { consumer_group: "h".into(), ..pull_header("T", 0, 0) };
     assert_eq!(node.pull(other).await.messages.len(), 1);
     node.stop().await;
+}
+
+/// What is sent to a slow disk, all at a time, and what the disk writes: a queue of half a second, if nothing is refused.
+const SENDERS: usize = 64;
+const SENT_BYTES: usize = 128 << 10;
+const SLOW_BYTES_PER_SECOND: u64 = 16 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_wait_too_long_for_a_slow_disk_is_refused() {
+    let disk = SlowDisk::default();
+    let node =
+        Arc::new(OneNode::on_disk(Arc::new(disk.clone()), |config| config.limits.queue_wait_ms = 100).await);
+    node.create_topic("T", 1).await;
+    disk.limit(SLOW_BYTES_PER_SECOND);
+    let (stored, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut senders = JoinSet::new();
+    for _ in 0..SENDERS {
+        let (node, stored, refused, is_over) =
+            (node.clone(), stored.clone(), refused.clone(), is_over.clone());
+        senders.spawn(async move {
+            let body = "x".repeat(SENT_BYTES);
+            while !is_over.load(Ordering::Relaxed) {
+                let answer = node.call(send_request("T", 0, "", &body)).await;
+                if answer.code == 0 {
+                    stored.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                let remark = answer.remark.unwrap_or_default();
+                assert_eq!(answer.code, 2, "{remark}");
+                assert!(remark.contains("bytes wait to be committed"), "{remark}");
+                assert!(remark.ends_with("(queue_wait_ms: 100)"), "{remark}");
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    // Both at a time: what fits is stored meanwhile.
+    let patience = Instant::now() + SOON;
+    let enough = || stored.load(Ordering::Relaxed) >= 200 && refused.load(Ordering::Relaxed) >= 200;
+    while !enough() && !senders.is_empty() {
+        assert!(Instant::now() < patience, "{stored:?} stored, {refused:?} refused");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        while let Some(ended) = senders.try_join_next() {
+            ended.unwrap();
+        }
+    }
+    is_over.store(true, Ordering::Relaxed);
+    disk.limit(0);
+    while let Some(ended) = senders.join_next().await {
+        ended.unwrap();
+    }
+    let pulled = node.pull(pull_header("T", 0, 0)).await;
+    assert_eq!(pulled.header.max_offset as u64, stored.load(Ordering::Relaxed), "nothing refused is stored");
+    // Once it is seen that the disk is fast again, as many at a time are taken in.
+    let patience = Instant::now() + SOON;
+    loop {
+        let burst: Vec<_> = (0..SENDERS).map(|_| send_request("T", 0, "", &"x".repeat(SENT_BYTES))).collect();
+        let answers = futures::future::join_all(burst.into_iter().map(|request| node.call(request))).await;
+        if answers.iter().all(|answer| answer.code == 0) {
+            break;
+        }
+        assert!(Instant::now() < patience, "{:?}", answers.iter().find(|answer| answer.code != 0));
+    }
+    Arc::into_inner(node).unwrap().stop().await;
 }

@@ -20,15 +20,18 @@ mod registering;
 mod replying;
 mod resetting;
 mod sending;
+mod slow_disk;
 mod three;
 mod transactions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use net::{Client, ClientConfig};
+use store::{Disk, OsDisk};
 use tempfile::TempDir;
 use wire::{
     Header, Message, PullMessageRequest, PullMessageResponse, RemotingCommand, RequestCode,
@@ -73,13 +76,21 @@ impl OneNode {
     }
 
     async fn with(change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
-        OneNode::on(tempfile::tempdir().unwrap(), change).await
+        OneNode::on_disk(Arc::new(OsDisk), change).await
     }
 
     async fn on(data: TempDir, change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
+        OneNode::begin(data, Arc::new(OsDisk), change).await
+    }
+
+    async fn on_disk(disk: Arc<dyn Disk>, change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
+        OneNode::begin(tempfile::tempdir().unwrap(), disk, change).await
+    }
+
+    async fn begin(data: TempDir, disk: Arc<dyn Disk>, change: impl FnOnce(&mut BrokerConfig)) -> OneNode {
         let mut config = config(&data);
         change(&mut config);
-        let broker = Broker::start(config).await.unwrap();
+        let broker = Broker::start_on(config, disk).await.unwrap();
         broker.ready().await;
         let address = broker.addresses()["b1"].to_string();
         OneNode { broker, address, client: Client::new(ClientConfig::default()), data }

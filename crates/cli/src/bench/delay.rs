@@ -55,6 +55,8 @@ struct Seen {
     /// By number: how often each was received.
     times: Vec<AtomicU64>,
     early: AtomicU64,
+    /// By how much the earliest of them was, ms.
+    early_ms_max: AtomicU64,
     received: AtomicU64,
     late: std::sync::Mutex<Histogram<u64>>,
 }
@@ -72,8 +74,10 @@ impl Seen {
         }
         let Some(times) = self.times.get(number as usize) else { return };
         times.fetch_add(1, Ordering::Relaxed);
-        if stored_ms < due_ms as i64 || now_ms() < due_ms {
+        let early_ms = due_ms.saturating_sub(now_ms()).max(due_ms.saturating_sub(stored_ms.max(0) as u64));
+        if early_ms > 0 {
             self.early.fetch_add(1, Ordering::Relaxed);
+            self.early_ms_max.fetch_max(early_ms, Ordering::Relaxed);
         }
         let late = wall_clock().saturating_sub(Duration::from_millis(due_ms));
         if let Ok(mut histogram) = self.late.lock() {
@@ -100,6 +104,7 @@ pub(super) async fn run(args: DelayArgs) -> anyhow::Result<()> {
     let seen = Arc::new(Seen {
         times: (0..args.count).map(|_| AtomicU64::new(0)).collect(),
         early: AtomicU64::new(0),
+        early_ms_max: AtomicU64::new(0),
         received: AtomicU64::new(0),
         late: std::sync::Mutex::new(super::histogram()?),
     });
@@ -197,6 +202,7 @@ fn print(args: &DelayArgs, seen: &Seen, phases: &[Vec<Usage>]) -> anyhow::Result
     let missing = times().filter(|times| *times == 0).count();
     let twice = times().filter(|times| *times > 1).count();
     let early = seen.early.load(Ordering::Relaxed);
+    let early_ms_max = seen.early_ms_max.load(Ordering::Relaxed);
     let cpu_us = |from: &[Usage], to: &[Usage], count: u64| {
         let cpu: f64 = to.iter().zip(from).map(|(to, from)| to.cpu_s - from.cpu_s).sum();
         cpu * 1e6 / count.max(1) as f64
@@ -217,7 +223,7 @@ fn print(args: &DelayArgs, seen: &Seen, phases: &[Vec<Usage>]) -> anyhow::Result
             "{}",
             json!({
                 "bench": "delay", "messages": args.count, "rate": args.rate, "size": args.size, "early": early,
-                "missing": missing, "twice": twice,
+                "early_ms_max": early_ms_max, "missing": missing, "twice": twice,
                 "late_ms": {"p50": ms(0.5), "p99": ms(0.99), "p999": ms(0.999), "max": max_ms},
                 "store_cpu_us_per_message": storing, "deliver_cpu_us_per_message": delivering,
                 "pending": args.pending, "anonymous_kib_before": empty, "anonymous_kib_with_pending": full,
@@ -227,7 +233,7 @@ fn print(args: &DelayArgs, seen: &Seen, phases: &[Vec<Usage>]) -> anyhow::Result
         return Ok(());
     }
     println!("delay, {} messages of {} B, {} due in a second", args.count, args.size, args.rate);
-    println!("  {early} early, {missing} missing, {twice} more than once");
+    println!("  {early} early (by {early_ms_max} ms at the most), {missing} missing, {twice} more than once");
     println!("  late by p50 {:.1} ms  p99 {:.1}  p99.9 {:.1}  max {max_ms:.1}", ms(0.5), ms(0.99), ms(0.999));
     if !args.pids.is_empty() {
         println!("  {storing:.1} µs server CPU per message to store, {delivering:.1} to deliver and receive");
