@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use store::{Frame, LogIndex};
+use store::mutant::is_own;
+use store::{Frame, LogIndex, Mutant};
 use wire::{QueueId, QueueOffset, ResponseCode, perm, retry_topic};
 
 use super::command::{
@@ -154,7 +155,7 @@ impl Tables {
                 return None;
             }
             let Queue { range, fresh } = &mut slot.queues[queue_id.0 as usize];
-            if range.next != message.queue_offset {
+            if range.next != message.queue_offset && !Mutant::NoVoidCheck.is_on() {
                 return None;
             }
             self.undo.push(Undo { topic, queue: queue_id, last_store_ms: range.last_store_ms });
@@ -197,6 +198,7 @@ impl Tables {
             Kind::CreateGroup(config) => self.create_group(config),
             Kind::UpdateGroup(config) => self.update_group(config),
             Kind::DeleteGroup(command) => self.delete_group(&command),
+            Kind::CommitOffsets(_) if Mutant::OffsetsNotReplicated.is_on() && !is_own() => Reply::default(),
             Kind::CommitOffsets(command) => self.commit_offsets(&command),
             kind => self.apply_progress(&kind),
         }
