@@ -55,9 +55,21 @@ const USAGE: &str = "usage: sim --seed S [--quiet]
 RUST_LOG=info shows what the nodes log, on stderr.";
 
 enum Task {
-    One { seed: u64, is_quiet: bool, mutant: Option<String> },
-    Many { seeds: Vec<u64>, jobs: usize },
-    Hunt { mutant: String, seeds: Option<Vec<u64>>, jobs: usize },
+    One {
+        seed: u64,
+        is_quiet: bool,
+        mutant: Option<String>,
+    },
+    Many {
+        seeds: Vec<u64>,
+        jobs: usize,
+    },
+    #[cfg_attr(not(feature = "mutants"), allow(dead_code, reason = "refused"))]
+    Hunt {
+        mutant: String,
+        seeds: Option<Vec<u64>>,
+        jobs: usize,
+    },
 }
 
 fn task(arguments: impl Iterator<Item = String>) -> Option<Task> {

@@ -42,6 +42,17 @@ fn hunter(mutant: Mutant) -> Hunter {
             target: &["--lib"],
             name: "tests::proposals::what_was_proposed_for_an_old_term_is_not_appended_by_the_same_leader_in_a_later_one",
         },
+        // Take entries that are rejected between others that are not, which one thread hardly brings about.
+        Mutant::NoVoidCheck => Hunter::Test {
+            package: "broker",
+            target: &["--lib"],
+            name: "state::tests::an_entry_is_void_as_a_whole",
+        },
+        Mutant::CountOnAfterRejection => Hunter::Test {
+            package: "replica",
+            target: &["--lib"],
+            name: "tests::proposals::a_gap_in_the_lease_of_a_term_leaves_no_hole",
+        },
         // Takes three leaders in a row, and frames of equal length.
         Mutant::FramesNotChained => store_test("damage::rule_5_a_truncated_frame_never_comes_back"),
         Mutant::WatermarkNotLowered => {
