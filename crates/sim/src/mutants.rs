@@ -88,7 +88,10 @@ pub(crate) fn run(mutants: &[Mutant], seeds: Option<&[u64]>, jobs: usize) -> io:
         let began = Instant::now();
         let end = match (seeds, hunter(*mutant)) {
             (Some(seeds), _) => with_seeds(*mutant, seeds, jobs)?,
-            (None, Hunter::Seeds) => with_seeds(*mutant, &Vec::from_iter(1..=SEEDS), jobs)?,
+            (None, Hunter::Seeds) => {
+                let seeds: Vec<u64> = (1..=SEEDS).collect();
+                with_seeds(*mutant, &seeds, jobs)?
+            }
             (None, Hunter::Test { package, target, name }) => with_test(*mutant, package, target, name)?,
         };
         let name = mutant.name();

@@ -206,7 +206,7 @@ mod tests {
     fn one_mutant_is_on_at_most_and_is_chosen_once() {
         let chosen = std::env::var("RAFTMQ_MUTANT").ok().and_then(|name| Mutant::named(&name));
         let on: Vec<Mutant> = Mutant::ALL.iter().copied().filter(|mutant| mutant.is_on()).collect();
-        assert_eq!(on, Vec::from_iter(chosen));
+        assert_eq!(on, chosen.into_iter().collect::<Vec<_>>());
         assert!(std::panic::catch_unwind(|| choose(None)).is_err(), "it is asked for already");
     }
 }
