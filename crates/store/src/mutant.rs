@@ -124,6 +124,7 @@ mod chosen {
         let name = std::env::var("RAFTMQ_MUTANT").ok()?;
         let mutant =
             Mutant::named(&name).unwrap_or_else(|| panic!("RAFTMQ_MUTANT: there is no mutant {name}"));
+        tracing::error!(mutant = name, "this process breaks a rule on purpose");
         Some(mutant)
     }
 
