@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::Stream;
 use openraft::{Config, SnapshotPolicy};
 use prost::Message as _;
-use store::{Disk, Flusher, Identity, Log, StoreError, TablesMeta};
+use store::{Disk, Flusher, Identity, Log, Mutant, StoreError, TablesMeta};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -384,10 +384,10 @@ fn raft_config(config: &GroupConfig) -> Result<Config, openraft::ConfigError> {
         // The log is the data: nothing is purged because a snapshot exists (log.md 7).
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
-        enable_pre_vote: Some(true),
+        enable_pre_vote: Some(!Mutant::NoPreVote.is_on()),
         // A leader that restarts must win an election first: its entries reached followers before its own fsync, so it
         // could write a second entry under a (term, index) that exists (log.md 1).
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(Mutant::LeaderRestored.is_on()),
         allow_log_reversion: Some(false),
         backoff: "50ms".to_owned(),
         ..Config::default()

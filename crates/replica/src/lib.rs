@@ -23,6 +23,8 @@ mod log_clock;
 mod log_storage;
 mod network;
 mod peers;
+#[cfg(feature = "mutants")]
+mod presumption;
 mod proposer;
 mod proto;
 mod server;

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use store::Mutant;
+
 use crate::NodeId;
 use crate::limits::{CLOCK_LEAD, CLOCK_WORD_VALID, CLOCKS_APART};
 
@@ -106,7 +108,7 @@ impl LogClock {
         // The first entry of a group has nothing to be measured by.
         let is_first = self.last_ms == 0;
         let is_pace = is_first || wall_ms <= paced_ms + CLOCK_LEAD.as_millis() as u64;
-        if is_pace || clocks.agree(wall_ms, voters, now) {
+        if is_pace || clocks.agree(wall_ms, voters, now) || Mutant::LogTimeFollowsClock.is_on() {
             (wall_ms.max(self.last_ms), None)
         } else {
             (paced_ms, Some(Ahead { by_ms: wall_ms - paced_ms }))

@@ -199,6 +199,8 @@ impl PeerNetwork {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
+        #[cfg(feature = "mutants")]
+        let (input, presumed) = crate::presumption::tap(input);
         let mut client = self.log()?;
         let mut origin = Some(self.origin());
         let (slot, of_target, target) = (self.slot.clone(), self.slot.clone(), self.target);
@@ -212,6 +214,8 @@ impl PeerNetwork {
             of_target.said.note(target, reply.level);
             append_result(reply)
         });
+        #[cfg(feature = "mutants")]
+        let results = presumed.instead_of(results);
         Ok(results.boxed())
     }
 }

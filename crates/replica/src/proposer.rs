@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use openraft::raft::ClientWriteResult;
 use store::limits::{FRAME_ALIGN, HEADER_LEN};
-use store::{Draft, FrameKind, Reservation};
+use store::{Draft, FrameKind, Mutant, Reservation};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use wire::{LogPosition, QueueId, QueueOffset};
@@ -273,7 +273,7 @@ impl Window {
         let mut state = lock(&self.state);
         state.entries -= 1;
         state.bytes -= len;
-        state.failed |= failed;
+        state.failed |= failed && !Mutant::CountOnAfterRejection.is_on();
         drop(state);
         self.changed.notify_one();
     }
@@ -673,7 +673,9 @@ impl Proposer {
         }));
         // `with_leader`: a node that lost and regained leadership must not take entries counted in an older term.
         // An error means that openraft has stopped; the dropped completion says "unknown".
-        if let Err(fatal) = self.raft.write(data).responder(completion).with_leader(term).await {
+        let write = self.raft.write(data).responder(completion);
+        let write = if Mutant::NoWithLeader.is_on() { write } else { write.with_leader(term) };
+        if let Err(fatal) = write.await {
             tracing::error!(%fatal, "the group has stopped");
         }
     }

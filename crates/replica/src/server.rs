@@ -11,7 +11,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest,
 };
 use openraft::storage::{Snapshot, SnapshotMeta};
-use store::{Frame, FrameKind, Log, Reservation, TablesMeta};
+use store::{Frame, FrameKind, Log, Mutant, Reservation, TablesMeta};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -315,15 +315,20 @@ fn append_entries(
     // A full disk still takes what lets a leader lead.
     let room = match bytes as u64 {
         0 => Ok(None),
+        _ if Mutant::NoRoomCheck.is_on() => Ok(None),
         bytes if is_clients => log.reserve_behind(bytes).map(Some),
         bytes => log.reserve_small(bytes).map(Some),
     };
     let room = room.map_err(|e| Status::resource_exhausted(e.to_string()))?;
+    let mut leader_commit = request.leader_commit.as_ref().map(log_id_from_proto);
+    if Mutant::UncommittedReadAtFollower.is_on() {
+        leader_commit = leader_commit.max(entries.last().map(|entry| *openraft_log_id(entry)));
+    }
     let request = AppendEntriesRequest {
         vote,
         prev_log_id: request.prev.as_ref().map(log_id_from_proto),
         entries,
-        leader_commit: request.leader_commit.as_ref().map(log_id_from_proto),
+        leader_commit,
     };
     Ok((request, room))
 }
@@ -602,7 +607,7 @@ impl peer_server::Peer for PeerServer {
     }
 }
 
-fn openraft_log_id(entry: &LogEntry) -> &crate::types::RaftLogId {
+pub(crate) fn openraft_log_id(entry: &LogEntry) -> &crate::types::RaftLogId {
     match entry {
         LogEntry::Draft { id, .. } | LogEntry::Frame { id, .. } => id,
     }

@@ -9,6 +9,7 @@
 //! tokio as for `std` (clock.rs).
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use replica::{Ground, GroupConfig, Host, HostConfig, NodeId, OpenError, PeerHandler, Service};
-use store::{Flusher, Log, LogItem, Options, Work};
+use store::{Flusher, Frame, Log, LogItem, Options, Work};
 use tokio::runtime::Runtime;
 use wire::{LogPosition, QueueId};
 use xxhash_rust::xxh3::Xxh3;
@@ -24,7 +25,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::clock;
 use crate::disk::{Ending, SimDisk};
 use crate::net::{Net, SimTransport, address};
-use crate::oracle::{GroupSight, Oracle, Replica, Sight};
+use crate::oracle::{GroupSight, Oracle, Replica, Sight, Standing};
 use crate::plan::{NODES, Plan, QUEUES, TOPICS};
 use crate::random::Random;
 use crate::served::{Directory, Served};
@@ -87,6 +88,8 @@ struct Node {
     /// Its groups have stopped, as they may.
     is_broken: bool,
     is_full: bool,
+    /// Its log is damaged: it must not start.
+    is_rotten: bool,
 }
 
 pub(crate) struct Cluster {
@@ -99,6 +102,8 @@ pub(crate) struct Cluster {
     /// In which order they run.
     random: Random,
     processes_ever: u64,
+    /// Logs that were damaged (rot.rs).
+    pub(crate) rots: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -203,6 +208,7 @@ impl Cluster {
             may_break: false,
             is_broken: false,
             is_full: false,
+            is_rotten: false,
         });
         for (from, to) in links() {
             net.lose(from, to, plan.loss_permille);
@@ -215,6 +221,7 @@ impl Cluster {
             clients: runtime(),
             random: Random::of(plan.seed, "order"),
             processes_ever: 0,
+            rots: 0,
             plan,
         }
     }
@@ -364,6 +371,37 @@ impl Cluster {
         }
     }
 
+    /// The file of the last frame that a node has of a group, and where in it the frame starts; `None` where a checkpoint
+    /// makes it needless to read it at a start.
+    pub(crate) fn last_frame(&self, id: u64, group: usize) -> Option<(PathBuf, u64)> {
+        let process = self.nodes[id as usize - 1].process.as_ref()?;
+        let log = lock(&process.logs).get(&group)?.clone();
+        let checkpoint = match &*lock(&process.stage) {
+            Stage::Running(running) => running.served[group].tables.checkpoint_end(),
+            _ => return None,
+        };
+        let last = log.state().last?.index;
+        let frames = log.read(last, last.next(), 1).ok()?;
+        let at = frames.first().map(Frame::position).filter(|at| *at >= checkpoint)?;
+        let start = log.segment_start(at);
+        Some((log.dir().join("log").join(format!("{:020}", start.0)), at.0 - start.0))
+    }
+
+    /// Ends a node, flips a bit of a file, and starts the node.
+    pub(crate) fn rot(&mut self, id: u64, path: &Path, offset: u64) -> Result<(), String> {
+        self.end(id, Ending::Process);
+        let node = self.node(id);
+        node.is_rotten = true;
+        node.disk.flip(path, offset).map_err(|error| format!("{}: {error}", path.display()))?;
+        self.start(id);
+        Ok(())
+    }
+
+    pub(crate) fn is_starting(&self, id: u64) -> bool {
+        let process = self.nodes[id as usize - 1].process.as_ref();
+        process.is_some_and(|process| matches!(&*lock(&process.stage), Stage::Starting | Stage::Failed(_)))
+    }
+
     pub(crate) fn is_up(&self, id: u64) -> bool {
         self.nodes[id as usize - 1].process.is_some()
     }
@@ -384,7 +422,9 @@ impl Cluster {
                 self.oracle.violated("consensus_touches_no_file", &format!("node {id}: {what}"));
             }
             for (group, log) in &*lock(&process.logs) {
-                self.oracle.synced(node.id, *group, log.state().synced_end.0);
+                let (group, log, vote) = (*group, log.state(), log.vote());
+                let at = Standing { node: node.id, process: process.number, group, log, vote };
+                self.oracle.stands(&at);
             }
             let stage = lock(&process.stage);
             match &*stage {
@@ -419,7 +459,7 @@ impl Cluster {
                 }
                 Stage::Failed(error) => {
                     say!("n{} does not start: {error}", node.id);
-                    if !node.is_full {
+                    if !node.is_full && !node.is_rotten {
                         self.oracle.violated("start", &format!("node {}: {error}", node.id));
                     }
                     ends.push(node.id);
@@ -442,7 +482,8 @@ impl Cluster {
 
     /// Shows all nodes to the oracle.
     fn look(&mut self) {
-        let mut sight = Sight { groups: Vec::new(), wall_ms: clock::true_wall_ms() };
+        let alone = (1..=NODES).filter(|node| self.is_alone(*node)).collect();
+        let mut sight = Sight { groups: Vec::new(), wall_ms: clock::true_wall_ms(), alone };
         for node in &mut self.nodes {
             let Some(process) = &node.process else { continue };
             let stage = lock(&process.stage);
@@ -469,6 +510,15 @@ impl Cluster {
             }
         }
         self.oracle.seen(&sight);
+    }
+
+    /// Whether nothing gets through to a node that is well itself: it runs, and its disk is no slower than usual.
+    fn is_alone(&self, id: u64) -> bool {
+        let node = &self.nodes[id as usize - 1];
+        let mut others = self.nodes.iter().filter(|other| other.id != id && other.process.is_some());
+        node.paused_until_ms <= clock::now_ms()
+            && node.disk.is_well(self.plan.sync_ms)
+            && others.all(|other| self.net.is_cut(other.id, id))
     }
 
     /// The node that leads a group, as it says itself.

@@ -86,6 +86,17 @@ impl SimDisk {
         lock(&self.0.mood).hangs = hangs;
     }
 
+    /// Whether syncs end, and in the usual time.
+    pub(crate) fn is_well(&self, usual_ms: (u64, u64)) -> bool {
+        let mood = lock(&self.0.mood);
+        !mood.hangs && mood.sync_ms == usual_ms
+    }
+
+    /// Inverts a bit of a file, or inverts it back.
+    pub(crate) fn flip(&self, path: &Path, offset: u64) -> io::Result<()> {
+        self.0.disk.flip(path, offset)
+    }
+
     /// The next `n` syncs fail; 0: no more do.
     pub(crate) fn fail_syncs(&self, n: u32) {
         lock(&self.0.mood).fails = n;

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run -p sim -- --seed 7            the trace, and the line that repeats it
 //! cargo run -p sim -- --seeds 1..=200     many, each in a process of its own
+//! cargo run -p sim --features mutants -- --mutant all     rules broken on purpose: each must be noticed
 //! ```
 //! | file | what |
 //! |---|---|
@@ -10,9 +11,10 @@
 //! | clock.rs, thread.rs, cluster.rs | time, and in which order things run |
 //! | net.rs, disk.rs | what is between nodes, and under them |
 //! | served.rs, tables.rs | what a node does, as the broker would |
-//! | workload.rs, faults.rs | what is done to it |
+//! | workload.rs, faults.rs, rot.rs | what is done to it |
 //! | oracle.rs, invariants/ | what must hold, one file each |
 //! | run.rs, runner.rs, trace.rs | one seed, many seeds, what is printed |
+//! | mutants.rs | whether what must hold would be missed |
 //!
 //! Real are: store, replica, openraft, tonic and h2, the broker's replicated state and the queue index. Not here: the broker's
 //! listeners, handlers, forwarding and registry, and real sockets, files and threads. See
@@ -23,11 +25,14 @@ mod cluster;
 mod disk;
 mod faults;
 mod invariants;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod net;
 mod oracle;
 mod panics;
 mod plan;
 mod random;
+mod rot;
 mod run;
 mod runner;
 mod served;
@@ -45,15 +50,30 @@ use tracing_subscriber::fmt::time::FormatTime;
 
 const USAGE: &str = "usage: sim --seed S [--quiet]
        sim --seeds FIRST..=LAST [--jobs N]
+       sim --mutant NAME|all [--seeds FIRST..=LAST] [--jobs N]     (built with --features mutants)
+       sim --mutant NAME --seed S [--quiet]
 RUST_LOG=info shows what the nodes log, on stderr.";
 
 enum Task {
-    One { seed: u64, is_quiet: bool },
-    Many { seeds: Vec<u64>, jobs: usize },
+    One {
+        seed: u64,
+        is_quiet: bool,
+        mutant: Option<String>,
+    },
+    Many {
+        seeds: Vec<u64>,
+        jobs: usize,
+    },
+    #[cfg_attr(not(feature = "mutants"), allow(dead_code, reason = "refused"))]
+    Hunt {
+        mutant: String,
+        seeds: Option<Vec<u64>>,
+        jobs: usize,
+    },
 }
 
 fn task(arguments: impl Iterator<Item = String>) -> Option<Task> {
-    let (mut seed, mut seeds, mut jobs, mut is_quiet) = (None, None, 2, false);
+    let (mut seed, mut seeds, mut jobs, mut is_quiet, mut mutant) = (None, None, 2, false, None);
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -65,22 +85,22 @@ fn task(arguments: impl Iterator<Item = String>) -> Option<Task> {
             }
             "--jobs" => jobs = arguments.next()?.parse().ok()?,
             "--quiet" => is_quiet = true,
+            "--mutant" => mutant = Some(arguments.next()?),
             _ => return None,
         }
     }
-    match (seed, seeds) {
-        (Some(seed), None) => Some(Task::One { seed, is_quiet }),
-        (None, Some(seeds)) => Some(Task::Many { seeds, jobs }),
+    match (seed, seeds, mutant) {
+        (Some(seed), None, mutant) => Some(Task::One { seed, is_quiet, mutant }),
+        (None, Some(seeds), None) => Some(Task::Many { seeds, jobs }),
+        (None, seeds, Some(mutant)) => Some(Task::Hunt { mutant, seeds, jobs }),
         _ => None,
     }
 }
 
 fn main() -> ExitCode {
-    let is_ok = match task(std::env::args().skip(1)) {
-        None => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+    let task = task(std::env::args().skip(1));
+    let is_ok = match task {
+        None => return refuse(USAGE),
         Some(Task::Many { seeds, jobs }) => match runner::run(&seeds, jobs) {
             Ok(is_ok) => is_ok,
             Err(error) => {
@@ -88,9 +108,35 @@ fn main() -> ExitCode {
                 false
             }
         },
-        Some(Task::One { seed, is_quiet }) => one(seed, is_quiet),
+        Some(Task::One { seed, is_quiet, mutant: None }) => one(seed, is_quiet),
+        #[cfg(feature = "mutants")]
+        Some(Task::One { seed, is_quiet, mutant: Some(name) }) => {
+            let Some(mutant) = store::Mutant::named(&name) else { return refuse("there is no such mutant") };
+            store::mutant::choose(Some(mutant));
+            one(seed, is_quiet)
+        }
+        #[cfg(feature = "mutants")]
+        Some(Task::Hunt { mutant, seeds, jobs }) => {
+            let Some(mutants) = mutants::named(&mutant) else { return refuse("there is no such mutant") };
+            match mutants::run(&mutants, seeds.as_deref(), jobs) {
+                Ok(is_ok) => is_ok,
+                Err(error) => {
+                    eprintln!("sim: {error}");
+                    false
+                }
+            }
+        }
+        #[cfg(not(feature = "mutants"))]
+        Some(Task::One { .. } | Task::Hunt { .. }) => {
+            return refuse("this build has no mutants: cargo run -p sim --features mutants");
+        }
     };
     if is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn refuse(why: &str) -> ExitCode {
+    eprintln!("{why}");
+    ExitCode::from(2)
 }
 
 fn one(seed: u64, is_quiet: bool) -> bool {

@@ -142,6 +142,10 @@ impl Net {
         self.world().cut(from, to, is_cut);
     }
 
+    pub(crate) fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.world().link(from, to).cut_since.is_some()
+    }
+
     pub(crate) fn slow(&self, from: u64, to: u64, extra_ms: u64) {
         self.world().links.entry((from, to)).or_default().extra_ms = extra_ms;
     }

@@ -107,6 +107,16 @@ pub(crate) struct GroupSight {
     pub(crate) applied_end: u64,
 }
 
+/// A log as it is after a millisecond; of a new process first as it was found.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) node: u64,
+    pub(crate) process: u64,
+    pub(crate) group: usize,
+    pub(crate) log: LogState,
+    pub(crate) vote: Option<Vote>,
+}
+
 /// All nodes that run, at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sight {
@@ -114,6 +124,8 @@ pub(crate) struct Sight {
     pub(crate) groups: Vec<(u64, u64, GroupSight)>,
     /// What the wall clocks of the nodes say that are not set wrong, at the most, ms.
     pub(crate) wall_ms: u64,
+    /// Nodes to which no other node's words get through; they themselves are well.
+    pub(crate) alone: Vec<u64>,
 }
 
 /// A group on a node at the end, when all has been healed and has come to rest.
@@ -286,8 +298,10 @@ impl Oracle {
         ends.filter_map(|sent| sent.offset).max().map_or(0, |last| last + 1)
     }
 
-    pub(crate) fn synced(&self, node: u64, group: usize, end: u64) {
-        self.state().history.synced_end.insert((node, group), end);
+    pub(crate) fn stands(&self, at: &Standing) {
+        let mut state = self.state();
+        state.ask(|invariant, history| invariant.stands(history, at));
+        state.history.synced_end.insert((at.node, at.group), at.log.synced_end.0);
     }
 
     pub(crate) fn seen(&self, sight: &Sight) {

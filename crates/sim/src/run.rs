@@ -46,7 +46,7 @@ pub(crate) fn run(seed: u64, is_quiet: bool) -> Report {
     let (lines, hash) = trace::close(!violations.is_empty());
     let line = format!(
         "seed={seed} ok={} ms={now} entries={} terms={} voids={} acknowledged={} refused={} unknown={} pulled={} \
-         faults={faults} lines={lines} hash={hash:016x}",
+         rots={} faults={faults} lines={lines} hash={hash:016x}",
         u8::from(violations.is_empty()),
         counts.entries,
         counts.terms,
@@ -55,6 +55,7 @@ pub(crate) fn run(seed: u64, is_quiet: bool) -> Report {
         counts.refused,
         counts.unknown,
         counts.pulled,
+        cluster.rots,
     );
     Report { violations, line }
 }
@@ -102,6 +103,13 @@ fn phases(cluster: &mut Cluster, nemesis: &mut Nemesis, oracle: &Arc<Oracle>) ->
     }
     let Some(replicas) = settle(cluster, oracle)? else { return Ok(()) };
     oracle.ended(&replicas);
+    if oracle.is_violated() {
+        return Ok(());
+    }
+    match crate::rot::damage(cluster) {
+        Ok(is_done) => cluster.rots = u64::from(is_done),
+        Err(what) => oracle.violated("damage_is_told", &what),
+    }
     Ok(())
 }
 

@@ -67,6 +67,11 @@ impl Tables {
         Ok(Tables { node, group, state, index, checkpoint: AtomicU64::new(checkpoint.0), oracle })
     }
 
+    /// Up to where a start reads nothing.
+    pub(crate) fn checkpoint_end(&self) -> LogPosition {
+        LogPosition(self.checkpoint.load(Ordering::Relaxed))
+    }
+
     /// Upkeep of the index, as in the broker; true when there is more to do. For the disk's thread.
     pub(crate) fn keep_index(&self, log: &Log) -> Result<bool, StoreError> {
         let synced = log.state().synced_end;

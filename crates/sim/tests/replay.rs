@@ -48,11 +48,45 @@ fn what_must_hold_holds() {
     assert!(said.contains("sim: 8 passed, 0 failed"), "{said}");
 }
 
+/// What is built without the feature breaks no rule, however it is asked to.
+#[cfg(not(feature = "mutants"))]
+#[test]
+fn a_build_without_mutants_has_none() {
+    for arguments in [&["--mutant", "ack-before-fsync", "--seed", "1"][..], &["--mutant", "all"]] {
+        let output = sim(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}: nothing is run");
+    }
+    let mut sim = Command::new(env!("CARGO_BIN_EXE_sim"));
+    let output = sim.args(["--seed", "1", "--quiet"]).env("RAFTMQ_MUTANT", "ack-before-fsync").output();
+    assert!(output.expect("the simulator runs").status.success(), "the environment changes nothing");
+}
+
+/// A mutant that shows at once is caught, by the invariant that is its rule.
+#[cfg(feature = "mutants")]
+#[test]
+fn a_mutant_is_caught_and_named() {
+    let output = sim(&["--mutant", "uncommitted-read-at-follower", "--seeds", "1..=8"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("CAUGHT uncommitted-read-at-follower with seed"), "{said}");
+    assert!(said.contains("by durable_majority: "), "{said}");
+    assert!(said.contains("mutants: 1 caught, 0 not"), "{said}");
+}
+
 #[test]
 fn wrong_arguments_are_refused() {
-    for arguments in
-        [&[][..], &["--seed"], &["--seed", "x"], &["--seeds", "1..2"], &["--seed", "1", "--seeds", "1..=2"]]
-    {
+    for arguments in [
+        &[][..],
+        &["--seed"],
+        &["--seed", "x"],
+        &["--seeds", "1..2"],
+        &["--seed", "1", "--seeds", "1..=2"],
+        &["--mutant"],
+        &["--mutant", "none"],
+        &["--mutant", "none", "--seed", "1"],
+        &["--mutant", "no-pre-vote", "--seed", "1", "--seeds", "1..=2"],
+    ] {
         assert_eq!(sim(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }

@@ -22,6 +22,7 @@ use crate::limits::{
 };
 use crate::log::{Identity, Inner, Lane, Log, Options, State};
 use crate::manifest::{MANIFEST, Manifest, Mark, RAFT_V1, Segment};
+use crate::mutant::Mutant;
 use crate::room::Pool;
 use crate::segment::{
     Sealed, SegmentEntry, SegmentFile, SegmentHeader, SegmentKind, file_len, place, segment_name,
@@ -650,12 +651,17 @@ impl Scan<'_> {
         reason: &str,
     ) -> Result<(), StoreError> {
         match sure {
-            Some(sure) if tail.next < sure.next => Err(StoreError::Corrupt {
-                file: file.to_owned(),
-                position: place(tail.end, HEADER_LEN as u64, self.identity.segment_size),
-                index: tail.next,
-                reason: format!("{reason}; it was synced up to position {} (index {})", sure.end, sure.next),
-            }),
+            Some(sure) if tail.next < sure.next && !Mutant::TruncateOnCrcError.is_on() => {
+                Err(StoreError::Corrupt {
+                    file: file.to_owned(),
+                    position: place(tail.end, HEADER_LEN as u64, self.identity.segment_size),
+                    index: tail.next,
+                    reason: format!(
+                        "{reason}; it was synced up to position {} (index {})",
+                        sure.end, sure.next
+                    ),
+                })
+            }
             _ => Ok(()),
         }
     }

@@ -26,6 +26,7 @@ use crate::ids::{LogId, LogIndex, Vote};
 use crate::limits::{HEADER_LEN, SEGMENT_HEADER_LEN, SLOT_LEN, SPARSE_LEN_MAX, TRAILER_LEN, ZEROS_BATCH_MAX};
 use crate::log::{Done, Inner};
 use crate::manifest::{Manifest, Mark, Segment};
+use crate::mutant::Mutant;
 use crate::segment::{
     Sealed, SegmentEntry, SegmentFile, SegmentHeader, SegmentKind, file_len, segment_start,
 };
@@ -266,6 +267,9 @@ impl Writer {
         if self.open.as_ref().is_some_and(|open| open.is_dirty) {
             // The watermark of the round before, so that it costs no sync of its own.
             self.write_mark(inner)?;
+            if Mutant::AckBeforeFsync.is_on() {
+                self.waiting.drain(..).for_each(|done| done(Ok(())));
+            }
             if let Some(open) = &mut self.open {
                 inner.sync_file(&*open.file, &open.segment.path)?;
                 open.is_dirty = false;
@@ -367,7 +371,8 @@ impl Writer {
 
         // First the watermark: from here on the entries above `to` may be cut. When no segment is left that could hold
         // it, the one that goes takes it, so that it claims nothing any more.
-        if let Some(holder) = last.as_ref().or(gone.first()) {
+        if let Some(holder) = last.as_ref().or(gone.first()).filter(|_| !Mutant::WatermarkNotLowered.is_on())
+        {
             let file = holder.file.open(&*inner.disk)?;
             if holder.sealed.is_some() {
                 file.allocate(file_len(size)).at("allocate", &holder.file.path)?;
@@ -496,7 +501,9 @@ impl Writer {
     /// The vote, after every append that was queued before it (log.md 2). Its slot is the one that does not hold the vote
     /// before it, or holds but a copy of it: a torn write loses this vote only.
     fn save_vote(&mut self, inner: &Inner, vote: Vote) -> Result<(), StoreError> {
-        self.flush(inner)?;
+        if !Mutant::VoteBesideFlushQueue.is_on() {
+            self.flush(inner)?;
+        }
         self.vote_sequence += 1;
         self.write_vote(inner, vote, self.vote_sequence % 2)?;
         self.lone_vote = Some(vote);
@@ -517,6 +524,9 @@ impl Writer {
         let path = inner.dir.join("vote");
         let bytes = VoteSlot { sequence: self.vote_sequence, vote: Some(vote) }.encode();
         self.vote_file.write_all_at(slot * SLOT_LEN, &bytes).at("write", &path)?;
+        if Mutant::VoteNotFsynced.is_on() {
+            return Ok(());
+        }
         inner.sync_file(&*self.vote_file, &path)
     }
 
@@ -563,7 +573,8 @@ impl Writer {
             return self.marked_committed.filter(|id| id.index < self.synced.next);
         }
         let committed = state.committed?;
-        if committed.index < self.synced.next { Some(committed) } else { self.synced.id }
+        let is_durable = committed.index < self.synced.next || Mutant::CommitBeyondFsync.is_on();
+        if is_durable { Some(committed) } else { self.synced.id }
     }
 }
 
@@ -601,7 +612,10 @@ impl Inner {
     /// Waits until a file is durable. Like the two below it is for the flusher, whose rounds are watched: each sync that
     /// completes shows that the disk answers.
     fn sync_file(&self, file: &dyn DiskFile, path: &Path) -> Result<(), StoreError> {
-        file.sync_data().at("sync", path)?;
+        let synced = file.sync_data().at("sync", path);
+        if !Mutant::FsyncErrorIgnored.is_on() {
+            synced?;
+        }
         self.disk_answers();
         Ok(())
     }

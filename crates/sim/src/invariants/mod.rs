@@ -1,6 +1,7 @@
 //! What must hold, one file each. An invariant is shown everything that happens (oracle.rs) and says what does not hold.
 
 mod acknowledged_stays;
+mod alone_keeps_term;
 mod consumer_offsets;
 mod current_ends;
 mod dense_queues;
@@ -12,9 +13,11 @@ mod one_vote;
 mod pulled_is_stored;
 mod replicas_equal;
 mod same_entries;
+mod synced_stays;
+mod vote_behind_appends;
 mod watermarks;
 
-use crate::oracle::{Answer, Entry, History, Replica, Sight};
+use crate::oracle::{Answer, Entry, History, Replica, Sight, Standing};
 
 /// `Err`: what does not hold.
 pub(crate) type Verdict = Result<(), String>;
@@ -36,6 +39,11 @@ pub(crate) trait Invariant: Send {
         Ok(())
     }
 
+    /// A log after a millisecond of its node.
+    fn stands(&mut self, _history: &History, _at: &Standing) -> Verdict {
+        Ok(())
+    }
+
     /// All nodes at one moment; often.
     fn seen(&mut self, _history: &History, _sight: &Sight) -> Verdict {
         Ok(())
@@ -50,6 +58,7 @@ pub(crate) trait Invariant: Send {
 pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(acknowledged_stays::AcknowledgedStays),
+        Box::new(alone_keeps_term::AloneKeepsTerm::default()),
         Box::new(consumer_offsets::ConsumerOffsets::default()),
         Box::new(current_ends::CurrentEnds),
         Box::new(dense_queues::DenseQueues),
@@ -61,6 +70,8 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(pulled_is_stored::PulledIsStored),
         Box::new(replicas_equal::ReplicasEqual),
         Box::new(same_entries::SameEntries::default()),
+        Box::new(synced_stays::SyncedStays::default()),
+        Box::new(vote_behind_appends::VoteBehindAppends::default()),
         Box::new(watermarks::Watermarks::default()),
     ]
 }

@@ -1,4 +1,5 @@
-//! At most one node leads in a term; a node's term does not fall while it runs.
+//! At most one node leads in a term, and only one process of it: who restarts is elected anew (log.md 1). A node's term does not
+//! fall while it runs.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +8,8 @@ use crate::oracle::{History, Sight};
 
 #[derive(Default)]
 pub(super) struct OneLeader {
-    /// By group and term.
-    leaders: BTreeMap<(usize, u64), u64>,
+    /// Node and process, by group and term.
+    leaders: BTreeMap<(usize, u64), (u64, u64)>,
     /// By node, process and group.
     terms: BTreeMap<(u64, u64, usize), u64>,
 }
@@ -29,10 +30,14 @@ impl Invariant for OneLeader {
             }
             *term = seen.term;
             if seen.leads {
-                let leader = *self.leaders.entry((seen.group, seen.term)).or_insert(*node);
-                if leader != *node {
+                let now = (*node, *process);
+                let leader = *self.leaders.entry((seen.group, seen.term)).or_insert(now);
+                if leader != now {
                     let (group, term) = (seen.group, seen.term);
-                    return Err(format!("group {group}: nodes {leader} and {node} lead in term {term}"));
+                    return Err(format!(
+                        "group {group}: node {node} leads in term {term} in process {process}, as node {} did in {}",
+                        leader.0, leader.1
+                    ));
                 }
             }
         }

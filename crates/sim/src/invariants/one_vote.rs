@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Invariant, Verdict};
-use crate::oracle::{History, Sight};
+use crate::oracle::{History, Standing};
 
 #[derive(Default)]
 pub(super) struct OneVote {
@@ -16,18 +16,23 @@ impl Invariant for OneVote {
         "one_vote"
     }
 
-    fn seen(&mut self, _history: &History, sight: &Sight) -> Verdict {
-        for (node, _, seen) in &sight.groups {
-            let Some(vote) = seen.vote else { continue };
-            let now = (vote.term.0, vote.node, vote.committed);
-            if let Some(before) = self.votes.insert((*node, seen.group), now) {
-                // Within a term the vote may only become a leader's, also another node's that was elected in it.
-                let is_kept = now.0 == before.0 && now.1 == before.1 && now.2 >= before.2;
-                let is_leaders = now.0 == before.0 && now.2 && !before.2;
-                if now.0 <= before.0 && !is_kept && !is_leaders {
-                    let group = seen.group;
-                    return Err(format!("group {group}: node {node} has voted {before:?}, and now {now:?}"));
+    fn stands(&mut self, _history: &History, at: &Standing) -> Verdict {
+        let Standing { node, group, vote, .. } = at;
+        let Some(vote) = vote else {
+            return match self.votes.get(&(*node, *group)) {
+                Some(before) => {
+                    Err(format!("group {group}: node {node} has voted {before:?}, and forgets it"))
                 }
+                None => Ok(()),
+            };
+        };
+        let now = (vote.term.0, vote.node, vote.committed);
+        if let Some(before) = self.votes.insert((*node, *group), now) {
+            // Within a term the vote may only become a leader's, also another node's that was elected in it.
+            let is_kept = now.0 == before.0 && now.1 == before.1 && now.2 >= before.2;
+            let is_leaders = now.0 == before.0 && now.2 && !before.2;
+            if now.0 <= before.0 && !is_kept && !is_leaders {
+                return Err(format!("group {group}: node {node} has voted {before:?}, and now {now:?}"));
             }
         }
         Ok(())

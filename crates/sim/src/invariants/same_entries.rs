@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::{Invariant, Verdict};
 use crate::oracle::{Entry, History};
 
-/// Term, position, chain value, whether it is void.
+/// Term, position, chain value, whether it is void. A chain value is a hash of the whole log up to there, if each frame names the
+/// one before it.
 type Mark = (u64, u64, u64, bool);
 
 #[derive(Default)]
@@ -35,6 +36,10 @@ impl Invariant for SameEntries {
             return Err(format!("group {group}: node {node} applies {id} where {next} is next"));
         }
         *last = Some(next);
+        let before = next.checked_sub(1).and_then(|before| self.entries.get(&(group, before)));
+        if before.is_some_and(|(_, _, chain, _)| *chain != frame.prev()) {
+            return Err(format!("group {group}: node {node} applies {id}, which does not follow {before:?}"));
+        }
         let mark = (id.term.0, frame.position().0, frame.chain(), entry.is_void);
         let first = *self.entries.entry((group, next)).or_insert(mark);
         if first != mark {
