@@ -108,7 +108,7 @@ async fn a_status_tells_what_is_on_the_disk() {
     assert!(report.synced_index >= report.applied_index && report.synced_position <= report.log_end);
     assert!(report.synced_position > 4096, "{}", report.synced_position);
     assert_eq!((report.purged_index, report.snapshot_index), (None, None), "nothing has been purged");
-    let OneNode { broker, _data: data, .. } = node;
+    let OneNode { broker, data, .. } = node;
     broker.shutdown(Drain::Now).await;
     // A planned stop leaves a checkpoint, and the next process is of the same directory.
     let broker = Broker::start(config(&data)).await.unwrap();

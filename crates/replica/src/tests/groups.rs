@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use store::LogId;
 use wire::{LogPosition, QueueId};
 
 use super::cluster::{Cluster, command, eventually, message, propose, segments};
-use crate::{CallError, FormationError, Group, NodeId, OpenError, ProposeError, Service, TransferError};
+use crate::{CallError, FormationError, NodeId, OpenError, ProposeError, Service, TransferError};
 
 async fn create_topic(cluster: &Cluster, text: &'static str) {
     let leader = cluster.leader().await;
