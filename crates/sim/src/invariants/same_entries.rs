@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::{Invariant, Verdict};
 use crate::oracle::{Entry, History};
 
-/// Term, position, chain value, whether it is void.
-type Mark = (u64, u64, u64, bool);
+/// Term, position, chain value, whether it is void, and what the tables answered.
+type Mark = (u64, u64, u64, bool, u64);
 
 #[derive(Default)]
 pub(super) struct SameEntries {
@@ -35,7 +38,8 @@ impl Invariant for SameEntries {
             return Err(format!("group {group}: node {node} applies {id} where {next} is next"));
         }
         *last = Some(next);
-        let mark = (id.term.0, frame.position().0, frame.chain(), entry.is_void);
+        let answer = xxh3_64(&entry.reply.encode_to_vec());
+        let mark = (id.term.0, frame.position().0, frame.chain(), entry.is_void, answer);
         let first = *self.entries.entry((group, next)).or_insert(mark);
         if first != mark {
             return Err(format!(
