@@ -19,17 +19,17 @@ use futures::future::BoxFuture;
 use replica::{Ground, GroupConfig, Host, HostConfig, NodeId, OpenError, PeerHandler, Service};
 use store::{Flusher, Frame, Log, LogItem, Options, Work};
 use tokio::runtime::Runtime;
-use wire::{LogPosition, QueueId};
+use wire::{LogPosition, QueueId, QueueOffset};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::clock;
 use crate::disk::{Ending, SimDisk};
 use crate::net::{Net, SimTransport, address};
-use crate::oracle::{GroupSight, Oracle, Replica, Sight, Standing};
-use crate::plan::{NODES, Plan, QUEUES, TOPICS};
+use crate::oracle::{GroupSight, Message, Oracle, Queue, Replica, Sight, Standing, messages_of};
+use crate::plan::{ALL_TOPICS, NODES, POPPED, POPPERS, Plan, QUEUES, SOURCES};
 use crate::random::Random;
 use crate::served::{Directory, Served};
-use crate::tables::{ReadFailure, Tables};
+use crate::tables::{Read, ReadFailure, Tables};
 use crate::thread::DiskThread;
 use crate::trace::say;
 use crate::workload::consumer_of;
@@ -583,12 +583,23 @@ impl Cluster {
                     continue;
                 }
             };
-            let replicas: Result<Vec<Replica>, ReadFailure> =
-                all.iter().map(|(node, group, served)| self.replica(*node, *group, served)).collect();
+            let mut from: BTreeMap<usize, LogPosition> = BTreeMap::new();
+            for (_, group, served) in &all {
+                let first = served.group.log().state().first_position;
+                let from = from.entry(*group).or_default();
+                *from = first.max(*from);
+            }
+            let read = |(node, group, served): &(u64, usize, Served)| {
+                self.replica(*node, *group, from[group], served)
+            };
+            let replicas: Result<Vec<Replica>, ReadFailure> = all.iter().map(read).collect();
             match replicas {
                 Ok(replicas) => return Ok(replicas),
                 Err(ReadFailure::Rebuilding) => {
                     "an index is being built again".clone_into(&mut reason);
+                }
+                Err(ReadFailure::Gone) => {
+                    "a node has purged what it is asked for".clone_into(&mut reason);
                 }
                 Err(ReadFailure::Wrong(what)) => return Err(what),
             }
@@ -596,35 +607,59 @@ impl Cluster {
         Err(format!("not at rest within {within_ms} ms: {reason}"))
     }
 
-    fn replica(&self, node: u64, group: usize, served: &Served) -> Result<Replica, ReadFailure> {
+    /// What a node has of a group, from a position on that it has.
+    fn replica(
+        &self,
+        node: u64,
+        group: usize,
+        from: LogPosition,
+        served: &Served,
+    ) -> Result<Replica, ReadFailure> {
         let log = served.group.log();
         let wrong = |what: String| ReadFailure::Wrong(format!("node {node}, group {group}: {what}"));
         let mut hash = Xxh3::new();
         let mut last_index = 0;
-        let mut reader = log.frames_from(LogPosition(0));
+        let mut scanned: BTreeMap<Queue, BTreeMap<u64, Read>> = BTreeMap::new();
+        let mut reader = log.frames_from(from);
         while let Some(item) = reader.next_item().map_err(|error| wrong(error.to_string()))? {
-            if let LogItem::Frame(frame) = item {
-                last_index = frame.id().index.0;
-                hash.update(&frame.position().0.to_be_bytes());
-                hash.update(frame.bytes());
+            let LogItem::Frame(frame) = item else { continue };
+            last_index = frame.id().index.0;
+            hash.update(&frame.position().0.to_be_bytes());
+            hash.update(frame.bytes());
+            if !served.tables.state.is_void(frame.id().index) {
+                for message in messages_of(group, &frame) {
+                    let Message { queue, offset, position, size: _, value } = message;
+                    let read = Read { offset, value: value.unwrap_or_default(), position };
+                    scanned.entry(queue).or_default().insert(offset, read);
+                }
             }
         }
         let mut queues = BTreeMap::new();
         let mut offsets = BTreeMap::new();
-        for topic in TOPICS {
+        for topic in ALL_TOPICS {
             for queue in 0..QUEUES {
-                let mut messages = Vec::new();
+                let of = (group, topic.to_owned(), queue);
+                let first = self.oracle.first_from(&of, from.0);
+                let mut messages = vec![None; first as usize];
                 let range = served.tables.state.queue(topic, QueueId(queue));
                 let next = range.map_or(0, |range| range.next.0);
                 while (messages.len() as u64) < next {
                     let from = messages.len() as u64;
-                    let more = served.tables.read(log, topic, queue, from, 1000)?;
+                    let more = match served.tables.read(log, topic, queue, from, 1000) {
+                        // It has no index until its next start.
+                        Err(ReadFailure::Gone) => {
+                            let here = scanned.remove(&of).unwrap_or_default();
+                            let dense = here.into_iter().zip(from..).take_while(|((at, _), n)| at == n);
+                            dense.map(|((_, read), _)| read).collect()
+                        }
+                        more => more?,
+                    };
                     if more.is_empty() {
                         return Err(wrong(format!("{topic}/{queue} ends at {from}, not {next}")));
                     }
-                    messages.extend(more);
+                    messages.extend(more.into_iter().map(Some));
                 }
-                queues.insert((group, topic.to_owned(), queue), messages);
+                queues.insert(of, messages);
                 for client in 0..=self.plan.clients {
                     let consumer = consumer_of(client);
                     if let Some(offset) = served.tables.state.offset(topic, &consumer, QueueId(queue)) {
@@ -633,8 +668,39 @@ impl Cluster {
                 }
             }
         }
+        let state = &served.tables.state;
+        let (mut pending, mut cursors, mut in_flight) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for queue in 0..QUEUES {
+            for topic in SOURCES {
+                let waits = state.pending(topic, QueueId(queue), QueueOffset(0), usize::MAX);
+                let waits = waits.into_iter().map(|offset| offset.0).collect();
+                pending.insert((group, topic.to_owned(), queue), waits);
+            }
+            let popped = (group, POPPED.to_owned(), queue);
+            let end = state.queue(POPPED, QueueId(queue)).map_or(0, |range| range.next.0);
+            let out = (0..end).filter_map(|offset| {
+                let message = state.pop_in_flight(POPPED, POPPERS, QueueId(queue), QueueOffset(offset))?;
+                Some((offset, (message.pop_time_ms, message.visible_at_ms)))
+            });
+            in_flight.insert(popped.clone(), out.collect());
+            let cursor = state.offset(POPPED, POPPERS, QueueId(queue));
+            cursors.insert(popped, cursor.map(|offset| offset.0));
+        }
         let tables = replica::StateMachine::encode(&*served.tables);
-        Ok(Replica { node, group, last_index, log_hash: hash.digest(), tables, queues, offsets })
+        let log_hash = hash.digest();
+        Ok(Replica {
+            node,
+            group,
+            last_index,
+            from: from.0,
+            log_hash,
+            tables,
+            queues,
+            offsets,
+            pending,
+            cursors,
+            in_flight,
+        })
     }
 }
 

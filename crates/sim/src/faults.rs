@@ -27,6 +27,7 @@ enum Kind {
     FullDisk,
     Clock,
     Transfer,
+    Purge,
 }
 
 impl Kind {
@@ -45,6 +46,7 @@ impl Kind {
             Kind::FullDisk => "full-disk",
             Kind::Clock => "clock",
             Kind::Transfer => "transfer",
+            Kind::Purge => "purge",
         }
     }
 }
@@ -206,6 +208,7 @@ impl Nemesis {
             full_disks,
             clocks,
             transfers,
+            purges,
         } = *faults;
         self.random.weighted(&[
             (kills, Kind::Kill),
@@ -221,6 +224,7 @@ impl Nemesis {
             (full_disks, Kind::FullDisk),
             (clocks, Kind::Clock),
             (transfers, Kind::Transfer),
+            (purges, Kind::Purge),
         ])
     }
 
@@ -279,6 +283,7 @@ impl Nemesis {
             }
             Kind::Clock => self.clock(cluster, node),
             Kind::Transfer => self.transfer(cluster),
+            Kind::Purge => self.purge(cluster),
         };
         if happened {
             *self.counts.entry(kind).or_default() += 1;
@@ -368,6 +373,25 @@ impl Nemesis {
         self.wrong_clock = Some(node);
         self.after(200, 6000, Cure::Clock(node));
         true
+    }
+
+    /// Logs of a group are purged to their newest boundaries, on all nodes or on some; who is behind needs the snapshot then.
+    fn purge(&mut self, cluster: &mut Cluster) -> bool {
+        let group = self.random.below(cluster.plan.groups as u64) as usize;
+        let nodes: Vec<u64> =
+            (1..=NODES).filter(|node| cluster.is_up(*node) && self.random.percent(80)).collect();
+        for node in &nodes {
+            let (directory, node) = (cluster.directory.clone(), *node);
+            cluster.spawn(async move {
+                let request = move |served: Served| served.purge().boxed();
+                match directory.ask(node, group, 0, Some(1), request).await {
+                    Ok(Ok(gone)) => say!("n{node}, group {group}: purged to {gone:?}"),
+                    Ok(Err(error)) => say!("n{node}, group {group}: not purged: {error}"),
+                    Err(why) => say!("n{node}, group {group}, to be purged: {why:?}"),
+                }
+            });
+        }
+        !nodes.is_empty()
     }
 
     fn transfer(&mut self, cluster: &mut Cluster) -> bool {

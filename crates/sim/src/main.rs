@@ -11,7 +11,7 @@
 //! | clock.rs, thread.rs, cluster.rs | time, and in which order things run |
 //! | net.rs, disk.rs | what is between nodes, and under them |
 //! | served.rs, tables.rs | what a node does, as the broker would |
-//! | workload.rs, faults.rs, rot.rs | what is done to it |
+//! | workload.rs, waiting.rs, faults.rs, rot.rs | what is done to it |
 //! | oracle.rs, invariants/ | what must hold, one file each |
 //! | run.rs, runner.rs, trace.rs | one seed, many seeds, what is printed |
 //! | mutants.rs | whether what must hold would be missed |
@@ -39,6 +39,7 @@ mod served;
 mod tables;
 mod thread;
 mod trace;
+mod waiting;
 mod workload;
 
 use std::fmt;

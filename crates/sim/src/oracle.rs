@@ -1,11 +1,14 @@
 //! What is known of a run from outside: what was sent and how it ended, what was applied where. Each thing that happens is
 //! shown to every invariant (invariants/), and the first that does not hold ends the run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use broker::state::command::Kind;
+use broker::state::{Command, Reply};
+use prost::Message as _;
 use replica::Outcome;
-use store::{Frame, LogState, Vote};
+use store::{Frame, FrameKind, LogState, Vote};
 
 use crate::clock;
 use crate::invariants::{self, Invariant, Verdict};
@@ -53,9 +56,41 @@ pub(crate) struct Entry<'a> {
     pub(crate) group: usize,
     pub(crate) frame: &'a Frame,
     pub(crate) is_void: bool,
+    /// The command, if it has one.
+    pub(crate) command: Option<&'a Kind>,
+    /// What the tables answered to it; nothing where the entry is void.
+    pub(crate) reply: &'a Reply,
     pub(crate) messages: &'a [Message],
     /// No other node has applied it before.
     pub(crate) is_first: bool,
+}
+
+impl Entry<'_> {
+    /// A command and messages: both take effect or neither.
+    pub(crate) fn is_coupled(&self) -> bool {
+        self.frame.kind() == FrameKind::Coupled
+    }
+
+    /// Whether its messages continue their queues.
+    pub(crate) fn follows(&self, history: &History) -> bool {
+        let mut nexts: BTreeMap<&Queue, u64> = BTreeMap::new();
+        self.messages.iter().all(|message| {
+            let end = history.stored.get(&message.queue).map_or(0, Vec::len) as u64;
+            let next = nexts.entry(&message.queue).or_insert(end);
+            *next += 1;
+            message.offset + 1 == *next
+        })
+    }
+
+    /// Which of a list of so many the tables granted.
+    pub(crate) fn granted(&self) -> BTreeSet<usize> {
+        self.reply.granted.iter().map(|place| *place as usize).collect()
+    }
+}
+
+/// The value of the message of which this is the value of a copy.
+pub(crate) fn original(copy: &str) -> &str {
+    copy.rsplit_once('>').map_or(copy, |(original, _)| original)
 }
 
 /// What a client has learned.
@@ -93,6 +128,28 @@ pub(crate) enum Answer {
     Offset {
         consumed: Consumed,
         offset: Option<u64>,
+    },
+    /// Messages of a source queue are done.
+    Done {
+        queue: Queue,
+        offsets: Vec<u64>,
+    },
+    /// What is pending of a source queue, of which so much was known to be done when it was asked for.
+    Pending {
+        queue: Queue,
+        done: BTreeSet<u64>,
+        pending: Vec<u64>,
+    },
+    /// A pop consumer was given messages.
+    Popped {
+        queue: Queue,
+        offsets: Vec<u64>,
+        pop_time_ms: u64,
+    },
+    /// A popped message is acknowledged.
+    Consumed {
+        queue: Queue,
+        offset: u64,
     },
 }
 
@@ -134,11 +191,20 @@ pub(crate) struct Replica {
     pub(crate) node: u64,
     pub(crate) group: usize,
     pub(crate) last_index: u64,
-    /// Hash of all frames, with their positions.
+    /// Where the logs of all its replicas have begun: what is before it some have purged.
+    pub(crate) from: u64,
+    /// Hash of all frames from there on, with their positions.
     pub(crate) log_hash: u64,
     pub(crate) tables: Vec<u8>,
-    pub(crate) queues: BTreeMap<Queue, Vec<Read>>,
+    /// By offset; nothing where a message is before `from`.
+    pub(crate) queues: BTreeMap<Queue, Vec<Option<Read>>>,
     pub(crate) offsets: BTreeMap<Consumed, u64>,
+    /// What waits in source queues.
+    pub(crate) pending: BTreeMap<Queue, Vec<u64>>,
+    /// Where the pop consumers go on.
+    pub(crate) cursors: BTreeMap<Queue, Option<u64>>,
+    /// What pop consumers have: pop time and end of the invisible time, by offset.
+    pub(crate) in_flight: BTreeMap<Queue, BTreeMap<u64, (u64, u64)>>,
 }
 
 /// Counts, for people and for the runner, which asks whether enough happened.
@@ -149,6 +215,14 @@ pub(crate) struct Counts {
     pub(crate) unknown: u64,
     pub(crate) pulled: u64,
     pub(crate) voids: u64,
+    /// Coupled entries, and those of them that were void.
+    pub(crate) coupled: u64,
+    pub(crate) coupled_voids: u64,
+    /// Messages that were handed out to pop consumers, and locks that were granted, in the log.
+    pub(crate) popped: u64,
+    pub(crate) locked: u64,
+    /// Snapshots of a leader that a node has taken over.
+    pub(crate) installed: u64,
     pub(crate) entries: u64,
     /// Highest term of any group.
     pub(crate) terms: u64,
@@ -164,7 +238,23 @@ pub(crate) struct History {
     pub(crate) synced_end: BTreeMap<(u64, usize), u64>,
     /// The last entry that any node has applied, by group.
     pub(crate) applied: BTreeMap<usize, u64>,
+    /// The names of topics by group and number.
+    pub(crate) topics: BTreeMap<(usize, u32), String>,
+    /// What of source queues clients know to be done.
+    pub(crate) done: BTreeMap<Queue, BTreeSet<u64>>,
     pub(crate) counts: Counts,
+}
+
+impl History {
+    /// The queue of a topic that is known by its number.
+    pub(crate) fn queue(&self, group: usize, topic: u32, queue: u32) -> Queue {
+        let topic = self.topics.get(&(group, topic)).cloned();
+        (group, topic.unwrap_or_else(|| "a topic that nobody made".to_owned()), queue)
+    }
+
+    pub(crate) fn value(&self, queue: &Queue, offset: u64) -> Option<&str> {
+        self.stored.get(queue)?.get(offset as usize)?.value.as_deref()
+    }
 }
 
 struct State {
@@ -208,16 +298,40 @@ impl Oracle {
     pub(crate) fn applied(&self, node: u64, group: usize, frame: &Frame, outcome: &Outcome) {
         let messages = messages_of(group, frame);
         let is_void = *outcome == Outcome::Void;
+        let command = frame.command().and_then(|body| Command::decode(body).ok()?.kind);
+        let reply = match outcome {
+            Outcome::Command(answer) | Outcome::Coupled(answer) => Reply::decode(answer.clone()),
+            Outcome::Void | Outcome::Messages => Ok(Reply::default()),
+        };
+        let Ok(reply) = reply else {
+            self.violated("replies", &format!("the outcome of {} cannot be read", frame.id()));
+            return;
+        };
         let index = frame.id().index.0;
         let mut state = self.state();
         let is_first = state.history.applied.get(&group).is_none_or(|last| index > *last);
-        let entry = Entry { node, group, frame, is_void, messages: &messages, is_first };
+        let (command, messages_here) = (command.as_ref(), messages.as_slice());
+        let entry =
+            Entry { node, group, frame, is_void, command, reply: &reply, messages: messages_here, is_first };
         state.ask(|invariant, history| invariant.applied(history, &entry));
         if is_first {
             let history = &mut state.history;
             history.applied.insert(group, index);
             history.counts.entries += 1;
             history.counts.voids += u64::from(is_void);
+            if frame.kind() == FrameKind::Coupled {
+                history.counts.coupled += 1;
+                history.counts.coupled_voids += u64::from(is_void);
+            }
+            match command {
+                Some(Kind::PopTake(take)) if reply.granted == [0] => {
+                    history.counts.popped += take.parts[0].offsets.len() as u64;
+                }
+                Some(Kind::Lock(lock)) if !lock.unlock => {
+                    history.counts.locked += reply.granted.len() as u64;
+                }
+                _ => {}
+            }
             history.counts.terms = history.counts.terms.max(frame.id().term.0);
             if !is_void {
                 for message in messages {
@@ -227,9 +341,12 @@ impl Oracle {
         }
     }
 
-    /// A node starts anew from saved tables: it will apply the entries after them, again or for the first time.
+    /// A node has a leader's snapshot, and goes on behind it.
     pub(crate) fn restored(&self, node: u64, group: usize, index: u64) {
-        self.state().ask(|invariant, _| {
+        say!("n{node}, group {group}: the tables are those behind entry {index}");
+        let mut state = self.state();
+        state.history.counts.installed += 1;
+        state.ask(|invariant, _| {
             invariant.restored(node, group, Some(index));
             Ok(())
         });
@@ -241,6 +358,34 @@ impl Oracle {
             invariant.restored(node, group, checkpoint);
             Ok(())
         });
+    }
+
+    /// A topic has a number.
+    pub(crate) fn named(&self, group: usize, topic: u32, name: &str) {
+        self.state().history.topics.insert((group, topic), name.to_owned());
+    }
+
+    /// What of a source queue clients know to be done.
+    pub(crate) fn done(&self, queue: &Queue) -> BTreeSet<u64> {
+        self.state().history.done.get(queue).cloned().unwrap_or_default()
+    }
+
+    /// What a node says is at these offsets must have been stored.
+    pub(crate) fn values(&self, queue: &Queue, offsets: &[u64]) -> Vec<String> {
+        let mut state = self.state();
+        let value = |offset: &u64| state.history.value(queue, *offset).map(str::to_owned);
+        let values: Option<Vec<String>> = offsets.iter().map(value).collect();
+        values.unwrap_or_else(|| {
+            state.violated("stored", &format!("not all of {offsets:?} is stored in {queue:?}"));
+            Vec::new()
+        })
+    }
+
+    /// The first offset of a queue whose message is stored at a position or behind it.
+    pub(crate) fn first_from(&self, queue: &Queue, position: u64) -> u64 {
+        let state = self.state();
+        let stored = state.history.stored.get(queue).map_or(&[][..], Vec::as_slice);
+        stored.partition_point(|message| message.position < position) as u64
     }
 
     /// A client begins to send.
@@ -286,7 +431,15 @@ impl Oracle {
                 }
             }
             Answer::Pulled { messages, .. } => history.counts.pulled += messages.len() as u64,
-            Answer::End { .. } | Answer::Committed { .. } | Answer::Offset { .. } => {}
+            Answer::Done { queue, offsets } => {
+                history.done.entry(queue.clone()).or_default().extend(offsets);
+            }
+            Answer::End { .. }
+            | Answer::Committed { .. }
+            | Answer::Offset { .. }
+            | Answer::Pending { .. }
+            | Answer::Popped { .. }
+            | Answer::Consumed { .. } => {}
         }
         state.ask(|invariant, history| invariant.answered(history, answer));
     }
@@ -332,7 +485,7 @@ impl State {
     }
 }
 
-fn messages_of(group: usize, frame: &Frame) -> Vec<Message> {
+pub(crate) fn messages_of(group: usize, frame: &Frame) -> Vec<Message> {
     let stored = frame.records();
     let parsed = wire::Messages::new(&stored).map_while(Result::ok);
     parsed

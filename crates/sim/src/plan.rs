@@ -8,6 +8,16 @@ pub(crate) const NODES: u64 = 3;
 /// Queues of each topic.
 pub(crate) const QUEUES: u32 = 3;
 pub(crate) const TOPICS: [&str; 2] = ["orders", "events"];
+/// Topics of messages that wait until they are released into one of the others, or dropped.
+pub(crate) const SOURCES: [&str; 2] = ["delays", "halves"];
+/// The topic that is popped, the consumer group that pops it, and where what it does not acknowledge goes.
+pub(crate) const POPPED: &str = TOPICS[1];
+pub(crate) const POPPERS: &str = "poppers";
+pub(crate) const RETRIES: &str = "retries";
+/// A consumer group whose clients lock the queues of a topic.
+pub(crate) const LOCKERS: &str = "lockers";
+/// Every topic there is.
+pub(crate) const ALL_TOPICS: [&str; 5] = [TOPICS[0], TOPICS[1], SOURCES[0], SOURCES[1], RETRIES];
 /// Consumer groups whose offsets are committed: each client has its own.
 pub(crate) const CONSUMERS: &str = "consumers";
 
@@ -52,13 +62,14 @@ pub(crate) struct Faults {
     pub(crate) full_disks: u64,
     pub(crate) clocks: u64,
     pub(crate) transfers: u64,
+    pub(crate) purges: u64,
 }
 
 impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut random = Random::of(seed, "plan");
         let faults = Faults::of(&mut random);
-        Plan {
+        let mut plan = Plan {
             seed,
             groups: random.weighted(&[(3, 1), (1, 2)]),
             clients: random.between(2, 6) as u32,
@@ -75,7 +86,14 @@ impl Plan {
             think_ms: random.weighted(&[(2, (0, 10)), (2, (0, 60)), (1, (20, 200))]),
             body_bytes: random.weighted(&[(3, (0, 200)), (2, (0, 4000)), (1, (2000, 30_000))]),
             lost_answers_permille: random.weighted(&[(2, 0), (1, 20)]),
+        };
+        // Logs with boundaries to purge to: segments fill in a second or two.
+        if random.percent(30) {
+            plan.faults.purges = random.between(1, 4);
+            plan.segment_size = random.weighted(&[(1, 64 << 10), (1, 128 << 10)]);
+            plan.body_bytes = (0, 400);
         }
+        plan
     }
 }
 
@@ -96,6 +114,7 @@ impl Faults {
             full_disks,
             clocks,
             transfers,
+            purges: _,
         } = &mut faults;
         let kinds = [
             kills,

@@ -1,4 +1,5 @@
-//! One seed: set up, chaos, heal, converge, read everything back; then the power fails everywhere, and once more.
+//! One seed: set up, chaos, heal, release what waits, converge, read everything back; then the power fails everywhere, and once
+//! more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,10 +12,11 @@ use crate::cluster::Cluster;
 use crate::disk::Ending;
 use crate::faults::Nemesis;
 use crate::oracle::{Answer, Oracle, Queue, Replica};
-use crate::plan::{NODES, Plan, QUEUES, TOPICS};
+use crate::plan::{ALL_TOPICS, LOCKERS, NODES, POPPERS, Plan, QUEUES, SOURCES, TOPICS};
 use crate::served::{Directory, NoAnswer, Served};
 use crate::tables::body_of;
 use crate::trace::{self, say};
+use crate::waiting::release_all;
 use crate::workload::{Client, consumer_of};
 
 /// A new group forms, elects and has its topics within this.
@@ -45,12 +47,17 @@ pub(crate) fn run(seed: u64, is_quiet: bool) -> Report {
     let now = clock::now_ms();
     let (lines, hash) = trace::close(!violations.is_empty());
     let line = format!(
-        "seed={seed} ok={} ms={now} entries={} terms={} voids={} acknowledged={} refused={} unknown={} pulled={} \
-         rots={} faults={faults} lines={lines} hash={hash:016x}",
+        "seed={seed} ok={} ms={now} entries={} terms={} voids={} coupled={} coupled_voids={} popped={} locked={} installed={} \
+         acknowledged={} refused={} unknown={} pulled={} rots={} faults={faults} lines={lines} hash={hash:016x}",
         u8::from(violations.is_empty()),
         counts.entries,
         counts.terms,
         counts.voids,
+        counts.coupled,
+        counts.coupled_voids,
+        counts.popped,
+        counts.locked,
+        counts.installed,
         counts.acknowledged,
         counts.refused,
         counts.unknown,
@@ -113,7 +120,7 @@ fn phases(cluster: &mut Cluster, nemesis: &mut Nemesis, oracle: &Arc<Oracle>) ->
     Ok(())
 }
 
-/// Every queue takes a message, and the replicas come to rest. `None`: something is violated meanwhile.
+/// Every queue takes a message, what waits is released, and the replicas come to rest. `None`: something is violated meanwhile.
 fn settle(cluster: &mut Cluster, oracle: &Arc<Oracle>) -> Result<Option<Vec<Replica>>, String> {
     let left = Arc::new(AtomicUsize::new(0));
     for group in 0..cluster.plan.groups {
@@ -130,8 +137,25 @@ fn settle(cluster: &mut Cluster, oracle: &Arc<Oracle>) -> Result<Option<Vec<Repl
             }
         }
     }
-    let are_sent = || left.load(Ordering::Relaxed) == 0;
-    until_done(cluster, HEALED_MS, "every queue takes a message", &are_sent)?;
+    let are_done = || left.load(Ordering::Relaxed) == 0;
+    until_done(cluster, HEALED_MS, "every queue takes a message", &are_done)?;
+    if oracle.is_violated() {
+        return Ok(None);
+    }
+    for group in 0..cluster.plan.groups {
+        for topic in SOURCES {
+            for queue in 0..QUEUES {
+                left.fetch_add(1, Ordering::Relaxed);
+                let (directory, oracle, left) = (cluster.directory.clone(), oracle.clone(), left.clone());
+                let name = format!("end-{}-{group}-{topic}-{queue}", clock::now_ms());
+                cluster.spawn(async move {
+                    release_all(&directory, &oracle, &(group, topic.to_owned(), queue), &name).await;
+                    left.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+        }
+    }
+    until_done(cluster, HEALED_MS, "what waits is released", &are_done)?;
     if oracle.is_violated() {
         return Ok(None);
     }
@@ -178,13 +202,16 @@ fn until_done(
 /// Topics and consumer groups in every Raft group.
 fn set_up(cluster: &mut Cluster) -> Result<(), String> {
     let left = Arc::new(AtomicUsize::new(0));
-    let consumers: Vec<String> = (0..=cluster.plan.clients).map(consumer_of).collect();
+    let shared = [POPPERS, LOCKERS].map(str::to_owned);
+    let consumers: Vec<String> = (0..=cluster.plan.clients).map(consumer_of).chain(shared).collect();
     for group in 0..cluster.plan.groups {
         left.fetch_add(1, Ordering::Relaxed);
         let (directory, consumers, left) = (cluster.directory.clone(), consumers.clone(), left.clone());
+        let oracle = cluster.oracle.clone();
         cluster.spawn(async move {
-            for topic in TOPICS {
-                prepare(&directory, group, topic, &consumers).await;
+            for topic in ALL_TOPICS {
+                let number = prepare(&directory, group, topic, &consumers).await;
+                oracle.named(group, number, topic);
             }
             left.fetch_sub(1, Ordering::Relaxed);
         });
@@ -192,13 +219,15 @@ fn set_up(cluster: &mut Cluster) -> Result<(), String> {
     until_done(cluster, SETUP_MS, "set up", &|| left.load(Ordering::Relaxed) == 0)
 }
 
-async fn prepare(directory: &Directory, group: usize, topic: &'static str, consumers: &[String]) {
-    for turn in 0.. {
+async fn prepare(directory: &Directory, group: usize, topic: &'static str, consumers: &[String]) -> u32 {
+    let mut node = 1;
+    loop {
         let consumers = consumers.to_vec();
         let request = move |served: Served| served.prepare(topic, QUEUES, consumers).boxed();
-        if let Ok(Ok(())) = directory.ask(turn % NODES + 1, group, 0, Some(1), request).await {
-            return;
+        if let Ok(Ok(number)) = directory.ask(node, group, 0, Some(1), request).await {
+            return number;
         }
+        node = node % NODES + 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

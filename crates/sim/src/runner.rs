@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 /// A seed takes seconds.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// From so many seeds on, each kind of fault must have happened.
+/// From so many seeds on, each kind of fault must have happened, and of each of these something.
 const ENOUGH: usize = 100;
-const KINDS: [&str; 13] = [
+const COUNTED: [&str; 6] = ["voids", "coupled", "coupled_voids", "popped", "locked", "installed"];
+const KINDS: [&str; 14] = [
     "kill",
     "power",
     "stop",
@@ -23,6 +24,7 @@ const KINDS: [&str; 13] = [
     "full-disk",
     "clock",
     "transfer",
+    "purge",
 ];
 
 struct Under {
@@ -90,10 +92,11 @@ pub(crate) fn run(seeds: &[u64], jobs: usize) -> io::Result<bool> {
         println!("  {what}: {count}");
     }
     println!("  faults: {faults:?}");
-    let missing: Vec<&str> = KINDS.into_iter().filter(|kind| !faults.contains_key(*kind)).collect();
+    let mut missing: Vec<&str> = KINDS.into_iter().filter(|kind| !faults.contains_key(*kind)).collect();
+    missing.extend(COUNTED.into_iter().filter(|what| totals.get(*what).is_none_or(|count| *count == 0)));
     let is_enough = seeds.len() < ENOUGH || missing.is_empty();
     if !is_enough {
-        println!("faults that did not happen: {missing:?}; what they would have shown is not known");
+        println!("what did not happen: {missing:?}; what it would have shown is not known");
     }
     for seed in &failed {
         println!("FAILED; replay: cargo run -p sim -- --seed {seed}");

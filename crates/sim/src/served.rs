@@ -5,15 +5,22 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use broker::state::command::{
+    Kind, Lock, PopAck, PopBatch, PopChange, PopRevive, PopTake, Release, Source, TakePart, released,
+};
 use broker::state::{Command, CommitBatch, Reply, TopicConfig, rules};
 use bytes::BytesMut;
 use futures::future::BoxFuture;
 use prost::Message as _;
-use replica::{Group, MessagesProposal, NodeId, ProposeError, ReadError, Receipt, TransferError};
+use replica::{
+    CoupledProposal, Group, MessagesProposal, NodeId, ProposeError, ReadError, Receipt, TransferError,
+};
+use store::LogId;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use wire::{NewMessage, QueueId, QueueOffset};
 
+use crate::plan::{LOCKERS, POPPED, POPPERS};
 use crate::tables::{Read, ReadFailure, Tables};
 
 /// A group on a node that runs.
@@ -21,6 +28,27 @@ use crate::tables::{Read, ReadFailure, Tables};
 pub(crate) struct Served {
     pub(crate) group: Group,
     pub(crate) tables: Arc<Tables>,
+}
+
+/// Messages for a queue that come instead of others.
+#[derive(Clone, Debug)]
+pub(crate) struct Copies {
+    pub(crate) topic: String,
+    pub(crate) queue: u32,
+    pub(crate) bodies: Vec<String>,
+}
+
+/// A popped message in a client's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) queue: u32,
+    pub(crate) offset: u64,
+    pub(crate) pop_time_ms: u64,
+}
+
+/// A node that has just started may not know a topic or a group yet.
+fn not_yet() -> CommandFailure {
+    CommandFailure::Proposed(ProposeError::NotLeader { leader: None })
 }
 
 /// Why a command was not carried out.
@@ -48,18 +76,13 @@ impl CommandFailure {
 }
 
 impl Served {
-    /// Sends messages together, one for each body.
-    pub(crate) async fn send(
-        self,
-        topic: String,
-        queue: u32,
-        bodies: Vec<String>,
-    ) -> Result<Receipt, ProposeError> {
+    /// Messages for a queue, one for each body.
+    fn messages(&self, topic: &str, queue: u32, bodies: &[String]) -> MessagesProposal {
         let host = crate::net::address(self.group.node().0);
         let mut records = BytesMut::new();
-        for body in &bodies {
+        for body in bodies {
             let message = NewMessage {
-                topic: &topic,
+                topic,
                 queue_id: QueueId(queue),
                 flag: 0,
                 sys_flag: 0,
@@ -73,8 +96,17 @@ impl Served {
             };
             wire::encode_message(&message, &mut records).expect("a legal message");
         }
-        let count = bodies.len() as u32;
-        let proposal = MessagesProposal { topic: topic.into(), queue: QueueId(queue), records, count };
+        MessagesProposal { topic: topic.into(), queue: QueueId(queue), records, count: bodies.len() as u32 }
+    }
+
+    /// Sends messages together, one for each body.
+    pub(crate) async fn send(
+        self,
+        topic: String,
+        queue: u32,
+        bodies: Vec<String>,
+    ) -> Result<Receipt, ProposeError> {
+        let proposal = self.messages(&topic, queue, &bodies);
         let (tx, rx) = oneshot::channel();
         let done = Box::new(move |result| {
             let _ = tx.send(result);
@@ -83,23 +115,41 @@ impl Served {
         rx.await.unwrap_or(Err(ProposeError::Unknown("the answer was dropped")))
     }
 
+    /// A command, and copies of what it is about, by topic and queue.
+    async fn coupled(&self, command: Command, copies: Vec<Copies>) -> Result<Vec<Receipt>, ProposeError> {
+        let messages =
+            copies.iter().map(|copies| self.messages(&copies.topic, copies.queue, &copies.bodies)).collect();
+        let (tx, rx) = oneshot::channel();
+        let done = Box::new(move |result| {
+            let _ = tx.send(result);
+        });
+        self.group.propose_coupled(command.coupled(messages), done);
+        let receipt = rx.await.unwrap_or(Err(ProposeError::Unknown("the answer was dropped")))?;
+        Ok(receipt.receipts)
+    }
+
     pub(crate) async fn command(&self, command: Command) -> Result<(), CommandFailure> {
+        self.reply(command).await.map(drop)
+    }
+
+    /// What the tables say to a command that they do not refuse.
+    async fn reply(&self, command: Command) -> Result<Reply, CommandFailure> {
         let answer = self.group.propose_command(command.proposal()).await;
         let answer = answer.map_err(CommandFailure::Proposed)?;
         match Reply::decode(answer) {
-            Ok(reply) if reply.code == 0 => Ok(()),
+            Ok(reply) if reply.code == 0 => Ok(reply),
             Ok(reply) => Err(CommandFailure::Refused(reply.remark)),
             Err(error) => Err(CommandFailure::Refused(error.to_string())),
         }
     }
 
-    /// Makes a topic and a consumer group, unless they exist.
+    /// Makes a topic and consumer groups, unless they exist. The number of the topic.
     pub(crate) async fn prepare(
         self,
         topic: &'static str,
         queues: u32,
         consumers: Vec<String>,
-    ) -> Result<(), CommandFailure> {
+    ) -> Result<u32, CommandFailure> {
         let config = TopicConfig {
             name: topic.to_owned(),
             read_queues: queues,
@@ -111,7 +161,147 @@ impl Served {
         for consumer in consumers {
             self.command(Command::create_group(rules::default_group(&consumer))).await?;
         }
-        Ok(())
+        self.topic(topic)
+    }
+
+    /// A topic's number. A node that has just started may not know it yet.
+    fn topic(&self, name: &str) -> Result<u32, CommandFailure> {
+        let topic = self.tables.state.topic(name).ok_or_else(not_yet)?;
+        Ok(topic.id.0)
+    }
+
+    fn consumers(&self, name: &str) -> Result<u32, CommandFailure> {
+        let group = self.tables.state.group(name).ok_or_else(not_yet)?;
+        Ok(group.id.0)
+    }
+
+    /// Pending messages of a queue: with `is_current` what is pending now, else what this node knows.
+    pub(crate) async fn pending(
+        self,
+        topic: String,
+        queue: u32,
+        is_current: bool,
+        max: usize,
+    ) -> Result<Vec<u64>, ReadError> {
+        if is_current {
+            self.group.read_barrier().await?;
+        }
+        let pending = self.tables.state.pending(&topic, QueueId(queue), QueueOffset(0), max);
+        Ok(pending.into_iter().map(|offset| offset.0).collect())
+    }
+
+    /// Marks messages of a source queue done, and stores their copies.
+    pub(crate) async fn release(
+        self,
+        source: (String, u32),
+        offsets: Vec<u64>,
+        copies: Vec<Copies>,
+    ) -> Result<Vec<Receipt>, CommandFailure> {
+        let sources = vec![Source { topic: self.topic(&source.0)?, queue: source.1, offsets }];
+        let command = Kind::Release(Release { sources, how: released::DELIVERED });
+        self.coupled(command.into(), copies).await.map_err(CommandFailure::Proposed)
+    }
+
+    /// Marks messages of a source queue done, and nothing comes instead. Those that were pending.
+    pub(crate) async fn discard(
+        self,
+        source: (String, u32),
+        offsets: Vec<u64>,
+    ) -> Result<Vec<u64>, CommandFailure> {
+        let sources =
+            vec![Source { topic: self.topic(&source.0)?, queue: source.1, offsets: offsets.clone() }];
+        let command = Kind::Release(Release { sources, how: released::ROLLED_BACK });
+        let reply = self.reply(command.into()).await?;
+        Ok(reply.granted.iter().map(|place| offsets[*place as usize]).collect())
+    }
+
+    /// The next messages of a queue, for a pop consumer: their offsets, and the pop time. Nothing where there is nothing, or
+    /// somebody else was faster.
+    pub(crate) async fn pop(
+        self,
+        queue: u32,
+        max: u64,
+        invisible_ms: u64,
+    ) -> Result<Option<(Vec<u64>, u64)>, CommandFailure> {
+        let (topic, group) = (self.topic(POPPED)?, self.consumers(POPPERS)?);
+        let state = &self.tables.state;
+        let cursor = state.pop_place(POPPED, POPPERS, QueueId(queue)).cursor.map(|offset| offset.0);
+        let end = state.queue(POPPED, QueueId(queue)).map_or(0, |range| range.next.0);
+        let from = cursor.unwrap_or(0);
+        let next = end.min(from + max);
+        let offsets: Vec<u64> = (from..next).collect();
+        if offsets.is_empty() {
+            return Ok(None);
+        }
+        let part = TakePart { topic, queue, cursor, next, offsets: offsets.clone() };
+        let take =
+            PopTake { group, parts: vec![part], invisible_ms, order: false, attempt_id: String::new() };
+        let reply = self.reply(Kind::PopTake(take).into()).await?;
+        Ok((reply.granted == [0]).then_some((offsets, reply.time_ms)))
+    }
+
+    /// Acknowledges what was popped; for each whether it was still the caller's.
+    pub(crate) async fn ack(self, held: Vec<Held>) -> Result<Vec<bool>, CommandFailure> {
+        let (topic, group) = (self.topic(POPPED)?, self.consumers(POPPERS)?);
+        let ack = PopAck {
+            topics: vec![topic; held.len()],
+            groups: vec![group; held.len()],
+            queues: held.iter().map(|held| held.queue).collect(),
+            offsets: held.iter().map(|held| held.offset).collect(),
+            pop_times_ms: held.iter().map(|held| held.pop_time_ms).collect(),
+        };
+        let reply = self.reply(Kind::PopAck(ack).into()).await?;
+        Ok((0..held.len() as u32).map(|place| reply.granted.contains(&place)).collect())
+    }
+
+    /// Another invisible time for what was popped; its new pop time, where it was still the caller's.
+    pub(crate) async fn hold(self, held: Held, invisible_ms: u64) -> Result<Option<u64>, CommandFailure> {
+        let change = PopChange {
+            topics: vec![self.topic(POPPED)?],
+            groups: vec![self.consumers(POPPERS)?],
+            queues: vec![held.queue],
+            offsets: vec![held.offset],
+            pop_times_ms: vec![held.pop_time_ms],
+            invisible_ms: vec![invisible_ms],
+        };
+        let reply = self.reply(Kind::PopChange(change).into()).await?;
+        Ok((reply.granted == [0]).then_some(reply.time_ms))
+    }
+
+    /// Messages of a queue whose invisible time is over, as far as this node knows.
+    pub(crate) fn due(&self, queue: u32, max: usize) -> Vec<u64> {
+        let due = self.tables.state.pop_due(self.group.log_now_ms(), None, 100);
+        let here = due.into_iter().filter(|due| due.queue.0 == queue).map(|due| due.offset.0);
+        let mut offsets: Vec<u64> = here.take(max).collect();
+        offsets.sort_unstable();
+        offsets
+    }
+
+    /// Takes messages out of the hands of whoever popped them, and stores their copies.
+    pub(crate) async fn revive(
+        self,
+        queue: u32,
+        offsets: Vec<u64>,
+        copies: Vec<Copies>,
+    ) -> Result<Vec<Receipt>, CommandFailure> {
+        let batch = PopBatch { topic: self.topic(POPPED)?, group: self.consumers(POPPERS)?, queue, offsets };
+        let command = Kind::PopRevive(PopRevive { batches: vec![batch] });
+        self.coupled(command.into(), copies).await.map_err(CommandFailure::Proposed)
+    }
+
+    /// Locks or unlocks a queue; whether that was granted.
+    pub(crate) async fn lock(
+        self,
+        topic: String,
+        queue: u32,
+        client: String,
+        unlock: bool,
+        lease_ms: u64,
+    ) -> Result<bool, CommandFailure> {
+        let (topics, group) = (vec![self.topic(&topic)?], self.consumers(LOCKERS)?);
+        let lock = Lock { group, client, unlock, lease_ms, topics, queues: vec![queue] };
+        let reply = self.reply(Kind::Lock(lock).into()).await?;
+        Ok(reply.granted == [0])
     }
 
     pub(crate) async fn commit(
@@ -121,9 +311,7 @@ impl Served {
         queue: u32,
         offset: u64,
     ) -> Result<(), CommandFailure> {
-        // A node that has just started may not know them yet.
-        let unknown = |_| CommandFailure::Proposed(ProposeError::NotLeader { leader: None });
-        let key = self.tables.state.commit_key(&topic, &consumer).map_err(unknown)?;
+        let key = self.tables.state.commit_key(&topic, &consumer).map_err(|_| not_yet())?;
         let batch = CommitBatch::single(key, QueueId(queue), QueueOffset(offset));
         self.command(batch.into_command()).await
     }
@@ -151,6 +339,11 @@ impl Served {
         max: usize,
     ) -> Result<Vec<Read>, ReadFailure> {
         self.tables.read(self.group.log(), topic, queue, from, max)
+    }
+
+    /// Drops the log up to its newest boundary.
+    pub(crate) async fn purge(self) -> std::io::Result<Option<LogId>> {
+        self.group.purge().await
     }
 
     pub(crate) async fn transfer(self, to: u64) -> Result<(), TransferError> {

@@ -2,8 +2,8 @@
 //! oracle sees each entry on the way.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use broker::state::State;
 use bytes::Bytes;
@@ -18,7 +18,9 @@ pub(crate) struct Tables {
     node: u64,
     group: usize,
     pub(crate) state: State,
-    index: QueueIndex,
+    /// Nothing from when the tables were replaced by a leader's snapshot until the next start: the broker does not yet start
+    /// its index anew there.
+    index: Mutex<Option<QueueIndex>>,
     /// End of the newest checkpoint.
     checkpoint: AtomicU64,
     oracle: Arc<Oracle>,
@@ -37,6 +39,8 @@ pub(crate) struct Read {
 pub(crate) enum ReadFailure {
     /// For now.
     Rebuilding,
+    /// It is purged, or this node has no index.
+    Gone,
     /// The log, the tables or the index is not what it ought to be.
     Wrong(String),
 }
@@ -64,6 +68,7 @@ impl Tables {
         };
         let (disk, dir) = (log.disk().clone(), log.dir());
         let index = QueueIndex::open(disk, dir, &indexed, &frames_of(log), &|index| state.is_void(index))?;
+        let index = Mutex::new(Some(index));
         Ok(Tables { node, group, state, index, checkpoint: AtomicU64::new(checkpoint.0), oracle })
     }
 
@@ -72,17 +77,22 @@ impl Tables {
         LogPosition(self.checkpoint.load(Ordering::Relaxed))
     }
 
+    fn index(&self) -> Option<QueueIndex> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Upkeep of the index, as in the broker; true when there is more to do. For the disk's thread.
     pub(crate) fn keep_index(&self, log: &Log) -> Result<bool, StoreError> {
+        let Some(index) = self.index() else { return Ok(false) };
         let synced = log.state().synced_end;
-        if self.index.spill_due(synced) {
-            self.index.spill(synced)?;
+        if index.spill_due(synced) {
+            index.spill(synced)?;
         }
         let mut pace = |_: u64| -> ControlFlow<()> { ControlFlow::Continue(()) };
         let is_void = |index| self.state.is_void(index);
-        let rebuilding = self.index.rebuild_step(synced, &frames_of(log), &is_void, &mut pace)?;
+        let rebuilding = index.rebuild_step(synced, &frames_of(log), &is_void, &mut pace)?;
         let checkpoint = LogPosition(self.checkpoint.load(Ordering::Relaxed));
-        Ok(self.index.merge_step(checkpoint, &mut pace)? || rebuilding)
+        Ok(index.merge_step(checkpoint, &mut pace)? || rebuilding)
     }
 
     /// Messages of a queue from an offset on, as far as they are applied here: at most `max`.
@@ -96,7 +106,8 @@ impl Tables {
     ) -> Result<Vec<Read>, ReadFailure> {
         let Some(range) = self.state.queue(topic, QueueId(queue)) else { return Ok(Vec::new()) };
         let max = max.min(range.next.0.saturating_sub(from) as usize);
-        let units = self.index.units(topic, QueueId(queue), QueueOffset(from), max);
+        let index = self.index().ok_or(ReadFailure::Gone)?;
+        let units = index.units(topic, QueueId(queue), QueueOffset(from), max);
         let units = units.map_err(|error| match error {
             IndexError::Rebuilding { .. } => ReadFailure::Rebuilding,
             IndexError::Store(error) => ReadFailure::Wrong(format!("the index: {error}")),
@@ -107,8 +118,10 @@ impl Tables {
             let wrong = |what: String| {
                 ReadFailure::Wrong(format!("{topic}/{queue} offset {offset} at {}: {what}", unit.position))
             };
-            let bytes =
-                log.read_bytes(unit.position, unit.size as usize).map_err(|e| wrong(e.to_string()))?;
+            let bytes = match log.read_bytes(unit.position, unit.size as usize) {
+                Err(StoreError::Purged { .. }) => return Err(ReadFailure::Gone),
+                bytes => bytes.map_err(|e| wrong(e.to_string()))?,
+            };
             let message = StoredMessage::parse(&bytes).map_err(|e| wrong(e.to_string()))?;
             message.verify().map_err(|e| wrong(e.to_string()))?;
             let is_it = message.topic == topic
@@ -140,16 +153,20 @@ pub(crate) fn body_of(value: &str, padding: usize) -> String {
 impl StateMachine for Tables {
     fn apply(&self, frame: &Frame) -> Outcome {
         let outcome = self.state.apply(frame);
-        match outcome {
-            Outcome::Void => self.index.skip(frame),
-            Outcome::Messages | Outcome::Command(_) | Outcome::Coupled(_) => self.index.add(frame),
+        if let Some(index) = self.index() {
+            match outcome {
+                Outcome::Void => index.skip(frame),
+                Outcome::Messages | Outcome::Command(_) | Outcome::Coupled(_) => index.add(frame),
+            }
         }
         self.oracle.applied(self.node, self.group, frame, &outcome);
         outcome
     }
 
     fn pass(&self, frame: &Frame) {
-        self.index.skip(frame);
+        if let Some(index) = self.index() {
+            index.skip(frame);
+        }
         self.oracle.applied(self.node, self.group, frame, &Outcome::Command(Bytes::new()));
     }
 
@@ -167,6 +184,7 @@ impl StateMachine for Tables {
 
     fn restore(&self, tables: &[u8], at: &TablesMeta) -> Result<(), String> {
         self.oracle.restored(self.node, self.group, at.last.index.0);
+        *self.index.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.state.restore(tables, at)
     }
 
@@ -178,6 +196,8 @@ impl StateMachine for Tables {
         self.state.checkpointed(end);
         self.checkpoint.store(end.0, Ordering::Relaxed);
         // What is not written stays in memory; so in the broker.
-        let _ = self.index.spill(end);
+        if let Some(index) = self.index() {
+            let _ = index.spill(end);
+        }
     }
 }

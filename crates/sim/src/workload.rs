@@ -1,4 +1,5 @@
-//! Clients: each does one thing after the other, at whatever node it thinks leads, and tells the oracle what it learned.
+//! Clients: each does one thing after the other, at whatever node it thinks leads, and tells the oracle what it learned. What
+//! they do with messages that wait is in waiting.rs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,9 +10,9 @@ use futures::FutureExt as _;
 use replica::{NodeId, ProposeError, ReadError};
 
 use crate::oracle::{Answer, Consumed, Oracle, Queue};
-use crate::plan::{CONSUMERS, NODES, Plan, QUEUES, TOPICS};
+use crate::plan::{ALL_TOPICS, CONSUMERS, NODES, Plan, QUEUES, SOURCES, TOPICS};
 use crate::random::Random;
-use crate::served::{CommandFailure, Directory, NoAnswer, Served};
+use crate::served::{CommandFailure, Directory, Held, NoAnswer, Served};
 use crate::tables::{ReadFailure, body_of};
 use crate::trace::say;
 
@@ -25,19 +26,37 @@ enum Operation {
     End,
     Commit,
     Offset,
+    /// A message for a source queue.
+    Wait,
+    /// Messages of a source queue go where they belong.
+    Release,
+    /// Or they do not.
+    Discard,
+    Pop,
+    /// Popped messages are acknowledged.
+    Ack,
+    /// A popped message is kept for longer, or shorter.
+    Hold,
+    /// What was popped and not acknowledged comes again.
+    Revive,
+    Lock,
 }
 
 pub(crate) struct Client {
-    number: u32,
+    pub(crate) number: u32,
     plan: Plan,
-    random: Random,
-    directory: Directory,
-    oracle: Arc<Oracle>,
+    pub(crate) random: Random,
+    pub(crate) directory: Directory,
+    pub(crate) oracle: Arc<Oracle>,
     /// Nobody is to begin anything new.
     stop: Arc<AtomicBool>,
     /// Who leads each group, it thinks.
     leaders: Vec<u64>,
     sent: u64,
+    /// Attempts to bring copies of messages.
+    pub(crate) attempts: u64,
+    /// What it has popped, by group.
+    pub(crate) held: Vec<(usize, Held)>,
     commits: u64,
     /// Where it goes on pulling.
     cursors: BTreeMap<Queue, u64>,
@@ -65,6 +84,8 @@ impl Client {
             stop,
             leaders: vec![1; plan.groups],
             sent: 0,
+            attempts: 0,
+            held: Vec::new(),
             commits: 0,
             cursors: BTreeMap::new(),
         }
@@ -81,9 +102,31 @@ impl Client {
                 (7, Operation::End),
                 (8, Operation::Commit),
                 (5, Operation::Offset),
+                (10, Operation::Wait),
+                (9, Operation::Release),
+                (2, Operation::Discard),
+                (8, Operation::Pop),
+                (6, Operation::Ack),
+                (2, Operation::Hold),
+                (6, Operation::Revive),
+                (3, Operation::Lock),
             ];
             match self.random.weighted(&operations) {
-                Operation::Send => self.send().await,
+                Operation::Send => {
+                    let queue = self.queue_of(&TOPICS);
+                    self.send(queue).await;
+                }
+                Operation::Wait => {
+                    let queue = self.queue_of(&SOURCES);
+                    self.send(queue).await;
+                }
+                Operation::Release => self.release().await,
+                Operation::Discard => self.discard().await,
+                Operation::Pop => self.pop().await,
+                Operation::Ack => self.ack().await,
+                Operation::Hold => self.hold().await,
+                Operation::Revive => self.revive().await,
+                Operation::Lock => self.lock().await,
                 Operation::Pull => self.pull().await,
                 Operation::End => self.end().await,
                 Operation::Commit => self.commit().await,
@@ -92,34 +135,34 @@ impl Client {
         }
     }
 
-    fn queue(&mut self) -> Queue {
+    /// A queue of one of the topics.
+    pub(crate) fn queue_of(&mut self, topics: &[&str]) -> Queue {
         let group = self.random.below(self.plan.groups as u64) as usize;
-        let topic = (*self.random.pick(&TOPICS)).to_owned();
+        let topic = (*self.random.pick(topics)).to_owned();
         (group, topic, self.random.below(u64::from(QUEUES)) as u32)
     }
 
     /// The ways there and back.
-    fn ways_ms(&mut self) -> (u64, Option<u64>) {
+    pub(crate) fn ways_ms(&mut self) -> (u64, Option<u64>) {
         let (there, back) = (self.random.between(0, 3), self.random.between(1, 3));
         let is_lost = self.random.permille(self.plan.lost_answers_permille);
         (there, (!is_lost).then_some(back))
     }
 
     /// The node that leads, as far as it knows; now and then another.
-    fn target(&mut self, group: usize) -> u64 {
+    pub(crate) fn target(&mut self, group: usize) -> u64 {
         if self.random.percent(5) { self.random.between(1, NODES) } else { self.leaders[group] }
     }
 
     /// A node was not the one to ask.
-    fn turn_away(&mut self, group: usize, leader: Option<NodeId>) {
+    pub(crate) fn turn_away(&mut self, group: usize, leader: Option<NodeId>) {
         self.leaders[group] = match leader {
             Some(leader) => leader.0,
             None => self.random.between(1, NODES),
         };
     }
 
-    async fn send(&mut self) {
-        let queue = self.queue();
+    async fn send(&mut self, queue: Queue) {
         let count = if self.random.percent(10) { self.random.between(2, 5) } else { 1 };
         let mut values = Vec::new();
         let mut bodies = Vec::new();
@@ -172,7 +215,7 @@ impl Client {
 
     /// From any node, as with `follower_reads`.
     async fn pull(&mut self) {
-        let queue = self.queue();
+        let queue = self.queue_of(&ALL_TOPICS);
         let node = self.random.between(1, NODES);
         let (there, back) = self.ways_ms();
         let from = self.cursors.get(&queue).copied().unwrap_or(0);
@@ -190,12 +233,16 @@ impl Client {
             Ok(Err(ReadFailure::Wrong(what))) => {
                 self.oracle.violated("pull", &format!("node {node}, {queue:?} from {from}: {what}"));
             }
+            Ok(Err(ReadFailure::Gone)) => {
+                let next = self.oracle.acknowledged_end(&queue);
+                self.cursors.insert(queue, next);
+            }
             Ok(Err(ReadFailure::Rebuilding)) | Err(_) => {}
         }
     }
 
     async fn end(&mut self) {
-        let queue = self.queue();
+        let queue = self.queue_of(&ALL_TOPICS);
         let node = self.target(queue.0);
         let (there, back) = self.ways_ms();
         let at_least = self.oracle.acknowledged_end(&queue);
@@ -212,7 +259,7 @@ impl Client {
     }
 
     fn consumed(&mut self) -> Consumed {
-        let (group, topic, queue) = self.queue();
+        let (group, topic, queue) = self.queue_of(&TOPICS);
         (group, consumer_of(self.number), topic, queue)
     }
 
@@ -261,7 +308,7 @@ impl Client {
     }
 }
 
-fn leader_of(error: &ReadError) -> Option<NodeId> {
+pub(crate) fn leader_of(error: &ReadError) -> Option<NodeId> {
     match error {
         ReadError::NotLeader { leader } => *leader,
         ReadError::NoQuorum | ReadError::Stopped => None,

@@ -74,6 +74,26 @@ fn a_mutant_is_caught_and_named() {
     assert!(said.contains("mutants: 1 caught, 0 not"), "{said}");
 }
 
+/// A seed that once failed is a test of its own, named by what it found. What a seed does changes with the workload; what it
+/// found then has a test beside the code too (docs/found.md).
+macro_rules! seeds_that_failed {
+    ($($name:ident: $seed:literal;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let output = sim(&["--seed", stringify!($seed), "--quiet"]);
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            }
+        )*
+    };
+}
+
+seeds_that_failed! {
+    a_follower_that_must_catch_up_does_with_small_segments: 15;
+    a_leader_whose_idle_log_failed_ends: 24;
+    a_dead_peer_does_not_make_a_leader_spin: 37;
+}
+
 #[test]
 fn wrong_arguments_are_refused() {
     for arguments in [

@@ -30,7 +30,12 @@ impl Invariant for AcknowledgedStays {
         for (value, sent) in history.sent.iter().filter(|(_, sent)| sent.fate == Fate::Acknowledged) {
             let Some(offset) = sent.offset else { continue };
             for replica in replicas.iter().filter(|replica| replica.group == sent.queue.0) {
+                let stored = history.stored.get(&sent.queue).and_then(|queue| queue.get(offset as usize));
+                if stored.is_some_and(|message| message.position < replica.from) {
+                    continue;
+                }
                 let found = replica.queues.get(&sent.queue).and_then(|queue| queue.get(offset as usize));
+                let found = found.and_then(Option::as_ref);
                 if found.is_none_or(|read| read.value != *value) {
                     return Err(format!(
                         "{value} was acknowledged at {:?} {offset}; node {} has {found:?} there",

@@ -6,18 +6,21 @@ mod consumer_offsets;
 mod current_ends;
 mod dense_queues;
 mod durable_majority;
+mod locked_alone;
 mod log_time;
 mod nothing_unsent;
 mod one_leader;
 mod one_vote;
+mod popped_once;
 mod pulled_is_stored;
+mod released_once;
 mod replicas_equal;
 mod same_entries;
 mod synced_stays;
 mod vote_behind_appends;
 mod watermarks;
 
-use crate::oracle::{Answer, Entry, History, Replica, Sight, Standing};
+use crate::oracle::{Answer, Entry, History, Queue, Replica, Sight, Standing, original};
 
 /// `Err`: what does not hold.
 pub(crate) type Verdict = Result<(), String>;
@@ -63,15 +66,33 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(current_ends::CurrentEnds),
         Box::new(dense_queues::DenseQueues),
         Box::new(durable_majority::DurableMajority),
+        Box::new(locked_alone::LockedAlone::default()),
         Box::new(log_time::LogTime::default()),
         Box::new(nothing_unsent::NothingUnsent::default()),
         Box::new(one_leader::OneLeader::default()),
         Box::new(one_vote::OneVote::default()),
+        Box::new(popped_once::PoppedOnce::default()),
         Box::new(pulled_is_stored::PulledIsStored),
+        Box::new(released_once::ReleasedOnce::default()),
         Box::new(replicas_equal::ReplicasEqual),
         Box::new(same_entries::SameEntries::default()),
         Box::new(synced_stays::SyncedStays::default()),
         Box::new(vote_behind_appends::VoteBehindAppends::default()),
         Box::new(watermarks::Watermarks::default()),
     ]
+}
+
+/// The messages of a coupled entry are copies of those that it names, each once.
+fn copies_match(history: &History, entry: &Entry<'_>, named: &[(Queue, u64)]) -> Verdict {
+    let mut originals: Vec<Option<&str>> =
+        named.iter().map(|(queue, offset)| history.value(queue, *offset)).collect();
+    let mut copied: Vec<Option<&str>> =
+        entry.messages.iter().map(|message| message.value.as_deref().map(original)).collect();
+    originals.sort_unstable();
+    copied.sort_unstable();
+    if originals != copied {
+        let id = entry.frame.id();
+        return Err(format!("entry {id} is about {originals:?} and brings copies of {copied:?}"));
+    }
+    Ok(())
 }

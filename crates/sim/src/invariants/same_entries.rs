@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::{Invariant, Verdict};
 use crate::oracle::{Entry, History};
 
-/// Term, position, chain value, whether it is void. A chain value is a hash of the whole log up to there, if each frame names the
-/// one before it.
-type Mark = (u64, u64, u64, bool);
+/// Term, position, chain value, whether it is void, and what the tables answered. A chain value is a hash of the whole log up to
+/// there, if each frame names the one before it.
+type Mark = (u64, u64, u64, bool, u64);
 
 #[derive(Default)]
 pub(super) struct SameEntries {
@@ -37,10 +40,11 @@ impl Invariant for SameEntries {
         }
         *last = Some(next);
         let before = next.checked_sub(1).and_then(|before| self.entries.get(&(group, before)));
-        if before.is_some_and(|(_, _, chain, _)| *chain != frame.prev()) {
+        if before.is_some_and(|(_, _, chain, ..)| *chain != frame.prev()) {
             return Err(format!("group {group}: node {node} applies {id}, which does not follow {before:?}"));
         }
-        let mark = (id.term.0, frame.position().0, frame.chain(), entry.is_void);
+        let answer = xxh3_64(&entry.reply.encode_to_vec());
+        let mark = (id.term.0, frame.position().0, frame.chain(), entry.is_void, answer);
         let first = *self.entries.entry((group, next)).or_insert(mark);
         if first != mark {
             return Err(format!(
