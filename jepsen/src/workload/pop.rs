@@ -101,7 +101,8 @@ async fn produce(field: Field, caller: Caller, mut rng: StdRng, pops: Pops) {
     let pace = Duration::from_secs(1) * PRODUCERS / RATE;
     while field.pause(pace.mul_f64(rng.random_range(0.5..1.5))).await {
         let queue = queue_of(TOPIC, rng.random_range(0..QUEUES));
-        let node = field.resolve(Whom::Leader, &mut rng);
+        // Those who follow the leader all wait out their time where it stops: that is a client's, not the broker's.
+        let node = field.resolve(if rng.random() { Whom::Leader } else { Whom::Anyone }, &mut rng);
         let (outcome, value) = produce::send(&field, &caller, &mut process, node, queue).await;
         if outcome == Outcome::Ok {
             pops.with(|tally| tally.sent.insert(value));
