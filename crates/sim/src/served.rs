@@ -12,9 +12,7 @@ use broker::state::{Command, CommitBatch, Reply, TopicConfig, rules};
 use bytes::BytesMut;
 use futures::future::BoxFuture;
 use prost::Message as _;
-use replica::{
-    CoupledProposal, Group, MessagesProposal, NodeId, ProposeError, ReadError, Receipt, TransferError,
-};
+use replica::{Group, MessagesProposal, NodeId, ProposeError, ReadError, Receipt, TransferError};
 use store::LogId;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;

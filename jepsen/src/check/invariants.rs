@@ -250,8 +250,8 @@ mod tests {
         NodeSample { node, broker: "a".into(), term: Some(term), ..NodeSample::default() }
     }
 
-    fn vote(term: u64, node: u64, committed: bool) -> Option<Vote> {
-        Some(Vote { term, node, committed })
+    fn vote(term: u64, node: u64, committed: bool) -> Vote {
+        Vote { term, node, committed }
     }
 
     fn fails(samples: Vec<NodeSample>, words: &str) {
@@ -291,7 +291,8 @@ mod tests {
         story.passes(Invariants::default());
         // a vote for one node may become another one's that was elected in the term, as others know
         let mut story = Story::new();
-        let votes = |node, by, committed| NodeSample { vote: vote(4, node, committed), ..sample(by, 4) };
+        let votes =
+            |node, by, committed| NodeSample { vote: Some(vote(4, node, committed)), ..sample(by, 4) };
         story
             .node(votes(2, 1, false))
             .node(votes(3, 1, true))
@@ -317,7 +318,8 @@ mod tests {
         let leads = |node, term| NodeSample { leads: true, ..sample(node, term) };
         fails(vec![leads(1, 4), leads(2, 4)], "nodes 1 and 2 both lead a in term 4");
         fails(vec![sample(1, 4), sample(1, 3)], "the term fell from 4 to 3");
-        let votes = |term, node, committed| NodeSample { vote: vote(term, node, committed), ..sample(1, 4) };
+        let votes =
+            |term, node, committed| NodeSample { vote: Some(vote(term, node, committed)), ..sample(1, 4) };
         fails(vec![votes(4, 1, false), votes(4, 2, false)], "voted for 1 and for 2 in term 4");
         fails(vec![votes(4, 1, true), votes(4, 2, true)], "voted for 1 and for 2 in term 4");
         fails(vec![votes(4, 1, true), votes(4, 1, false)], "forgot who leads");
