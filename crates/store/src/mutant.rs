@@ -66,8 +66,6 @@ mutants! {
     SnapshotDropsAnEntry = "snapshot-drops-an-entry",
     /// Consumer offsets are kept only by the node that proposed them (design.md invariant 4).
     OffsetsNotReplicated = "offsets-not-replicated",
-    /// An append is taken without asking whether the disk has room for it (log.md 10).
-    NoRoomCheck = "no-room-check",
     /// Who takes itself for the leader answers at once (log.md 11).
     NoReadBarrier = "no-read-barrier",
     /// Log time is what the leader's clock says (log.md 15).
