@@ -258,7 +258,6 @@ async fn bad_input_is_refused_with_a_reason_and_nothing_is_stored() {
         }
     }
     for body in [
-        "{\"mode\":\"PUSH\",\"topic\":\"T\",\"consumerGroup\":\"g\"}",
         "{\"mode\":\"POP\",\"topic\":\"nothing\",\"consumerGroup\":\"g\"}",
         "{\"mode\":\"POP\",\"topic\":\"T\",\"consumerGroup\":\"a b\"}",
         "{\"mode\":\"POP\",\"topic\":\"%RETRY%g\",\"consumerGroup\":\"g\"}",
