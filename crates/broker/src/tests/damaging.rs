@@ -62,11 +62,12 @@ async fn damaged_properties_are_not_stored_anew() {
     let (code, remark) = send_back(&node, position, 0, None).await;
     assert_eq!((code, remark.contains("damaged")), (1, true), "{remark}");
     assert_eq!(waiting(client, address).await, 1, "it waits for a leader that can read it");
-    let state = &node.broker.hosted("b1").state;
+    let state = node.broker.hosted("b1").state.clone();
     assert!(!state.is_done(wire::topic::TRANS_HALF, wire::QueueId(0), wire::QueueOffset(0)));
     let popped = state.pop_due(u64::MAX, None, 10);
     assert_eq!(popped.iter().map(|due| (&*due.topic, due.offset.0)).collect::<Vec<_>>(), [("P", 0)]);
     assert_eq!(state.totals().messages, before + 3, "the sound ones, and one's delivery");
+    drop(state);
 
     // As another leader has it.
     change(node.data.path(), "UNdamaged", "undamaged");

@@ -185,7 +185,7 @@ async fn bad_input_is_refused_with_a_reason_and_nothing_is_stored() {
         for handle in handles {
             add(&format!("{code:?} with handle {handle:?}"), acknowledge(code, handle, 0, 0));
         }
-        for (queue, offset) in [(1, 0), (-1, 0), (0, -1), (0, 3), (0, i64::MAX)] {
+        for (queue, offset) in [(1, 0), (-1, 0), (0, -1), (0, 4), (0, i64::MAX)] {
             let what = format!("{code:?} of offset {offset} in queue {queue}");
             add(&what, acknowledge(code, &handle, queue, offset));
         }
@@ -258,7 +258,6 @@ async fn bad_input_is_refused_with_a_reason_and_nothing_is_stored() {
         }
     }
     for body in [
-        "{\"mode\":\"PUSH\",\"topic\":\"T\",\"consumerGroup\":\"g\"}",
         "{\"mode\":\"POP\",\"topic\":\"nothing\",\"consumerGroup\":\"g\"}",
         "{\"mode\":\"POP\",\"topic\":\"T\",\"consumerGroup\":\"a b\"}",
         "{\"mode\":\"POP\",\"topic\":\"%RETRY%g\",\"consumerGroup\":\"g\"}",
