@@ -220,8 +220,14 @@ impl Rates {
         })
     }
 
+    /// A name that was charged nothing is free, and gets no meter: it may be one that nobody has looked at yet.
     fn is_free(&self, name: &str, now: Instant) -> Result<(), String> {
-        self.with(name, now, |meter, at| self.free(name, meter, at))
+        read(&self.meters).get(name).map_or(Ok(()), |meter| self.free(name, meter, self.at(now)))
+    }
+
+    /// Nanoseconds since the start.
+    fn at(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_nanos() as u64
     }
 
     fn charge(&self, name: &str, messages: u64, bytes: u64, now: Instant) {
@@ -256,7 +262,7 @@ impl Rates {
         now: Instant,
         act: impl Fn(&Meter, u64) -> Result<(), String>,
     ) -> Result<(), String> {
-        let at = now.saturating_duration_since(self.start).as_nanos() as u64;
+        let at = self.at(now);
         if let Some(meter) = read(&self.meters).get(name) {
             return act(meter, at);
         }

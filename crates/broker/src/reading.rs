@@ -142,7 +142,10 @@ fn select(
 ) -> Result<Option<Found>, Error> {
     let (mut looked_at, mut bytes, until) = (0, 0, Instant::now() + SELECT_TIME);
     let (mut offsets, mut body) = (Vec::new(), BytesMut::new());
-    'shares: while looked_at < units.len() && bytes < SELECT_BYTES && Instant::now() < until {
+    'shares: while looked_at < units.len()
+        && bytes < SELECT_BYTES
+        && (looked_at == 0 || Instant::now() < until)
+    {
         let mut rest = SELECT_BYTES - bytes;
         let within = units[looked_at..].iter().take(SELECT_UNITS).take_while(|unit| {
             let size = unit.size as usize;

@@ -9,6 +9,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use futures::stream::Fuse;
 use futures::{Stream, StreamExt};
 use tokio::time::{Instant, Sleep};
 
@@ -19,8 +20,9 @@ use crate::proto::AppendRequest;
 ///
 /// openraft takes an answer as one to every request up to the same entry, so that a request may go without its own
 /// (its `InflightAppendQueue::drain_acked`).
-pub(crate) struct CommitsWithEntries<S> {
-    input: S,
+pub(crate) struct CommitsWithEntries<S: Stream> {
+    /// openraft's requests panic when they are asked for after their end; what was held is given out in between.
+    input: Fuse<S>,
     /// The first request goes at once: it opens the stream, and finds out where the follower's log ends.
     is_open: bool,
     held: Option<AppendRequest>,
@@ -28,10 +30,10 @@ pub(crate) struct CommitsWithEntries<S> {
     due: Pin<Box<Sleep>>,
 }
 
-impl<S> CommitsWithEntries<S> {
+impl<S: Stream> CommitsWithEntries<S> {
     pub(crate) fn new(input: S) -> Self {
         let due = Box::pin(tokio::time::sleep(COMMIT_NOTICE_DELAY));
-        CommitsWithEntries { input, is_open: false, held: None, due }
+        CommitsWithEntries { input: input.fuse(), is_open: false, held: None, due }
     }
 }
 
@@ -131,12 +133,18 @@ mod tests {
         assert_eq!(next_at_once(&mut requests), Some((0, 3)));
     }
 
+    /// As openraft's: it panics when it is asked again after its end.
     #[tokio::test]
     async fn a_stream_that_ends_keeps_nothing_back() {
-        let (input, mut requests) = opened();
-        input.unbounded_send(request(0, 2)).unwrap();
-        drop(input);
-        assert_eq!(next_at_once(&mut requests), Some((0, 2)));
+        let mut commits = 1..=2;
+        let input = futures::stream::poll_fn(move |_| Poll::Ready(commits.next()));
+        let input = futures::stream::unfold(input, |mut input| async {
+            let commit = input.next().await?;
+            Some((request(0, commit), input))
+        });
+        let mut requests = CommitsWithEntries::new(Box::pin(input));
+        assert_eq!(requests.next().await.as_ref().map(told), Some((0, 1)));
+        assert_eq!(requests.next().await.as_ref().map(told), Some((0, 2)));
         assert!(requests.next().await.is_none());
     }
 }

@@ -17,6 +17,7 @@ use crate::limits::{HEADER_LEN, SEGMENT_HEADER_LEN, SPARSE_STEP};
 use crate::log::Log;
 use crate::read::View;
 use crate::segment::{SegmentEntry, SegmentKind};
+use crate::sparse::Sparse;
 
 impl Log {
     /// The entry in whose frame a byte lies, as it was written; `None` where no frame has it: in a header or the rest of a
@@ -50,7 +51,8 @@ fn slice(frame: &Frame, position: LogPosition, len: u32) -> Option<Bytes> {
     let records = frame.records();
     let skip = usize::try_from(position.0.checked_sub(frame.records_position().0)?).ok()?;
     let end = skip.checked_add(len as usize)?;
-    (end <= records.len()).then(|| records.slice(skip..end))
+    // A copy: thousands of records that wait to be stored anew must not keep as many pieces of the log in memory.
+    (end <= records.len()).then(|| Bytes::copy_from_slice(&records[skip..end]))
 }
 
 /// Finds frame after frame.
@@ -111,11 +113,49 @@ impl Walk {
         let before = self.frame.as_ref().map(Frame::end).filter(|end| {
             *end >= first && position.0.checked_sub(end.0).is_some_and(|gap| gap < SPARSE_STEP)
         });
+        if let Some(before) = before {
+            return self.look_from(log, segment, epoch, before, position, limit);
+        }
+        // The sparse index is derived: missing or wrong, it is no damage to the log.
         let known = || {
-            let disk = &*log.0.disk;
-            segment.file.sparse().find_position(disk, &segment.file.index_path(), position)
+            let path = segment.file.index_path();
+            let known = segment.file.sparse().find_position(&*log.0.disk, &path, position);
+            known.map(|known| known.position.max(first))
         };
-        let mut at = before.or_else(|| known().map(|known| known.position)).unwrap_or(first).max(first);
+        let build_again = || {
+            let one = LogIndex(segment.first_index.0 + 1);
+            if let Err(error) = log.0.build_sparse(view, segment, segment.first_index, one, 1) {
+                tracing::warn!(segment = %segment.file.path.display(), %error, "no sparse index");
+            }
+        };
+        let mut at = known();
+        if at.is_none() && segment.sealed.is_some() && matches!(*segment.file.sparse(), Sparse::File) {
+            build_again();
+            at = known();
+        }
+        let at = at.unwrap_or(first);
+        match self.look_from(log, segment, epoch, at, position, limit) {
+            Err(StoreError::Corrupt { position: there, .. }) if there == at && at > first => {
+                let found = self.look_from(log, segment, epoch, first, position, limit);
+                if found.is_ok() {
+                    build_again();
+                }
+                found
+            }
+            found => found,
+        }
+    }
+
+    /// Goes from frame to frame, the first at `at`, to that which holds `position`.
+    fn look_from(
+        &mut self,
+        log: &Log,
+        segment: &SegmentEntry,
+        epoch: u64,
+        mut at: LogPosition,
+        position: LogPosition,
+        limit: LogPosition,
+    ) -> Result<Option<Frame>, StoreError> {
         while at <= position && at.0 + HEADER_LEN as u64 <= limit.0 {
             let corrupt = |reason: String| StoreError::Corrupt {
                 file: segment.file.path.clone(),

@@ -348,17 +348,26 @@ impl Inner {
         };
         match self.read_segment(view, segment, from, until, max_bytes, true)? {
             Some(frames) => Ok(frames),
-            None => {
-                // The sparse index is missing or wrong: it is built again from the frames.
-                tracing::info!(segment = %segment.file.path.display(), "building a sparse index again");
-                *segment.file.sparse() = Sparse::default();
-                let frames = self.read_segment(view, segment, from, until, max_bytes, false)?;
-                self.flusher.add_chore(Chore::WriteSparse(self.me.clone(), Arc::clone(&segment.file)));
-                frames.ok_or_else(|| {
-                    StoreError::Invariant(format!("segment {} has no entry {from}", segment.start))
-                })
-            }
+            None => self.build_sparse(view, segment, from, until, max_bytes)?.ok_or_else(|| {
+                StoreError::Invariant(format!("segment {} has no entry {from}", segment.start))
+            }),
         }
+    }
+
+    /// Builds a sparse index that is missing or wrong from the frames, and gives some of them.
+    pub(crate) fn build_sparse(
+        &self,
+        view: &View,
+        segment: &SegmentEntry,
+        from: LogIndex,
+        until: LogIndex,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<Frame>>, StoreError> {
+        tracing::info!(segment = %segment.file.path.display(), "building a sparse index again");
+        *segment.file.sparse() = Sparse::default();
+        let frames = self.read_segment(view, segment, from, until, max_bytes, false)?;
+        self.flusher.add_chore(Chore::WriteSparse(self.me.clone(), Arc::clone(&segment.file)));
+        Ok(frames)
     }
 
     /// Reads on from the nearest known frame. `None`: what is known is wrong. Without `trust` the whole segment is read, so

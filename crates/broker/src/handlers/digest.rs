@@ -62,7 +62,7 @@ pub(crate) fn digest<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> 
         let index = wanted(&call.request)?;
         let tables = match index {
             Some(index) => behind(hosted, call, index).await?,
-            None => hosted.state.digest(),
+            None => scanning(hosted, call.deadline, |hosted, _| Ok(hosted.state.digest())).await?,
         };
         let index = index.map(LogIndex).or(tables.applied);
         let report =

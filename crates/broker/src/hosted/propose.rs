@@ -41,7 +41,13 @@ impl Hosted {
     /// Whether every member of the group knows the entries of feature level 2: those by which a message leaves the place where
     /// it waits, and all progress but offsets. What could not go on is not taken in.
     pub(crate) fn check_level(&self) -> Result<(), Error> {
-        Ok(self.served_here()?.group.check_level(COUPLED_LEVEL)?)
+        let group = &self.served_here()?.group;
+        let role = group.role();
+        if !role.ready {
+            // Others answer the leader, so only it knows.
+            return Err(Error::NotLeader { leader: role.leader });
+        }
+        Ok(group.check_level(COUPLED_LEVEL)?)
     }
 
     /// Proposes wherever the leader is. For what this node wants itself: commands that may be proposed twice.

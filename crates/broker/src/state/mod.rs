@@ -34,6 +34,7 @@ pub(crate) mod testing;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -171,6 +172,8 @@ pub struct Hooks {
 /// See the module. Shared by `Arc`.
 pub struct State {
     tables: RwLock<Tables>,
+    /// The feature level of the tables. Peers ask for it with each heartbeat, which must not wait for an entry's effect.
+    level: AtomicU32,
     hooks: OnceLock<Hooks>,
 }
 
@@ -183,7 +186,7 @@ impl Default for State {
 impl State {
     /// Empty tables, before the first entry.
     pub fn new() -> State {
-        State { tables: RwLock::default(), hooks: OnceLock::new() }
+        State { tables: RwLock::default(), level: AtomicU32::new(1), hooks: OnceLock::new() }
     }
 
     /// Sets what happens behind `apply`; once, before the replica starts.
@@ -350,6 +353,14 @@ impl State {
     fn write(&self) -> RwLockWriteGuard<'_, Tables> {
         self.tables.write().expect("apply did not panic")
     }
+
+    /// What may raise the feature level.
+    fn change<T>(&self, act: impl FnOnce(&mut Tables) -> T) -> T {
+        let mut tables = self.write();
+        let result = act(&mut tables);
+        self.level.store(tables.level(), Ordering::Relaxed);
+        result
+    }
 }
 
 fn stored(row: &[u64], queue: QueueId) -> Option<QueueOffset> {
@@ -363,9 +374,12 @@ impl StateMachine for State {
                 let accepted = self.write().apply_messages(frame);
                 if accepted { Outcome::Messages } else { Outcome::Void }
             }
-            FrameKind::Command => Outcome::Command(self.write().apply_command(frame).encode_to_vec().into()),
+            FrameKind::Command => {
+                let reply = self.change(|tables| tables.apply_command(frame));
+                Outcome::Command(reply.encode_to_vec().into())
+            }
             FrameKind::Blank | FrameKind::Membership => Outcome::Command(Bytes::new()),
-            FrameKind::Coupled => match self.write().apply_coupled(frame) {
+            FrameKind::Coupled => match self.change(|tables| tables.apply_coupled(frame)) {
                 Some(reply) => Outcome::Coupled(reply.encode_to_vec().into()),
                 None => Outcome::Void,
             },
@@ -379,7 +393,7 @@ impl StateMachine for State {
     }
 
     fn level(&self) -> u32 {
-        self.read().level()
+        self.level.load(Ordering::Relaxed)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -388,7 +402,7 @@ impl StateMachine for State {
 
     fn restore(&self, tables: &[u8], at: &TablesMeta) -> Result<(), String> {
         let restored = Tables::decode(tables, Some(at.last.index), at.log_time_ms)?;
-        *self.write() = restored;
+        self.change(|tables| *tables = restored);
         Ok(())
     }
 

@@ -71,6 +71,36 @@ fn rule_19_an_entry_is_found_whatever_became_of_the_sparse_index() {
     assert_eq!(log.position_of(LogIndex(5)).unwrap(), positions[5]);
 }
 
+/// A derived file that is missing or wrong makes no sound frame look damaged, and none is looked for from the segment's
+/// beginning again and again.
+#[test]
+fn a_frame_is_found_whatever_became_of_the_sparse_index() {
+    let disk = CrashDisk::new(1);
+    let flusher = Flusher::manual();
+    let positions = fill(&large(&disk, &flusher), &flusher, 1);
+    let path = Path::new("/large/log/00000000000000000000.index");
+    let good = content(&disk, path.to_str().unwrap());
+    let check = |what: &str| {
+        let log = large(&disk, &flusher);
+        for (index, position) in positions.iter().enumerate().rev().step_by(7) {
+            let frame = log.frame_with(*position).unwrap().expect(what);
+            assert_eq!(frame.id().index, LogIndex(index as u64), "{what}");
+        }
+        flusher.turn();
+        content(&disk, path.to_str().unwrap())
+    };
+    disk.remove(path).unwrap();
+    assert_eq!(check("missing"), good, "built again");
+    disk.create(path).unwrap();
+    assert_eq!(check("empty"), good, "built again");
+    // An entry names a place inside a frame: of its 24 bytes the position is the middle third.
+    for entry in (0..good.len()).step_by(24) {
+        disk.flip(path, entry as u64 + 15).unwrap();
+        check(&format!("byte {entry}"));
+        store::replace_file(&disk, path, &[&good]).unwrap();
+    }
+}
+
 #[test]
 fn a_start_behind_a_checkpoint_still_finds_earlier_entries() {
     let disk = CrashDisk::new(1);
