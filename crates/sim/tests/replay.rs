@@ -92,6 +92,8 @@ seeds_that_failed! {
     a_follower_that_must_catch_up_does_with_small_segments: 15;
     a_leader_whose_idle_log_failed_ends: 24;
     a_dead_peer_does_not_make_a_leader_spin: 37;
+    a_leaders_stream_to_a_node_whose_sync_fails_ends_once: 64;
+    and_so_it_does_under_load: 138;
 }
 
 #[test]
