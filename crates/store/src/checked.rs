@@ -52,7 +52,7 @@ fn slice(frame: &Frame, position: LogPosition, len: u32) -> Option<Bytes> {
     let skip = usize::try_from(position.0.checked_sub(frame.records_position().0)?).ok()?;
     let end = skip.checked_add(len as usize)?;
     // A copy: thousands of records that wait to be stored anew must not keep as many pieces of the log in memory.
-    (end <= records.len()).then(|| Bytes::copy_from_slice(&records[skip..end]))
+    records.get(skip..end).map(Bytes::copy_from_slice)
 }
 
 /// Finds frame after frame.
