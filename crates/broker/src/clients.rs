@@ -63,6 +63,14 @@ impl Client {
         }
     }
 
+    /// Returns whether it was in it.
+    fn leave(&mut self, role: Role, group: &str) -> bool {
+        match role {
+            Role::Producer => self.producers.remove(group),
+            Role::Consumer => self.consumers.remove(group).is_some(),
+        }
+    }
+
     /// A subscription's version never falls (RocketMQ's ConsumerGroupInfo.updateSubscription): of two processes with one
     /// id, the older one's pulls would otherwise be served and the newer one's be called not the latest.
     fn keep_newer_subscriptions(&mut self, known: &Client) {
@@ -198,6 +206,9 @@ struct Inner {
     /// Of each local client: its connections and when each was last heard.
     connections: HashMap<String, Vec<(ConnectionId, Instant)>>,
     client_of: HashMap<ConnectionId, String>,
+    /// The last heartbeat over each connection. Two processes may have one client id (broadcasting consumers of one host, by
+    /// default): what the client is, is what its connections say together.
+    said: HashMap<ConnectionId, Said>,
     /// Of each local client: the groups that it left over some of its connections.
     leaving: HashMap<String, Vec<(ConnectionId, Role, String)>>,
     stamps: HashMap<String, Stamp>,
@@ -217,9 +228,15 @@ struct Inner {
 struct Stamp {
     /// At which it last changed.
     version: u64,
+    /// At most what [`Client::bytes`] said when it was last heard.
+    bytes: usize,
+}
+
+struct Said {
+    client: Arc<Client>,
     /// Of its subscriptions (V2); 0: they are not known, or not by a fingerprint.
     fingerprint: i32,
-    /// At most what [`Client::bytes`] said when it was last heard.
+    /// That count beside the client's own: none where all its connections say the same, and share it.
     bytes: usize,
 }
 
@@ -310,11 +327,7 @@ impl Part {
     /// Takes a client out of a group, in one role. `None`: it was not in it.
     fn leave(&mut self, left: &Left) -> Option<Changed> {
         let mut client = Client::clone(self.clients.get(&left.client)?);
-        let was_in = match left.role {
-            Role::Producer => client.producers.remove(&left.group),
-            Role::Consumer => client.consumers.remove(&left.group).is_some(),
-        };
-        if !was_in {
+        if !client.leave(left.role, &left.group) {
             return None;
         }
         if client.producers.is_empty() && client.consumers.is_empty() {
@@ -354,6 +367,7 @@ impl Clients {
                 connections: HashMap::new(),
                 leaving: HashMap::new(),
                 client_of: HashMap::new(),
+                said: HashMap::new(),
                 stamps: HashMap::new(),
                 bytes: 0,
                 changes: BTreeMap::new(),
@@ -387,10 +401,12 @@ impl Clients {
         }
         let mut needs_subscriptions = false;
         if without_subscriptions {
-            let same = inner.stamps.get(&client.id).is_some_and(|stamp| stamp.fingerprint == fingerprint);
-            needs_subscriptions = !same;
+            let same = inner.said_by(&client.id).find(|said| said.fingerprint == fingerprint);
+            needs_subscriptions = same.is_none();
             for (group, consumer) in &mut client.consumers {
-                if let Some(before) = known.as_ref().and_then(|known| known.consumers.get(group)) {
+                let known = known.as_ref().and_then(|known| known.consumers.get(group));
+                let before = same.and_then(|said| said.client.consumers.get(group)).or(known);
+                if let Some(before) = before {
                     consumer.subscriptions.clone_from(&before.subscriptions);
                 } else {
                     needs_subscriptions = true;
@@ -408,23 +424,24 @@ impl Clients {
         if let Some(known) = &known {
             client.address.clone_from(&known.address);
         }
+        let said = client.clone();
+        inner.add_what_others_say(connection, &mut client, now);
+        client.check()?;
+        let beside = if said == client { 0 } else { said.bytes() };
         let (id, bytes) = (client.id.clone(), client.bytes());
         let others = inner.bytes - inner.stamps.get(&id).map_or(0, |stamp| stamp.bytes);
-        if others + bytes > self.max_bytes {
+        if others + bytes + beside > self.max_bytes {
             return Err(Excess::Registry { max: self.max_bytes });
         }
         let changed_here = known.as_deref() != Some(&client);
         let touched = inner.local.put(Arc::new(client));
         inner.link(connection, &id, now);
-        let stamp = inner.stamps.entry(id.clone()).or_default();
-        stamp.bytes = bytes;
-        if needs_subscriptions {
-            stamp.fingerprint = 0;
-        } else if !without_subscriptions {
-            stamp.fingerprint = fingerprint;
-        }
+        let fingerprint = if needs_subscriptions { 0 } else { fingerprint };
+        inner.stamps.entry(id.clone()).or_default().bytes = bytes;
         inner.bytes = others + bytes;
+        inner.say(connection, said, fingerprint);
         if changed_here {
+            inner.count_said(&id);
             inner.note_present(&id);
         }
         Ok(Heard { changed: self.review(&inner, touched), needs_subscriptions })
@@ -453,6 +470,7 @@ impl Clients {
                 let leaving = inner.leaving.entry(id.to_owned()).or_default();
                 leaving.retain(|(link, r, g)| *link != connection || *r != role || *g != group);
                 leaving.push((connection, role, group.clone()));
+                inner.unsay(connection, role, &group);
                 if !inner.has_left(id, role, &group, Instant::now()) {
                     continue;
                 }
@@ -465,6 +483,7 @@ impl Clients {
     /// A connection is closed; with its last one, the client is gone.
     pub(crate) fn disconnected(&self, connection: ConnectionId) -> Changed {
         let mut inner = self.lock();
+        inner.forget_said(connection);
         let Some(id) = inner.client_of.remove(&connection) else { return Changed::new() };
         let last = inner.connections.get_mut(&id).is_none_or(|links| {
             links.retain(|(link, _)| *link != connection);
@@ -484,6 +503,7 @@ impl Clients {
             if let Some(leaving) = inner.leaving.get_mut(&id) {
                 leaving.retain(|(link, ..)| *link != connection);
             }
+            touched.extend(inner.say_again(&id, Instant::now()));
         }
         self.review(&inner, touched)
     }
@@ -729,13 +749,110 @@ impl Inner {
         }
     }
 
-    /// Whether a client has left a group over every connection that it uses here, and over one at least. One over which
+    /// What was said over the connections of a client, the last heard first.
+    fn said_by(&self, id: &str) -> impl Iterator<Item = &Said> {
+        let mut links = self.connections.get(id).cloned().unwrap_or_default();
+        links.sort_unstable_by_key(|(_, heard)| std::cmp::Reverse(*heard));
+        links.into_iter().filter_map(|(link, _)| self.said.get(&link))
+    }
+
+    /// Completes what a client has just said over a connection by the groups that only others of its connections name, unless
+    /// they have been quiet for a while.
+    fn add_what_others_say(&self, connection: ConnectionId, client: &mut Client, now: Instant) {
+        let others = self.connections.get(&client.id).into_iter().flatten();
+        let mut others: Vec<_> = others
+            .filter(|(link, heard)| {
+                *link != connection && now.saturating_duration_since(*heard) <= CLIENT_LINK_QUIET
+            })
+            .collect();
+        others.sort_unstable_by_key(|(_, heard)| std::cmp::Reverse(*heard));
+        for said in others.into_iter().filter_map(|(link, _)| self.said.get(link)) {
+            for (group, consumer) in &said.client.consumers {
+                if !client.consumers.contains_key(group) {
+                    client.consumers.insert(group.clone(), consumer.clone());
+                }
+            }
+            client.producers.extend(said.client.producers.iter().cloned());
+        }
+    }
+
+    /// What a client is when one of its connections is no more.
+    fn say_again(&mut self, id: &str, now: Instant) -> Changed {
+        let Some(known) = self.local.clients.get(id).cloned() else { return Changed::new() };
+        let links = self.connections.get(id).into_iter().flatten();
+        let Some((last, _)) = links.max_by_key(|(_, heard)| *heard).copied() else { return Changed::new() };
+        let Some(said) = self.said.get(&last) else { return Changed::new() };
+        let mut client = Client::clone(&said.client);
+        self.add_what_others_say(last, &mut client, now);
+        client.keep_newer_subscriptions(&known);
+        if *known == client {
+            return Changed::new();
+        }
+        if let Some(stamp) = self.stamps.get_mut(id) {
+            self.bytes -= stamp.bytes;
+            stamp.bytes = client.bytes();
+            self.bytes += stamp.bytes;
+        }
+        let touched = self.local.put(Arc::new(client));
+        self.count_said(id);
+        self.note_present(id);
+        touched
+    }
+
+    fn say(&mut self, connection: ConnectionId, client: Client, fingerprint: i32) {
+        self.forget_said(connection);
+        let (client, bytes) = match self.local.clients.get(&client.id).filter(|known| ***known == client) {
+            Some(known) => (known.clone(), 0),
+            None => {
+                let bytes = client.bytes();
+                (Arc::new(client), bytes)
+            }
+        };
+        self.bytes += bytes;
+        self.said.insert(connection, Said { client, fingerprint, bytes });
+    }
+
+    fn forget_said(&mut self, connection: ConnectionId) {
+        if let Some(said) = self.said.remove(&connection) {
+            self.bytes -= said.bytes;
+        }
+    }
+
+    /// A client is in a group no more, by what it says over this connection.
+    fn unsay(&mut self, connection: ConnectionId, role: Role, group: &str) {
+        if let Some(said) = self.said.get(&connection)
+            && said.client.is_in(role, group)
+        {
+            let (mut client, fingerprint) = (Client::clone(&said.client), said.fingerprint);
+            client.leave(role, group);
+            self.say(connection, client, fingerprint);
+        }
+    }
+
+    /// The client has changed: what its connections said may be shared no more.
+    fn count_said(&mut self, id: &str) {
+        let Some(known) = self.local.clients.get(id) else { return };
+        for (link, _) in self.connections.get(id).into_iter().flatten() {
+            if let Some(said) = self.said.get_mut(link) {
+                self.bytes -= said.bytes;
+                if said.client == *known {
+                    said.client = known.clone();
+                }
+                said.bytes = if Arc::ptr_eq(&said.client, known) { 0 } else { said.client.bytes() };
+                self.bytes += said.bytes;
+            }
+        }
+    }
+
+    /// Whether a client has left a group over every connection that it uses for it here, and over one at least. One over which
     /// it has sent no heartbeat for a while belongs to an address that it does not know any more.
     fn has_left(&self, id: &str, role: Role, group: &str, now: Instant) -> bool {
         let Some(leaving) = self.leaving.get(id) else { return false };
         let marks = || leaving.iter().filter(|(_, r, g)| *r == role && g == group);
         let is_over = |(link, heard): &(ConnectionId, Instant)| {
-            now.saturating_duration_since(*heard) > CLIENT_LINK_QUIET || marks().any(|(l, ..)| l == link)
+            now.saturating_duration_since(*heard) > CLIENT_LINK_QUIET
+                || marks().any(|(l, ..)| l == link)
+                || self.said.get(link).is_some_and(|said| !said.client.is_in(role, group))
         };
         marks().next().is_some() && self.connections.get(id).is_none_or(|links| links.iter().all(is_over))
     }
@@ -757,6 +874,7 @@ impl Inner {
         self.leaving.remove(id);
         for (connection, _) in self.connections.remove(id).unwrap_or_default() {
             self.client_of.remove(&connection);
+            self.forget_said(connection);
         }
         self.note_gone(id);
         self.local.remove(id)
@@ -794,6 +912,9 @@ impl Inner {
 
     fn leave_everywhere(&mut self, left: &Left) -> Changed {
         let mut touched = Changed::new();
+        for (link, _) in self.connections.get(&left.client).cloned().unwrap_or_default() {
+            self.unsay(link, left.role, &left.group);
+        }
         if let Some(changed) = self.local.leave(left) {
             touched.extend(changed);
             if self.local.clients.contains_key(&left.client) {
@@ -929,6 +1050,29 @@ mod tests {
         // Over a connection that never spoke for the client, it counts at once.
         heard(&clients, 3, client("b", &["g"], 1));
         assert_eq!(leave_over(&clients, 9, "b"), ["g"]);
+    }
+
+    #[test]
+    fn two_processes_with_one_id_are_in_the_groups_of_both() {
+        let clients = Clients::new(1, 10);
+        heard(&clients, 1, client("a", &["g"], 1));
+        assert_eq!(heard(&clients, 2, client("a", &["h"], 1)), ["h"], "nothing becomes of g");
+        assert!(heard(&clients, 1, client("a", &["g"], 1)).is_empty());
+        assert_eq!(
+            (members(&clients, "g"), members(&clients, "h")),
+            (vec!["a".to_owned()], vec!["a".to_owned()])
+        );
+        // The one leaves its group: the other has never been in it.
+        assert_eq!(leave_over(&clients, 1, "a"), ["g"]);
+        assert!(heard(&clients, 2, client("a", &["h"], 1)).is_empty());
+        assert_eq!((members(&clients, "g").len(), members(&clients, "h").len()), (0, 1));
+        // It comes back, and its connection breaks.
+        assert_eq!(heard(&clients, 1, client("a", &["g", "i"], 1)), ["g", "i"]);
+        assert_eq!(clients.disconnected(1).into_iter().collect::<Vec<_>>(), ["g", "i"]);
+        assert_eq!((members(&clients, "g").len(), members(&clients, "h").len()), (0, 1));
+        assert_eq!(clients.disconnected(2).into_iter().collect::<Vec<_>>(), ["h"]);
+        assert_eq!(clients.lock().bytes, 0, "all that was counted is given back");
+        assert!(clients.lock().said.is_empty());
     }
 
     fn leave_over(clients: &Clients, link: ConnectionId, id: &str) -> Vec<String> {
