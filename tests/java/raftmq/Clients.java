@@ -108,6 +108,24 @@ final class Clients {
         producer.start();
     }
 
+    /**
+     * Waits until the nameserver tells where a topic is. A producer that asks for the first time in a process whose machine has
+     * no time for it gives up after 3 s, and then sends by the route of TBW102, to queues that the topic does not have.
+     */
+    static void awaitRoute(DefaultMQProducer producer, String topic) throws Exception {
+        for (int tries = 1;; tries++) {
+            try {
+                producer.fetchPublishMessageQueues(topic);
+                return;
+            } catch (MQClientException e) {
+                if (tries == 5) {
+                    throw e;
+                }
+                Thread.sleep(200);
+            }
+        }
+    }
+
     /** MessageModel lives in another package since 5.0, so it is found by the setter's parameter type. */
     @SuppressWarnings({"unchecked", "rawtypes"})
     private static void broadcast(DefaultMQPushConsumer consumer) throws Exception {

@@ -50,6 +50,7 @@ final class Transactions implements TransactionListener {
         long settle = options.number("settle-ms", 0) * 1000000;
         options.checkAllRead();
         Clients.start(producer);
+        Clients.awaitRoute(producer, transactions.topic);
         new Line("started").print();
         long due = Clock.now();
         for (long n = 0; n < count && !Stdin.isClosed(); n++) {
