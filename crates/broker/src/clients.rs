@@ -401,7 +401,10 @@ impl Clients {
         }
         let mut needs_subscriptions = false;
         if without_subscriptions {
-            let same = inner.said_by(&client.id).find(|said| said.fingerprint == fingerprint);
+            let links = inner.links_of(&client.id).into_iter();
+            let same = links
+                .filter_map(|(link, _)| inner.said.get(&link))
+                .find(|said| said.fingerprint == fingerprint);
             needs_subscriptions = same.is_none();
             for (group, consumer) in &mut client.consumers {
                 let known = known.as_ref().and_then(|known| known.consumers.get(group));
@@ -670,10 +673,7 @@ impl Clients {
 
     /// The connections over which this node can reach a client, the last heard first.
     pub(crate) fn connections_of(&self, id: &str) -> Vec<ConnectionId> {
-        let inner = self.lock();
-        let mut links = inner.connections.get(id).cloned().unwrap_or_default();
-        links.sort_unstable_by_key(|(_, heard)| std::cmp::Reverse(*heard));
-        links.into_iter().map(|(connection, _)| connection).collect()
+        self.lock().links_of(id).into_iter().map(|(connection, _)| connection).collect()
     }
 
     /// One connection of each of this node's members of a group: where a 40 goes.
@@ -749,24 +749,20 @@ impl Inner {
         }
     }
 
-    /// What was said over the connections of a client, the last heard first.
-    fn said_by(&self, id: &str) -> impl Iterator<Item = &Said> {
+    /// The connections of a client and when each was last heard, the last one first.
+    fn links_of(&self, id: &str) -> Vec<(ConnectionId, Instant)> {
         let mut links = self.connections.get(id).cloned().unwrap_or_default();
         links.sort_unstable_by_key(|(_, heard)| std::cmp::Reverse(*heard));
-        links.into_iter().filter_map(|(link, _)| self.said.get(&link))
+        links
     }
 
     /// Completes what a client has just said over a connection by the groups that only others of its connections name, unless
     /// they have been quiet for a while.
     fn add_what_others_say(&self, connection: ConnectionId, client: &mut Client, now: Instant) {
-        let others = self.connections.get(&client.id).into_iter().flatten();
-        let mut others: Vec<_> = others
-            .filter(|(link, heard)| {
-                *link != connection && now.saturating_duration_since(*heard) <= CLIENT_LINK_QUIET
-            })
-            .collect();
-        others.sort_unstable_by_key(|(_, heard)| std::cmp::Reverse(*heard));
-        for said in others.into_iter().filter_map(|(link, _)| self.said.get(link)) {
+        let others = self.links_of(&client.id).into_iter().filter(|(link, heard)| {
+            *link != connection && now.saturating_duration_since(*heard) <= CLIENT_LINK_QUIET
+        });
+        for said in others.filter_map(|(link, _)| self.said.get(&link)) {
             for (group, consumer) in &said.client.consumers {
                 if !client.consumers.contains_key(group) {
                     client.consumers.insert(group.clone(), consumer.clone());
@@ -779,8 +775,7 @@ impl Inner {
     /// What a client is when one of its connections is no more.
     fn say_again(&mut self, id: &str, now: Instant) -> Changed {
         let Some(known) = self.local.clients.get(id).cloned() else { return Changed::new() };
-        let links = self.connections.get(id).into_iter().flatten();
-        let Some((last, _)) = links.max_by_key(|(_, heard)| *heard).copied() else { return Changed::new() };
+        let Some((last, _)) = self.links_of(id).first().copied() else { return Changed::new() };
         let Some(said) = self.said.get(&last) else { return Changed::new() };
         let mut client = Client::clone(&said.client);
         self.add_what_others_say(last, &mut client, now);
