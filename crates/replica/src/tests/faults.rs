@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 
-use super::cluster::{Cluster, eventually, message, propose, three_with_topic};
+use super::cluster::{Cluster, SEGMENT, eventually, message, propose, three_with_topic};
 use crate::limits::PROPOSAL_BYTES_MAX;
 use crate::{NodeId, ProposeError, ReadError, TransferError};
 
@@ -155,6 +155,19 @@ async fn a_dead_peer_costs_a_leader_little() {
     assert!((5..200).contains(&tries), "{tries} connections in a second");
 }
 
+/// Fills the disks of these nodes, once each has allocated its segments ahead: without its spare one a follower could not
+/// store what it lacks (log.md 10). A node allocates them behind its start, which may take longer than its election.
+async fn fill_disks(cluster: &Cluster, nodes: impl IntoIterator<Item = u64>) {
+    for node in nodes {
+        let log = cluster.group(node).log();
+        eventually(|| async {
+            (log.free_room() >= SEGMENT - store::limits::SEGMENT_HEADER_LEN).then_some(())
+        })
+        .await;
+        cluster.disks[&node].fill(true);
+    }
+}
+
 /// Fills what the node has allocated, until a message is refused for want of room.
 async fn exhaust(cluster: &Cluster, leader: u64) {
     let body = "x".repeat(1 << 20);
@@ -171,7 +184,7 @@ async fn exhaust(cluster: &Cluster, leader: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_leaves_a_full_disk_and_sends_go_on() {
     let (cluster, leader) = three_with_topic().await;
-    cluster.disks[&leader].fill(true);
+    fill_disks(&cluster, [leader]).await;
     exhaust(&cluster, leader).await;
     let heir =
         eventually(|| async { (1..=3).find(|&node| node != leader && cluster.group(node).role().ready) })
@@ -191,7 +204,7 @@ async fn leadership_leaves_a_full_disk_and_sends_go_on() {
 async fn a_full_follower_stores_what_it_lacks_and_is_a_majority_with_another() {
     let (mut cluster, leader) = three_with_topic().await;
     let full = leader % 3 + 1;
-    cluster.disks[&full].fill(true);
+    fill_disks(&cluster, [full]).await;
     let body = "x".repeat(1 << 20);
     let is_exhausted = || {
         let log = cluster.group(full).log();
@@ -215,9 +228,7 @@ async fn a_full_follower_stores_what_it_lacks_and_is_a_majority_with_another() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_with_full_disks_still_elects_answers_reads_and_recovers() {
     let (mut cluster, leader) = three_with_topic().await;
-    for disk in cluster.disks.values() {
-        disk.fill(true);
-    }
+    fill_disks(&cluster, 1..=3).await;
     exhaust(&cluster, leader).await;
     let leader = cluster.leader().await;
     cluster.stop(leader).await;
