@@ -13,7 +13,6 @@ import argparse
 import datetime
 import fcntl
 import json
-import mmap
 import os
 import pathlib
 import platform
@@ -115,17 +114,20 @@ def machine():
                 binary_built=datetime.datetime.fromtimestamp(binary.stat().st_mtime).isoformat(timespec='seconds'))
 
 
-def touch_memory():
+def touch_memory(work):
     """On a virtual machine memory is slow when it is touched for the first time, and a log that runs at 100 MB/s touches much
-    of it. So nearly all that is free is touched once, and given back."""
+    of it. Whether a measurement comes first or last must not matter, and the host takes back what was freed by the one before.
+    So all but a GiB of what is free is filled with pages of a file of holes, which take no disk; the kernel gives them away to
+    whoever asks."""
+    holes = work / 'holes'
     available = next(int(line.split()[1]) for line in open('/proc/meminfo') if line.startswith('MemAvailable')) << 10
-    held = []
-    try:
-        for _ in range((available * 4 // 5) >> 28):
-            held.append(mmap.mmap(-1, 1 << 28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
-    finally:
-        for memory in held:
-            memory.close()
+    size = max(available - (1 << 30), 0)
+    with open(holes, 'ab') as file:
+        file.truncate(max(size, holes.stat().st_size))
+    chunk = memoryview(bytearray(1 << 20))
+    with open(holes, 'rb', buffering=0) as file:
+        while size > 0 and (got := file.readinto(chunk)):
+            size -= got
 
 
 def take_directory(path):
@@ -182,7 +184,7 @@ def arguments():
     add('--apache-port', type=int, default=29876, help="of Apache's nameserver; brokers on 35, 45, 55 more (default 29876)")
     add('--work', type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / 'raftmq-compare',
         help='directory of all data, on the disk that is to be measured (default in the temporary directory)')
-    add('--untouched', action='store_true', help='do not touch free memory first: for a look whether rows run, not for figures')
+    add('--untouched', action='store_true', help='do not touch free memory before each measurement: for a look whether rows run, not for figures')
     add('--keep', action='store_true', help='leave it there, until the next run')
     add('--json', type=pathlib.Path, help='file of the figures (default target/bench/TIME.json)')
     add('--plan', action='store_true', help='print what the rows would take, and end')
@@ -218,7 +220,7 @@ def main():
     good = True
     try:
         if not options.untouched:
-            touch_memory()
+            bench.before = lambda: touch_memory(options.work)
         if any(rows.ROWS[name].needs_java for name in names):
             try:
                 servers.java_kit(bench)

@@ -40,6 +40,8 @@ class Bench:
         self.processes = []
         self.classpath = None
         self.kept = None
+        # Called before each measurement; what it takes is not taken from the row's time.
+        self.before = None
 
     def left(self, most=float('inf')):
         """Seconds to wait for something, within the row's budget."""
@@ -104,6 +106,10 @@ class Bench:
         if time.monotonic() >= self.deadline:
             return
         try:
+            if self.before:
+                began = time.monotonic()
+                self.before()
+                self.deadline += time.monotonic() - began
             self.report.note(name, turn, measure())
         except Exception as error:  # whatever it is, it is noted and the rest goes on
             self.report.fail(name, turn, error)

@@ -64,14 +64,19 @@ impl Zone {
             Ok(found)
         };
         match self {
-            Zone::OpenSegment | Zone::Tail => {
-                let end = walk(group, |_| Ok(()))?;
-                let end = end.position.checked_sub(open.start).filter(|end| *end > SEGMENT_HEADER);
-                // A segment may be new and have no frame yet.
-                let end = end.context("the open segment has no frame yet")?;
+            Zone::OpenSegment => {
+                let end = walk(group, |_| Ok(()))?.position;
+                // The kill may have come between the making of a segment and its first frame.
+                let written = all.iter().rev().find(|segment| segment.start + SEGMENT_HEADER < end);
+                let written = written.context("no segment has a frame yet")?;
+                Ok((written.file.clone(), SEGMENT_HEADER..end - written.start))
+            }
+            Zone::Tail => {
+                let end = walk(group, |_| Ok(()))?.position;
+                // In a segment without a frame the next one is its first.
+                let end = end.saturating_sub(open.start).max(SEGMENT_HEADER);
                 let room = open.file.metadata()?.len().saturating_sub(WATERMARK_SLOTS);
-                let range =
-                    if self == Zone::Tail { end..room.min(end + TAIL_MAX) } else { SEGMENT_HEADER..end };
+                let range = end..room.min(end + TAIL_MAX);
                 ensure!(!range.is_empty(), "the open segment is full");
                 Ok((open.file.clone(), range))
             }
