@@ -93,6 +93,12 @@ impl Plan {
             plan.segment_size = random.weighted(&[(1, 64 << 10), (1, 128 << 10)]);
             plan.body_bytes = (0, 400);
         }
+        // Full disks on which also the segments that are allocated fill up.
+        if plan.faults.full_disks > 0 && random.percent(60) {
+            plan.segment_size = random.weighted(&[(1, 64 << 10), (1, 128 << 10)]);
+            plan.body_bytes = (0, 1000);
+            plan.think_ms = (0, 10);
+        }
         plan
     }
 }

@@ -66,6 +66,8 @@ mutants! {
     SnapshotDropsAnEntry = "snapshot-drops-an-entry",
     /// Consumer offsets are kept only by the node that proposed them (design.md invariant 4).
     OffsetsNotReplicated = "offsets-not-replicated",
+    /// A follower takes appends without asking whether its disk has room for them (log.md 10).
+    AppendWithoutRoom = "append-without-room",
     /// Who takes itself for the leader answers at once (log.md 11).
     NoReadBarrier = "no-read-barrier",
     /// Log time is what the leader's clock says (log.md 15).
