@@ -74,7 +74,7 @@ async fn raise_level(hosted: Arc<Hosted>) -> Result<(), Error> {
     if reply.code != 0 {
         return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));
     }
-    tracing::info!(group = hosted.name(), level = FEATURE_LEVEL, "every node knows this feature level");
+    tracing::info!(group = hosted.name(), level = FEATURE_LEVEL, "the group has reached this feature level");
     Ok(())
 }
 

@@ -52,7 +52,9 @@ pub use config::{BrokerConfig, GroupConfig, RateRule, Whom};
 pub use delay::{DelayLevels, duration_ms};
 pub use handlers::delayed::{PENDING_MESSAGES, PendingMessage, PendingPage, PendingQuery, PendingQueue};
 pub use handlers::digest::{QueueDigest, REPLICA_DIGEST, ReplicaDigest};
-pub use handlers::raft::{FollowerReport, GROUP_STATUS, GroupReport, TRANSFER_LEADER, VoteReport};
+pub use handlers::raft::{
+    FollowerReport, GROUP_STATUS, GroupReport, RAISE_LEVEL, TRANSFER_LEADER, VoteReport,
+};
 pub use handlers::story::{Copy, MESSAGE_STORY, MessageStory, Reader};
 pub use limits::Limits;
 pub use requests::{Class, documentation};

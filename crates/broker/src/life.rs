@@ -61,7 +61,8 @@ impl StateMachine for Applied {
     }
 
     fn restore(&self, tables: &[u8], at: &TablesMeta) -> Result<(), String> {
-        self.state.restore(tables, at)
+        self.state.restore(tables, at)?;
+        self.index.start_behind(at).map_err(|error| error.to_string())
     }
 
     fn after_apply(&self, end: LogPosition) {
@@ -348,6 +349,7 @@ async fn keep_index(hosted: Arc<Hosted>) {
 
 fn index_step(hosted: &Hosted) -> Result<bool, StoreError> {
     let Some(Serving { log, index, checkpoint, .. }) = hosted.serving() else { return Ok(false) };
+    index.purge(log.state().first_position)?;
     let synced = log.state().synced_end;
     if index.spill_due(synced) {
         index.spill(synced)?;

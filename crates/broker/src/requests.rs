@@ -301,6 +301,12 @@ const TABLE: &[Row] = &[
         Work(digest::digest),
         "RaftMQ: digests of what this node's replica holds, at one entry",
     ),
+    row(
+        RequestCode(raft::RAISE_LEVEL),
+        Log,
+        Work(raft::raise_level),
+        "RaftMQ: raise the feature level without nodes that are gone",
+    ),
     row(RequestCode(story::MESSAGE_STORY), Current, Work(story::story), "RaftMQ: the story of a message"),
     row(
         RequestCode(delayed::PENDING_MESSAGES),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use wire::LogPosition;
 
 use crate::blocking::blocking;
-use crate::level;
+use crate::level::{self, ExcuseError};
 use crate::limits::{
     BARRIER_TIMEOUT, BARRIERS_WAITING_MAX, FLUSH_STUCK, FULL_HOLD_BACK, PURGE_PATIENCE, ROOM_TRANSFER_PAUSE,
     TRANSFER_CATCH_UP, TRANSFER_WATCH,
@@ -300,6 +300,19 @@ impl Group {
     /// Waits until every member of the group has said to this leader that it knows a feature level.
     pub async fn level_known_to_all(&self, level: u32) {
         level::known_to_all(&self.inner.slot, &self.inner.raft, level).await;
+    }
+
+    /// Goes without the word of members that are gone for good, so that a group which lost a node before all knew a feature
+    /// level gets there. It holds for this leader, until such a node answers after all: so propose an entry of the level
+    /// next, with which the group has reached it. A node that comes back with an older release stays outside then.
+    ///
+    /// # Errors
+    /// Why not; then nothing has changed.
+    pub fn excuse_from_level(&self, level: u32, nodes: &[NodeId]) -> Result<(), ExcuseError> {
+        if !self.role().ready {
+            return Err(ExcuseError::NotLeader);
+        }
+        level::excuse(&self.inner.slot, &self.inner.raft, level, nodes)
     }
 
     /// Passes when this node is known to have led after the call began, and has applied everything committed before:

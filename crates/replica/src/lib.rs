@@ -43,6 +43,7 @@ use wire::{LogPosition, QueueId, QueueOffset};
 pub use formation::FormationError;
 pub use group::{Group, GroupStatus, PeerProgress, ReadError, Role, TransferError};
 pub use host::{Ground, GroupConfig, Host, HostConfig, OpenError, OpenedGroup};
+pub use level::ExcuseError;
 pub use limits::{COUPLED_LEVEL, PEER_MESSAGE_BYTES};
 pub use log_clock::WallClock;
 pub use peers::{CallError, PeerHandler, Peers, Service};

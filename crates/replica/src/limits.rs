@@ -69,6 +69,8 @@ pub(crate) const CLOCK_LEAD: Duration = Duration::from_secs(1);
 pub(crate) const CLOCKS_APART: Duration = Duration::from_mins(1);
 /// For how long a node's word about its clock counts: it comes with each heartbeat.
 pub(crate) const CLOCK_WORD_VALID: Duration = Duration::from_secs(10);
+/// A member that has answered within this time is there (log.md 15): answers come with each heartbeat.
+pub(crate) const MEMBER_WORD_VALID: Duration = Duration::from_secs(3);
 /// The feature level at which entries of kind coupled came (formats.md 2.2).
 pub const COUPLED_LEVEL: u32 = 2;
 /// Between two tries of a leader without room on its disk to hand over to a node that has some (log.md 10).

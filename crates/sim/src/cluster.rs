@@ -26,13 +26,13 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::clock;
 use crate::disk::{Ending, SimDisk};
 use crate::net::{Net, SimTransport, address};
-use crate::oracle::{GroupSight, Message, Oracle, Out, Queue, Replica, Sight, Standing, messages_of};
+use crate::oracle::{GroupSight, Oracle, Out, Replica, Sight, Standing};
 use crate::plan::{
     ALL_TOPICS, NODES, ORDERED, ORDERLY, POPPED, POPPERS, Plan, QUEUES, READERS, SOURCES, TOPICS,
 };
 use crate::random::Random;
 use crate::served::{Directory, Served};
-use crate::tables::{Read, ReadFailure, Tables};
+use crate::tables::{ReadFailure, Tables};
 use crate::thread::DiskThread;
 use crate::trace::say;
 use crate::workload::consumer_of;
@@ -622,20 +622,12 @@ impl Cluster {
         let wrong = |what: String| ReadFailure::Wrong(format!("node {node}, group {group}: {what}"));
         let mut hash = Xxh3::new();
         let mut last_index = 0;
-        let mut scanned: BTreeMap<Queue, BTreeMap<u64, Read>> = BTreeMap::new();
         let mut reader = log.frames_from(from);
         while let Some(item) = reader.next_item().map_err(|error| wrong(error.to_string()))? {
             let LogItem::Frame(frame) = item else { continue };
             last_index = frame.id().index.0;
             hash.update(&frame.position().0.to_be_bytes());
             hash.update(frame.bytes());
-            if !served.tables.state.is_void(frame.id().index) {
-                for message in messages_of(group, &frame) {
-                    let Message { queue, offset, position, size: _, value } = message;
-                    let read = Read { offset, value: value.unwrap_or_default(), position };
-                    scanned.entry(queue).or_default().insert(offset, read);
-                }
-            }
         }
         let mut queues = BTreeMap::new();
         let mut offsets = BTreeMap::new();
@@ -648,15 +640,7 @@ impl Cluster {
                 let next = range.map_or(0, |range| range.next.0);
                 while (messages.len() as u64) < next {
                     let from = messages.len() as u64;
-                    let more = match served.tables.read(log, topic, queue, from, 1000) {
-                        // It has no index until its next start.
-                        Err(ReadFailure::Gone) => {
-                            let here = scanned.remove(&of).unwrap_or_default();
-                            let dense = here.into_iter().zip(from..).take_while(|((at, _), n)| at == n);
-                            dense.map(|((_, read), _)| read).collect()
-                        }
-                        more => more?,
-                    };
+                    let more = served.tables.read(log, topic, queue, from, 1000)?;
                     if more.is_empty() {
                         return Err(wrong(format!("{topic}/{queue} ends at {from}, not {next}")));
                     }

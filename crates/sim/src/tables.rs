@@ -2,8 +2,8 @@
 //! oracle sees each entry on the way.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use broker::state::State;
 use bytes::Bytes;
@@ -18,9 +18,7 @@ pub(crate) struct Tables {
     node: u64,
     group: usize,
     pub(crate) state: State,
-    /// Nothing from when the tables were replaced by a leader's snapshot until the next start: the broker does not yet start
-    /// its index anew there.
-    index: Mutex<Option<QueueIndex>>,
+    index: QueueIndex,
     /// End of the newest checkpoint.
     checkpoint: AtomicU64,
     oracle: Arc<Oracle>,
@@ -39,7 +37,7 @@ pub(crate) struct Read {
 pub(crate) enum ReadFailure {
     /// For now.
     Rebuilding,
-    /// It is purged, or this node has no index.
+    /// It is purged.
     Gone,
     /// The log, the tables or the index is not what it ought to be.
     Wrong(String),
@@ -68,7 +66,6 @@ impl Tables {
         };
         let (disk, dir) = (log.disk().clone(), log.dir());
         let index = QueueIndex::open(disk, dir, &indexed, &frames_of(log), &|index| state.is_void(index))?;
-        let index = Mutex::new(Some(index));
         Ok(Tables { node, group, state, index, checkpoint: AtomicU64::new(checkpoint.0), oracle })
     }
 
@@ -77,13 +74,10 @@ impl Tables {
         LogPosition(self.checkpoint.load(Ordering::Relaxed))
     }
 
-    fn index(&self) -> Option<QueueIndex> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Upkeep of the index, as in the broker; true when there is more to do. For the disk's thread.
     pub(crate) fn keep_index(&self, log: &Log) -> Result<bool, StoreError> {
-        let Some(index) = self.index() else { return Ok(false) };
+        let index = &self.index;
+        index.purge(log.state().first_position)?;
         let synced = log.state().synced_end;
         if index.spill_due(synced) {
             index.spill(synced)?;
@@ -106,12 +100,14 @@ impl Tables {
     ) -> Result<Vec<Read>, ReadFailure> {
         let Some(range) = self.state.queue(topic, QueueId(queue)) else { return Ok(Vec::new()) };
         let max = max.min(range.next.0.saturating_sub(from) as usize);
-        let index = self.index().ok_or(ReadFailure::Gone)?;
-        let units = index.units(topic, QueueId(queue), QueueOffset(from), max);
+        let units = self.index.units(topic, QueueId(queue), QueueOffset(from), max);
         let units = units.map_err(|error| match error {
             IndexError::Rebuilding { .. } => ReadFailure::Rebuilding,
             IndexError::Store(error) => ReadFailure::Wrong(format!("the index: {error}")),
         })?;
+        if units.is_empty() && max > 0 && log.state().purged.is_some() {
+            return Err(ReadFailure::Gone);
+        }
         let mut messages = Vec::new();
         for (n, unit) in units.iter().enumerate() {
             let offset = from + n as u64;
@@ -153,20 +149,16 @@ pub(crate) fn body_of(value: &str, padding: usize) -> String {
 impl StateMachine for Tables {
     fn apply(&self, frame: &Frame) -> Outcome {
         let outcome = self.state.apply(frame);
-        if let Some(index) = self.index() {
-            match outcome {
-                Outcome::Void => index.skip(frame),
-                Outcome::Messages | Outcome::Command(_) | Outcome::Coupled(_) => index.add(frame),
-            }
+        match outcome {
+            Outcome::Void => self.index.skip(frame),
+            Outcome::Messages | Outcome::Command(_) | Outcome::Coupled(_) => self.index.add(frame),
         }
         self.oracle.applied(self.node, self.group, frame, &outcome);
         outcome
     }
 
     fn pass(&self, frame: &Frame) {
-        if let Some(index) = self.index() {
-            index.skip(frame);
-        }
+        self.index.skip(frame);
         self.oracle.applied(self.node, self.group, frame, &Outcome::Command(Bytes::new()));
     }
 
@@ -184,8 +176,8 @@ impl StateMachine for Tables {
 
     fn restore(&self, tables: &[u8], at: &TablesMeta) -> Result<(), String> {
         self.oracle.restored(self.node, self.group, at.last.index.0);
-        *self.index.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.state.restore(tables, at)
+        self.state.restore(tables, at)?;
+        self.index.start_behind(at).map_err(|error| error.to_string())
     }
 
     fn after_apply(&self, end: LogPosition) {
@@ -196,8 +188,6 @@ impl StateMachine for Tables {
         self.state.checkpointed(end);
         self.checkpoint.store(end.0, Ordering::Relaxed);
         // What is not written stays in memory; so in the broker.
-        if let Some(index) = self.index() {
-            let _ = index.spill(end);
-        }
+        let _ = self.index.spill(end);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::FutureExt;
-use replica::{GroupStatus, NodeId, TransferError};
+use replica::{ExcuseError, GroupStatus, NodeId, StateMachine as _, TransferError};
 use serde::{Deserialize, Serialize};
 use wire::{ResponseCode, to_json};
 
@@ -12,11 +12,15 @@ use crate::errors::Error;
 use crate::handlers::step::success;
 use crate::hosted::Hosted;
 use crate::requests::Answer;
+use crate::state::command::{FEATURE_LEVEL, Kind, RaiseLevel};
 
 /// The status of a group on the node asked, as JSON of [`GroupReport`]. No header.
 pub const GROUP_STATUS: i32 = 30_001;
 /// Hands leadership to the node in the field `node`.
 pub const TRANSFER_LEADER: i32 = 30_002;
+/// Raises the group's feature level to the leader's, without the word of the nodes in the field `without` (numbers, with commas
+/// between them), which are gone for good. The answer's field `level` is the level that the group has then.
+pub const RAISE_LEVEL: i32 = 30_004;
 
 /// A group as one node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +165,29 @@ pub(crate) fn transfer<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a
             Err(TransferError::NotLeader) => Err(Error::NotLeader { leader: None }),
             Err(error) => Err(Error::refused(ResponseCode::SYSTEM_ERROR, error.to_string())),
         }
+    }
+    .boxed()
+}
+
+pub(crate) fn raise_level<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer<'a> {
+    async move {
+        let without = call.request.ext.get("without").unwrap_or_default();
+        let nodes: Option<Vec<NodeId>> =
+            without.split(',').map(|node| node.trim().parse().ok().map(NodeId)).collect();
+        let nodes = nodes.ok_or_else(|| {
+            Error::refused(ResponseCode::INVALID_PARAMETER, format!("\"{without}\" is no list of nodes"))
+        })?;
+        if hosted.state.level() < FEATURE_LEVEL {
+            let excused = hosted.served_here()?.group.excuse_from_level(FEATURE_LEVEL, &nodes);
+            excused.map_err(|error| match error {
+                ExcuseError::NotLeader => Error::NotLeader { leader: None },
+                error => Error::refused(ResponseCode::INVALID_PARAMETER, error.to_string()),
+            })?;
+            // The duty may do the same at this moment, which harms nobody.
+            hosted.propose_here(Kind::RaiseLevel(RaiseLevel { level: FEATURE_LEVEL }).into()).await?;
+        }
+        let level = hosted.state.level().to_string();
+        Ok(success(&call.request).with_ext("level", &level))
     }
     .boxed()
 }

@@ -14,6 +14,7 @@ mod locking;
 mod offsets;
 mod popping;
 mod pulling;
+mod purging;
 mod raising;
 mod refusing;
 mod registering;

@@ -97,6 +97,50 @@ async fn what_an_old_node_would_not_know_waits_for_it() {
     three.stop().await;
 }
 
+/// A node that was lost before it had the new release holds the others back only until an operator says that it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_raises_a_group_that_lost_a_node() {
+    let mut three =
+        Three::start(|config| config.groups[0].feature_level = u32::from(config.node != 3) + 1).await;
+    three.client.call(&three.addresses[&1], send_request("T", 0, "", "plain"), SOON).await.unwrap();
+    let raise = |without: &str| {
+        RemotingCommand::request(RequestCode(crate::RAISE_LEVEL)).with_ext("without", without)
+    };
+    let refused = async |three: &Three, without: &str| {
+        let response = three.at(1).call(raise(without)).await;
+        assert_ne!(response.code, 0, "without {without}");
+        response.remark.unwrap_or_default()
+    };
+    for (without, why) in [
+        ("", "is no list of nodes"),
+        ("3,x", "is no list of nodes"),
+        ("7", "node 7 is not a member"),
+        ("3", "node 3 answers"),
+    ] {
+        let remark = refused(&three, without).await;
+        assert!(remark.contains(why), "{without}: {remark}");
+    }
+    three.brokers.remove(&3).unwrap().shutdown(Drain::Now).await;
+    let delayed = || send_request("T", 0, &properties(&[(prop::TIMER_DELAY_MS, "1")]), "later");
+    let remark = three.at(1).call(delayed()).await.remark.unwrap_or_default();
+    assert!(remark.contains("node 3 has not"), "{remark}");
+    let start = Instant::now();
+    let response = loop {
+        let response = three.at(2).call(raise("3")).await;
+        if response.code == 0 {
+            break response;
+        }
+        // It has answered a moment ago, or was the leader.
+        assert!(start.elapsed() < SOON * 2, "{:?}", response.remark);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(response.ext.get("level"), Some(FEATURE_LEVEL.to_string().as_str()));
+    let response = three.at(1).call(delayed()).await;
+    assert_eq!(response.code, 0, "{:?}", response.remark);
+    assert_eq!(three.at(1).call(raise("3")).await.code, 0, "once more changes nothing");
+    three.stop().await;
+}
+
 /// A group that was raised stays so: a node that is down, or that holds back at its next start, changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raised_group_needs_no_further_word() {

@@ -1,7 +1,7 @@
 //! Groups of nodes: how they are, and who leads.
 
 use anyhow::Context as _;
-use broker::{GROUP_STATUS, GroupReport, TRANSFER_LEADER};
+use broker::{GROUP_STATUS, GroupReport, RAISE_LEVEL, TRANSFER_LEADER};
 use client::Client;
 use serde_json::{Value, json};
 use wire::{RemotingCommand, RequestCode};
@@ -66,16 +66,36 @@ pub(super) async fn status(client: &Client, name: Option<&str>) -> anyhow::Resul
     Ok(Answer { table, json: Value::Array(rows) })
 }
 
-pub(super) async fn transfer(client: &Client, name: &str, to: u64) -> anyhow::Result<Answer> {
+/// The answer of a group's leader.
+async fn ask_leader(
+    client: &Client,
+    name: &str,
+    request: RemotingCommand,
+) -> anyhow::Result<RemotingCommand> {
     let outside = net::Client::new(net::ClientConfig::default());
     let all = brokers(client).await?;
     let (_, addresses) =
         all.get(name).with_context(|| format!("the nameserver knows no broker name {name}"))?;
     let leader = addresses.get(&wire::MASTER_ID).with_context(|| format!("{name} has no leader now"))?;
-    let request = RemotingCommand::request(RequestCode(TRANSFER_LEADER)).with_ext("node", &to.to_string());
-    ask(&outside, leader, request).await?;
+    let answer = ask(&outside, leader, request).await?;
     outside.close();
+    Ok(answer)
+}
+
+pub(super) async fn transfer(client: &Client, name: &str, to: u64) -> anyhow::Result<Answer> {
+    let request = RemotingCommand::request(RequestCode(TRANSFER_LEADER)).with_ext("node", &to.to_string());
+    ask_leader(client, name, request).await?;
     let mut table = Table::new(&["GROUP", "LEADER"]);
     table.row([name, &to.to_string()]);
     Ok(Answer { table, json: json!({"group": name, "leader": to}) })
+}
+
+pub(super) async fn raise_level(client: &Client, name: &str, without: &[u64]) -> anyhow::Result<Answer> {
+    let nodes: Vec<String> = without.iter().map(u64::to_string).collect();
+    let request = RemotingCommand::request(RequestCode(RAISE_LEVEL)).with_ext("without", &nodes.join(","));
+    let answer = ask_leader(client, name, request).await?;
+    let level: u32 = answer.ext.get("level").context("the answer names no level")?.parse()?;
+    let mut table = Table::new(&["GROUP", "FEATURE LEVEL", "WITHOUT"]);
+    table.row([name, &level.to_string(), &nodes.join(" ")]);
+    Ok(Answer { table, json: json!({"group": name, "level": level, "without": without}) })
 }

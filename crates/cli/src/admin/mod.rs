@@ -246,6 +246,17 @@ enum GroupCommand {
         #[arg(long)]
         to: u64,
     },
+    /// Let the group use what its release brought although a node is gone for good that has not said to know it
+    ///
+    /// A group uses new kinds of entries as soon as all of its nodes run a release that knows them; until then what needs them
+    /// is refused and the remark names the nodes. This goes without the word of nodes that will not say it any more. There is
+    /// no way back: such a node can only come back with this release or a newer one.
+    RaiseLevel {
+        name: String,
+        /// A node that is gone; may be given several times
+        #[arg(long, required = true)]
+        without: Vec<u64>,
+    },
 }
 
 pub(crate) fn run(args: AdminArgs) -> anyhow::Result<()> {
@@ -312,6 +323,9 @@ async fn answer(client: &Client, command: AdminCommand) -> anyhow::Result<Answer
         }
         AdminCommand::Group(GroupCommand::Status { name }) => group::status(client, name.as_deref()).await,
         AdminCommand::Group(GroupCommand::Transfer { name, to }) => group::transfer(client, &name, to).await,
+        AdminCommand::Group(GroupCommand::RaiseLevel { name, without }) => {
+            group::raise_level(client, &name, &without).await
+        }
         AdminCommand::Delay { topic, group, within, max } => {
             delay::pending(client, topic, group.as_deref(), within, max).await
         }

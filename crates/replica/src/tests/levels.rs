@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, coupled, eventually, message, propose, propose_coupled};
 use super::handshake::{client, node_2};
-use crate::{COUPLED_LEVEL, Group, GroupConfig, NodeId, ProposeError, proto};
+use crate::{COUPLED_LEVEL, ExcuseError, Group, GroupConfig, NodeId, ProposeError, proto};
 
 /// Three nodes, of which one is of an older release, and topic `t`.
 async fn with_an_old_node(old: u64, change: fn(&mut GroupConfig)) -> Cluster {
@@ -142,4 +142,56 @@ async fn a_node_may_hold_back_what_it_knows() {
     lead(&cluster, 1).await;
     try_coupled(&group, "late").await.unwrap();
     assert!(cluster.converged().await.coupled);
+}
+
+/// A node that died with its old release says nothing any more: an operator names it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_gone_for_good_need_not_say_anything() {
+    let mut cluster = with_an_old_node(3, is_old).await;
+    lead(&cluster, 1).await;
+    let group = cluster.group(1).clone();
+    held_back(&group, &[3]).await;
+    let excuse = |group: &Group, level: u32, node: u64| group.excuse_from_level(level, &[NodeId(node)]);
+    assert_eq!(excuse(&group, COUPLED_LEVEL, 9), Err(ExcuseError::NotAMember(NodeId(9))));
+    assert_eq!(
+        excuse(&group, COUPLED_LEVEL, 3),
+        Err(ExcuseError::Answers { node: NodeId(3), level: COUPLED_LEVEL })
+    );
+    assert_eq!(
+        excuse(cluster.group(2), COUPLED_LEVEL, 3),
+        Err(ExcuseError::NotLeader),
+        "only a leader hears what the others know"
+    );
+    cluster.stop(3).await;
+    let beyond = COUPLED_LEVEL + 1;
+    eventually(|| async {
+        match excuse(&group, beyond, 3) {
+            // It has answered a moment ago.
+            Err(ExcuseError::Answers { .. }) => None,
+            refused => {
+                let no_majority = ExcuseError::NoMajority { level: beyond, known: 0, voters: 3 };
+                assert_eq!(refused, Err(no_majority), "nobody knows it");
+                Some(())
+            }
+        }
+    })
+    .await;
+    held_back(&group, &[3]).await;
+
+    // An operator who was wrong does no harm: what it says counts, and the group stays where all can follow.
+    excuse(&group, COUPLED_LEVEL, 3).unwrap();
+    group.check_level(COUPLED_LEVEL).unwrap();
+    cluster.restart_as(3, &|_, group| is_old(group)).await;
+    eventually(|| async { group.check_level(COUPLED_LEVEL).is_err().then_some(()) }).await;
+    held_back(&group, &[3]).await;
+    cluster.stop(3).await;
+    eventually(|| async { excuse(&group, COUPLED_LEVEL, 3).ok() }).await;
+    try_coupled(&group, "without 3").await.unwrap();
+
+    // From then on the others know by the log, whoever leads; and who comes back with a new release follows.
+    lead(&cluster, 2).await;
+    try_coupled(cluster.group(2), "at 2").await.unwrap();
+    cluster.restart(3).await;
+    let tables = cluster.converged().await;
+    assert_eq!((tables.next["t"][&0], tables.coupled), (2, true));
 }

@@ -34,6 +34,13 @@ impl State {
         self.parts.first().map_or(self.open.range().from, |part| part.range().from)
     }
 
+    /// Where the index starts: nothing below is to be had.
+    pub(super) fn start(&self) -> u64 {
+        let shelves = [&self.queue_shelf, &self.key_shelf].into_iter();
+        let starts = shelves.filter_map(|shelf| shelf.spans().first()).map(|span| span.range().from);
+        starts.fold(self.memory_from(), u64::min)
+    }
+
     pub(super) const fn shelf(&self, kind: Kind) -> &Arc<Shelf> {
         match kind {
             Kind::Queue => &self.queue_shelf,
@@ -101,6 +108,21 @@ impl State {
         self.parts.clear();
         self.push_gap(LogRange { from, to }, segment_size);
         self.open = Part::new(to);
+    }
+
+    /// Forgets what lies wholly below a position; beyond what is built the index starts anew at it.
+    pub(super) fn forget(&mut self, before: u64) {
+        for kind in Kind::ALL {
+            let gone = self.shelf_mut(kind).purge(before);
+            self.garbage.extend(gone);
+        }
+        self.parts.retain(|part| part.range().to > before);
+        if self.built() < before {
+            self.next_index = 0;
+        }
+        if self.built() <= before {
+            self.open = Part::new(before);
+        }
     }
 
     pub(super) fn push_gap(&mut self, range: LogRange, segment_size: u64) {

@@ -23,6 +23,7 @@ use super::{FrameSource, IndexedLog, Inner, IsVoid, Pace, QueueIndex};
 use crate::disk::Disk;
 use crate::error::{At, StoreError};
 use crate::frame::Frame;
+use crate::tables::TablesMeta;
 
 /// The directory within the group's.
 const DIR: &str = "queues";
@@ -204,31 +205,33 @@ impl QueueIndex {
     }
 
     /// Forgets what lies wholly below a position that the log was purged to; best the start of the first segment that
-    /// is left, because files end where segments do. When the position is beyond what is built (a snapshot was
-    /// installed there), the index starts anew at it. Waits for a merge in progress.
+    /// is left, because files end where segments do. When the position is beyond what is built, the index starts anew at
+    /// it. Waits for a merge in progress, unless there is nothing to forget.
     ///
     /// # Errors
     /// Those of the disk; a file that could not be removed is tried again by the next merge, rebuild or open.
     pub fn purge(&self, before: LogPosition) -> Result<(), StoreError> {
-        let _upkeep = self.0.upkeep();
-        {
-            let mut state = self.0.state_mut();
-            for kind in Kind::ALL {
-                let gone = state.shelf_mut(kind).purge(before.0);
-                state.garbage.extend(gone);
-            }
-            state.parts.retain(|part| part.range().to > before.0);
-            if state.built() < before.0 {
-                state.next_index = 0;
-            }
-            if state.built() <= before.0 {
-                state.open = Part::new(before.0);
-            }
+        if self.0.state().start() >= before.0 {
+            return Ok(());
         }
+        let _upkeep = self.0.upkeep();
+        self.0.state_mut().forget(before.0);
         match self.0.remove_garbage() {
             Some(error) => Err(StoreError::io("remove files in", self.0.files.dir(), error)),
             None => Ok(()),
         }
+    }
+
+    /// Starts anew behind a snapshot of a leader that took the place of the tables: what was indexed lies below the log
+    /// that follows, and what the snapshot jumped over never comes. Call it before the next entry is added. Memory only:
+    /// the files go with the next merge or rebuild, and what one under way makes of them has no place any more.
+    ///
+    /// # Errors
+    /// `Invariant` where no log can go on at the snapshot.
+    pub fn start_behind(&self, snapshot: &TablesMeta) -> Result<(), StoreError> {
+        let resume = snapshot.resume(self.0.segment_size)?.end;
+        self.0.state_mut().forget(resume.0);
+        Ok(())
     }
 }
 
