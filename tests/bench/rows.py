@@ -679,6 +679,10 @@ def pending(bench):
                             256, most=300)
         bench.report.note(many, 1, {key: d[key] for key in ('pending', 'anonymous_kib_before', 'anonymous_kib_with_pending')})
         measure(nodes, many)
+        for what, more in {'1,000 listed': ['--max', 1000], 'those of an hour listed': ['--within', '1h']}.items():
+            began = time.monotonic()
+            bench.run([RAFTMQ, 'admin', '-n', nodes.nameserver, 'delay', '--topic', 'd', *more], 120)
+            bench.report.note(f'{many}: {what}', 1, dict(listed_ms=(time.monotonic() - began) * 1000))
     r = bench.report
     for how in ('the leader killed', 'all killed, warm', 'all killed, cold caches'):
         for key in ('sent', 'delivered'):

@@ -24,6 +24,9 @@ func settings(o options) []consumer.Option {
 	if o.broadcasting {
 		settings = append(settings, consumer.WithConsumerModel(consumer.BroadCasting))
 	}
+	if o.trace {
+		settings = append(settings, consumer.WithTrace(o.tracing()))
+	}
 	if o.maxReconsume >= 0 {
 		settings = append(settings, consumer.WithMaxReconsumeTimes(int32(o.maxReconsume)))
 	}

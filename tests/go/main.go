@@ -1,11 +1,11 @@
 // RocketMQ's Go client, as the tests drive it. Output is one JSON object per line, as tests/java/raftmq prints them.
 //
-//	send          -topic T -count N [-mode sync,async,oneway,batch,ordered] [-rate R] [-size B] [-tags A,B] [-keys P] [-delay L]
-//	failover      -topic T -mode M [-rate R]: sends until standard input closes
+//	send          -topic T -count N [-mode sync,async,oneway,batch,ordered] [-rate R] [-size B] [-tags A,B] [-keys P] [-delay L] [-trace]
+//	failover      -topic T -mode M [-rate R] [-trace]: sends until standard input closes
 //	transactions  -topic T -group G -count N [-decisions D,D]: until standard input closes
 //	request       -topic T -count N          reply  -topic T -group G: until standard input closes
 //	consume       -topic T -group G [-tags 'A || B'] [-sql E] [-broadcasting] [-orderly] [-reject N] [-max-reconsume N]
-//	              [-until N] [-idle MS]
+//	              [-until N] [-idle MS] [-trace]
 //	pull          -topic T -group G [-until N] [-idle MS]
 package main
 
@@ -53,6 +53,7 @@ func parse(arguments []string) options {
 	f.Float64Var(&o.rate, "rate", 0, "")
 	f.BoolVar(&o.broadcasting, "broadcasting", false, "")
 	f.BoolVar(&o.orderly, "orderly", false, "")
+	f.BoolVar(&o.trace, "trace", false, "")
 	f.BoolVar(&o.properties, "properties", false, "")
 	_ = f.Parse(arguments)
 	return o
@@ -60,6 +61,11 @@ func parse(arguments []string) options {
 
 func (o options) resolver() primitive.NsResolver {
 	return primitive.NewPassthroughResolver(strings.Split(o.namesrv, ";"))
+}
+
+// Traces go to RMQ_SYS_TRACE_TOPIC, which must be there: this client makes no topic for them.
+func (o options) tracing() *primitive.TraceConfig {
+	return &primitive.TraceConfig{GroupName: o.group, Access: primitive.Local, Resolver: o.resolver()}
 }
 
 // Closed once standard input is.

@@ -34,6 +34,9 @@ func newSender(o options, mode string) (*sender, error) {
 		producer.WithInstanceName(mode),
 		producer.WithRetry(2),
 	}
+	if o.trace {
+		settings = append(settings, producer.WithTrace(o.tracing()))
+	}
 	if mode == "ordered" {
 		settings = append(settings, producer.WithQueueSelector(producer.NewHashQueueSelector()))
 	}
@@ -44,7 +47,7 @@ func newSender(o options, mode string) (*sender, error) {
 	return &sender{options: o, producer: p}, p.Start()
 }
 
-// Messages of each mode in turn.
+// Messages of each mode in turn. The client sends its traces a moment later, so -trace goes on until standard input closes.
 func send(o options) error {
 	for _, mode := range strings.Split(o.mode, ",") {
 		s, err := newSender(o, mode)
@@ -56,6 +59,9 @@ func send(o options) error {
 		if err := s.producer.Shutdown(); err != nil {
 			return err
 		}
+	}
+	if o.trace {
+		<-stdin
 	}
 	newLine("done").print()
 	return nil

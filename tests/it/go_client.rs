@@ -2,15 +2,17 @@
 //! It speaks the ROCKETMQ header format, where the Java clients speak JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tests::cluster::{self, Cluster, Plan, Running};
 use tests::complaints::{Complaints, exactly_once, same_ids};
 use tests::go;
 use tests::history::{self, Delivery, Punctuality, sent, values};
 use tests::runner::{Requirement, Scratch, Test, test};
 use tests::scenario::Scenario;
+use tests::{mqadmin, wait};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 /// As in java_messaging.rs.
@@ -20,7 +22,12 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("go_client::features", &[Requirement::Go], features).calm(),
         test("go_client::rebalance", &[Requirement::Go], rebalance),
-        test("go_client::leader_killed", &[Requirement::Go, Requirement::OwnCluster], leader_killed),
+        test(
+            "go_client::leader_killed",
+            // for mqadmin
+            &[Requirement::Go, Requirement::Java, Requirement::OwnCluster],
+            leader_killed,
+        ),
     ]
 }
 
@@ -48,7 +55,7 @@ fn features(scratch: &Scratch) -> Result<()> {
     let cluster = Running::get()?;
     let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv().to_owned() };
     let base = scratch.unique("go");
-    for feature in ["all", "retry", "tx", "request"] {
+    for feature in ["all", "retry", "tx", "request", "trace"] {
         cluster.create_topic(&format!("{base}_{feature}"), 2)?;
     }
     let consume = |name: &str, of: &str, rest: &str| {
@@ -67,6 +74,10 @@ fn features(scratch: &Scratch) -> Result<()> {
     let mut retry = consume("retry", "retry", "-reject 1 -reject-level 2")?;
     let mut dead = consume("dead", "retry", "-reject 9 -max-reconsume 1")?;
     let mut tx = consume("tx", "tx", "")?;
+    let mut traced = consume("traced", "trace", "-trace")?;
+    // Traces are messages like any.
+    let line = format!("consume -topic RMQ_SYS_TRACE_TOPIC -group {base}_g_traces");
+    let mut traces = starter.start("traces", &line)?;
     let mut reply =
         starter.start("reply", &format!("reply -topic {base}_request -group {base}_g_request"))?;
     reply.wait_started()?;
@@ -80,6 +91,8 @@ fn features(scratch: &Scratch) -> Result<()> {
     let mut transactions = starter.start("transactions", &line)?;
     let line = format!("request -topic {base}_request -group {base}_p -count 4");
     let mut requests = starter.start("requests", &line)?;
+
+    let mut tracer = starter.start("tracer", &send("trace", "-count 1 -keys traced -trace"))?;
 
     let mut c = Complaints::default();
     c.about("go");
@@ -143,6 +156,25 @@ fn features(scratch: &Scratch) -> Result<()> {
     c.same("committed transactions", &values(&tx.deliveries()), &committed);
     if cluster.is_raftmq() {
         c.none("transactions committed twice", &history::stored_twice(&tx.deliveries()));
+    }
+
+    traced.wait_until("the traced message", PATIENCE, |s| !s.deliveries().is_empty())?;
+    let id = tracer.sends().first().and_then(|send| send.msg_id.clone()).context("no id")?;
+    // TraceDataEncoder: fields end with \u{1}, traces with \u{2}.
+    let wanted = ["Pub", "SubBefore", "SubAfter"];
+    let told = traces.wait_until("its traces", PATIENCE, |s| {
+        let bodies = values(&s.deliveries());
+        let entries: BTreeSet<&str> = bodies
+            .iter()
+            .flat_map(|body| body.split('\u{2}'))
+            .filter(|entry| entry.split('\u{1}').any(|field| field == id))
+            .filter_map(|entry| entry.split('\u{1}').next())
+            .collect();
+        wanted.iter().all(|kind| entries.contains(kind))
+    });
+    c.result(told);
+    for scenario in [&mut traced, &mut tracer, &mut traces] {
+        scenario.finish()?;
     }
 
     requests.join(PATIENCE)?;
@@ -238,33 +270,153 @@ fn is_even(value: &str) -> bool {
     value.rsplit('-').next().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n.is_multiple_of(2))
 }
 
-/// Three groups; the client's own settings.
+/// A group that mqadmin moved while the leader died: what the last try of it began and ended at, nanoseconds since 1970.
+struct Moved {
+    began: i64,
+    ended: i64,
+    tries: usize,
+}
+
+/// Tries a command that moves a group until the tool says so of every queue.
+fn move_group(shell: &mut mqadmin::Shell, command: &[&str], queues: usize) -> Result<Moved> {
+    let (mut began, mut tries) = (0, 0);
+    wait::until(command[0], PATIENCE, || {
+        (began, tries) = (now()?, tries + 1);
+        let said = shell.run(command)?;
+        ensure!(mqadmin::rows(&said).len() == queues, "{said}");
+        Ok(Some(()))
+    })?;
+    Ok(Moved { began, ended: now()?, tries })
+}
+
+/// The tool moves one group after the other while this leader is killed.
+fn kill_while_groups_move(
+    cluster: &mut Cluster,
+    leader: u64,
+    shell: &mut mqadmin::Shell,
+    commands: &[Vec<&str>],
+    queues: usize,
+) -> Result<Vec<Moved>> {
+    let (begins, begun) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let moves = scope.spawn(move || {
+            let mut moved = Vec::new();
+            for command in commands {
+                if moved.len() == 1 {
+                    // Nobody listens any more who does not need it.
+                    let _ = begins.send(());
+                }
+                moved.push(move_group(shell, command, queues)?);
+            }
+            Ok(moved)
+        });
+        // At any moment of the second one.
+        if begun.recv_timeout(PATIENCE).is_ok() {
+            std::thread::sleep(Duration::from_millis(now()? as u64 % 100));
+        }
+        cluster.kill(leader)?;
+        moves.join().map_err(|_| anyhow!("the moves panicked"))?
+    })
+}
+
+fn now() -> Result<i64> {
+    Ok(UNIX_EPOCH.elapsed().context("a clock before 1970")?.as_nanos() as i64)
+}
+
+/// A time in the middle of what was consumed, in milliseconds.
+fn middle_ms(deliveries: &[Delivery]) -> Result<i64> {
+    let mut stored: Vec<i64> = deliveries.iter().map(|d| d.stored_ms).collect();
+    stored.sort_unstable();
+    stored.get(stored.len() / 2).copied().context("nothing was consumed")
+}
+
+/// Waits until mqadmin shows that a message was sent, and consumed by this group.
+fn is_traced(shell: &mut mqadmin::Shell, id: &str, group: &str) -> Result<()> {
+    wait::until("its trace", PATIENCE, || {
+        let said = shell.run(&["queryMsgTraceById", "-i", id])?;
+        let row = |kind: &str| said.lines().any(|line| line.starts_with(kind) && line.contains("success"));
+        ensure!(row("Pub") && row("Sub") && said.contains(group), "{said}");
+        Ok(Some(()))
+    })
+}
+
+/// What a group gets that was moved back to `to_ms` while its consumer ran: all from there again, and nothing that is older.
+fn moved_while_running(deliveries: &[Delivery], to_ms: i64, moved: &Moved, c: &mut Complaints) {
+    let again = |value: &str| deliveries.iter().filter(|d| d.at >= moved.began && d.value == value).count();
+    let before: Vec<&Delivery> = deliveries.iter().filter(|d| d.at < moved.began).collect();
+    let newer: Vec<&str> = before.iter().filter(|d| d.stored_ms >= to_ms).map(|d| d.value.as_str()).collect();
+    c.none("did not come again", &newer.iter().filter(|value| again(value) == 0).collect::<Vec<_>>());
+    // What the dead leader had not committed yet comes again as well; consumers commit each 5 s.
+    let is_old = |d: &&&Delivery| d.stored_ms < to_ms && d.at < moved.began - 10_000_000_000;
+    let older = before.iter().filter(is_old).map(|d| d.value.as_str());
+    c.none("older ones came again", &older.filter(|value| again(value) > 0).collect::<Vec<_>>());
+    // Each try that the tool did not hear the end of may have been done, and a new leader tells once more.
+    let often = newer.iter().filter(|value| again(value) > moved.tries + 2);
+    c.none("came again and again", &often.collect::<Vec<_>>());
+}
+
+/// Three groups; the client's own settings. mqadmin moves consumers that run and that do not while the leader dies.
 fn leader_killed(scratch: &Scratch) -> Result<()> {
     const GROUPS: u8 = 3;
+    const QUEUES: u32 = 2;
     let mut cluster = Cluster::start(scratch, Plan::new(3, GROUPS))?;
     let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv() };
     let base = scratch.unique("go");
-    cluster.create_topic(&base, 2)?;
-    let mut consumer = starter.start("consumer", &format!("consume -topic {base} -group {base}_g"))?;
+    cluster.create_topic(&base, QUEUES)?;
+    let consume = |name: &str, group: &str| {
+        starter.start(name, &format!("consume -topic {base} -group {base}_{group} -trace"))
+    };
+    let mut consumer = consume("consumer", "g")?;
+    let mut moved = consume("moved", "moved")?;
+    let mut stopped = [consume("back", "back")?, consume("skip", "skip")?];
     let mut readers = Vec::new();
     for (name, kind) in READERS {
         readers.push((name, starter.start(name, &format!("{kind} -topic {base} -group {base}_{name}"))?));
     }
-    let mut producer =
-        starter.start("producer", &format!("failover -topic {base} -group {base}_p -rate 20 -tags A,B"))?;
+    let mut producer = starter
+        .start("producer", &format!("failover -topic {base} -group {base}_p -rate 20 -tags A,B -trace"))?;
     consumer.wait_until("deliveries of every group", PATIENCE, |s| {
         let brokers: BTreeSet<String> = s.deliveries().into_iter().map(|d| d.place.broker).collect();
         brokers.len() == usize::from(GROUPS)
     })?;
+    for consumer in &mut stopped {
+        // All that was acknowledged until now, so that what is older than the middle of it is known.
+        let so_far = producer.sends();
+        consumer.wait_until("what there is", PATIENCE, |s| {
+            s.deliveries().len() > 60 && history::lost(&so_far, &s.deliveries()).is_empty()
+        })?;
+        consumer.finish()?;
+    }
+    let back = stopped[0].deliveries();
+    moved.wait_until("some", PATIENCE, |s| s.deliveries().len() > 40)?;
+    let (moved_to_ms, back_to_ms) = (middle_ms(&moved.deliveries())?, middle_ms(&back)?);
+    let mut shell = mqadmin::Shell::start(scratch.dir(), &starter.namesrv)?;
+    let traced = producer.sends().first().and_then(|send| send.msg_id.clone()).context("no id")?;
+    is_traced(&mut shell, &traced, &format!("{base}_g"))?;
     let leader = cluster.leader("broker-b")?;
-    cluster.kill(leader)?;
-    let killed = UNIX_EPOCH.elapsed().context("a clock before 1970")?.as_nanos() as i64;
+    let group = |name: &str| format!("{base}_{name}");
+    let (group_moved, group_back, group_skip) = (group("moved"), group("back"), group("skip"));
+    let (moved_to, back_to) = (moved_to_ms.to_string(), back_to_ms.to_string());
+    let commands = [
+        vec!["resetOffsetByTime", "-g", &group_moved, "-t", &base, "-s", &moved_to],
+        vec!["resetOffsetByTime", "-g", &group_back, "-t", &base, "-s", &back_to],
+        vec!["skipAccumulatedMessage", "-g", &group_skip, "-t", &base],
+    ];
+    let queues = usize::from(GROUPS) * QUEUES as usize;
+    let moves = kill_while_groups_move(&mut cluster, leader, &mut shell, &commands, queues)?;
+    let killed = now()?;
     // to the group that lost its leader too
     producer.wait_until("sends to every group", PATIENCE, |s| {
         let since = s.sends().into_iter().filter(|send| send.ok && send.start > killed);
         let brokers: BTreeSet<String> = since.filter_map(|send| Some(send.place?.broker)).collect();
         brokers.len() == usize::from(GROUPS)
     })?;
+    // Only now do they look where they are: of the new leader, while the old one is dead.
+    let mut stopped = [consume("back-2", "back")?, consume("skip-2", "skip")?];
+    for consumer in &mut stopped {
+        // A nameserver that has just started does not know the topic yet, and this client takes its word.
+        consumer.wait_started()?;
+    }
     cluster.start_node(leader)?;
     cluster.wait_whole()?;
     producer.finish()?;
@@ -297,7 +449,58 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
             history::duplicates(&deliveries)
         ));
     }
+    let [running, to_back, to_skip] = &moves[..] else { bail!("{} moves", moves.len()) };
+    // Those that are to be there at the end, and those that are not.
+    let acknowledged = |choice: &dyn Fn(&history::Send) -> bool| -> BTreeSet<String> {
+        sends.iter().filter(|send| send.ok && choice(send)).flat_map(|send| send.values.clone()).collect()
+    };
+    let older: BTreeSet<String> =
+        back.iter().filter(|d| d.stored_ms < back_to_ms).map(|d| d.value.clone()).collect();
+    let all = acknowledged(&|_| true);
+    let expected = [
+        ("moved back while stopped", all.difference(&older).cloned().collect(), older),
+        (
+            "moved to the end while stopped",
+            acknowledged(&|send| send.start > to_skip.ended),
+            acknowledged(&|send| send.end < to_skip.began),
+        ),
+    ];
+    for (consumer, (name, wanted, unwanted)) in stopped.iter_mut().zip(&expected) {
+        let wanted: &BTreeSet<String> = wanted;
+        c.about(&format!("go, {name}"));
+        let arrived = consumer
+            .wait_until("what it is to get", PATIENCE, |s| values(&s.deliveries()).is_superset(wanted));
+        c.result(arrived);
+        consumer.finish()?;
+        let deliveries = consumer.deliveries();
+        c.none("skipped", &history::skipped(&deliveries));
+        c.none("came again", &values(&deliveries).intersection(unwanted).collect::<Vec<_>>());
+        scratch.report(&format!("{name}: {} deliveries, {} not wanted", deliveries.len(), unwanted.len()));
+    }
+    c.about("go, moved back while running");
+    let arrived = moved.wait_until("what it is to get again", PATIENCE, |s| {
+        let deliveries = s.deliveries();
+        let again: BTreeSet<&str> =
+            deliveries.iter().filter(|d| d.at >= running.began).map(|d| d.value.as_str()).collect();
+        let is_again = |d: &&Delivery| d.at < running.began && d.stored_ms >= moved_to_ms;
+        deliveries.iter().filter(is_again).all(|d| again.contains(d.value.as_str()))
+            && history::lost(&sends, &deliveries).is_empty()
+    });
+    c.result(arrived);
+    moved.finish()?;
+    let moved = moved.deliveries();
+    c.none("skipped", &history::skipped(&moved));
+    moved_while_running(&moved, moved_to_ms, running, &mut c);
+    scratch.report(&format!(
+        "moved in {}, {} and {} tries; {} deliveries",
+        running.tries,
+        to_back.tries,
+        to_skip.tries,
+        moved.len()
+    ));
     c.about("go");
+    let kept = is_traced(&mut shell, &traced, &format!("{base}_g")).context("the trace of before the kill");
+    c.result(kept);
     c.none("skipped", &history::skipped(&deliveries));
     c.none("contradictions", &history::contradictions(&sends, &deliveries));
     c.none("unexpected", &history::unexpected(&sends, &deliveries));

@@ -42,6 +42,8 @@ pub(super) fn everything(options: &BootstrapOptions) -> Bootstrap {
         topic(system::TRANS_HALF, 1, RW),
         topic(system::TRANS_OP_HALF, 1, RW),
         topic(system::WHEEL_TIMER, 1, RW),
+        // Not left to the first trace: Go clients look for its route and drop their traces where there is none.
+        topic(system::TRACE, 1, RW),
     ];
     if *auto_create_topic {
         topics.push(topic(system::AUTO_CREATE, *default_topic_queues, RW | INHERIT));
