@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use store::Mutant;
 use wire::ResponseCode;
 
 use super::attempts::Attempts;
@@ -120,9 +119,7 @@ impl Tables {
             done.raise(range.min.0);
             for (place, offset) in (first..).zip(offsets) {
                 if stored.contains(offset) && done.mark(*offset) {
-                    if !Mutant::AttemptsOutliveMessage.is_on() {
-                        self.progress.attempts.end(key, *offset);
-                    }
+                    self.progress.attempts.end(key, *offset);
                     reply.grant(place);
                 }
             }
