@@ -297,7 +297,7 @@ impl NetSnapshot<TypeConfig> for PeerNetwork {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let mut client = self.log().map_err(streaming_error)?;
-        let SnapshotTables { at, bytes } = snapshot.snapshot;
+        let SnapshotTables { at, bytes, .. } = snapshot.snapshot;
         let membership = snapshot.meta.last_membership;
         let head = proto::SnapshotHead {
             origin: Some(self.origin()),

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use wire::LogPosition;
 
+use crate::blocking::blocking;
 use crate::group::Raft;
 use crate::level::{self, Said};
 use crate::limits::{
@@ -545,7 +546,7 @@ impl peer_server::Peer for PeerServer {
         let mut inbound = request.into_inner();
         let first = inbound.message().await?.ok_or_else(|| missing("content"))?;
         let head = first.head.ok_or_else(|| missing("head"))?;
-        let (_, raft) = self.running(head.origin.as_ref())?;
+        let (slot, raft) = self.running(head.origin.as_ref())?;
         let mut bytes = bytes::BytesMut::from(&first.data[..]);
         while let Some(chunk) = inbound.message().await? {
             if bytes.len() + chunk.data.len() > SNAPSHOT_BYTES_MAX {
@@ -558,6 +559,18 @@ impl peer_server::Peer for PeerServer {
         let vote = head.vote.as_ref().map(vote_from_proto).ok_or_else(|| missing("vote"))?;
         let last = head.last.as_ref().map(log_id_from_proto).ok_or_else(|| missing("last log id"))?;
         let membership = head.membership.as_ref().and_then(membership_from_proto).unwrap_or_default();
+        let at = TablesMeta {
+            last: store_log_id(&last),
+            end: LogPosition(head.end_position),
+            chain: head.chain,
+            log_time_ms: head.log_time_ms,
+        };
+        let bytes = bytes.freeze();
+        // Like the frames of an append: openraft must never see a snapshot that the disk cannot take (log.md 10).
+        let (log, tables) = (slot.log.clone(), bytes.clone());
+        let received = blocking(&**slot.log.disk(), move || log.receive_snapshot(&at, &tables));
+        let received = received.await.map_err(fatal)?;
+        let received = received.map_err(|e| Status::resource_exhausted(e.to_string()))?;
         let snapshot = Snapshot {
             meta: SnapshotMeta {
                 last_log_id: Some(last),
@@ -566,15 +579,7 @@ impl peer_server::Peer for PeerServer {
                     membership,
                 ),
             },
-            snapshot: SnapshotTables {
-                at: TablesMeta {
-                    last: store_log_id(&last),
-                    end: LogPosition(head.end_position),
-                    chain: head.chain,
-                    log_time_ms: head.log_time_ms,
-                },
-                bytes: bytes.freeze(),
-            },
+            snapshot: SnapshotTables { at, bytes, received: Some(Arc::new(received)) },
         };
         let response = raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
         Ok(Response::new(proto::SnapshotReply { vote: Some(vote_to_proto(&response.vote)) }))

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use prost::Message as _;
-use store::{FrameKind, Log, LogId, Mutant, TablesKind, TablesMeta};
+use store::{FrameKind, Log, LogId, Mutant, ReceivedSnapshot, TablesKind, TablesMeta};
 use tokio::sync::{mpsc, watch};
 use wire::LogPosition;
 
@@ -27,6 +27,8 @@ use crate::{Outcome, StateMachine, proto};
 pub(crate) struct SnapshotTables {
     pub(crate) at: TablesMeta,
     pub(crate) bytes: Bytes,
+    /// The same on this node's disk, where a leader sent it.
+    pub(crate) received: Option<Arc<ReceivedSnapshot>>,
 }
 
 pub(crate) type RaftSnapshot = Snapshot<CommittedTerm, u64, openraft::EmptyNode, SnapshotTables>;
@@ -236,8 +238,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
         }
         // The log stays as it is: only the purge that openraft asks for next may drop segments (log.md 7).
         let log = self.log.clone();
-        let (at, bytes) = (snapshot.at, snapshot.bytes.clone());
-        let installed = blocking(&**self.log.disk(), move || log.install_snapshot(&at, &bytes));
+        let SnapshotTables { at, bytes, received } = snapshot.clone();
+        let installed = blocking(&**self.log.disk(), move || match received {
+            Some(received) => log.install_snapshot(&received),
+            None => log.install_snapshot(&log.receive_snapshot(&at, &bytes)?),
+        });
         installed.await?.map_err(io::Error::other)?;
         self.tables.restore(&saved.state, &snapshot.at).map_err(io::Error::other)?;
         self.membership = stored_membership(&saved);
@@ -270,7 +275,7 @@ impl CurrentSnapshot {
                 last_log_id: Some(raft_log_id(at.last)),
                 last_membership: stored_membership(&saved),
             },
-            snapshot: SnapshotTables { at, bytes },
+            snapshot: SnapshotTables { at, bytes, received: None },
         }))
     }
 }

@@ -39,7 +39,7 @@ pub use error::StoreError;
 pub use flush::Flusher;
 pub use frame::{Draft, FRAME_MAGIC, Frame, FrameError, FrameKind, frame_len};
 pub use ids::{LogId, LogIndex, Term, Vote};
-pub use log::{Done, Identity, Log, LogState, NewEntry, Options, SealedInfo, SegmentInfo};
+pub use log::{Done, Identity, Log, LogState, NewEntry, Options, ReceivedSnapshot, SealedInfo, SegmentInfo};
 pub use mutant::Mutant;
 pub use read::{FrameReader, LogItem};
 pub use records::Records;

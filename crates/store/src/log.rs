@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ use crate::manifest::Manifest;
 use crate::mutant::Mutant;
 use crate::room::Pool;
 use crate::segment::{SegmentEntry, SegmentKind, opens_segment, place, segment_start};
-use crate::tables::{TablesDir, TablesKind, TablesMeta};
+use crate::tables::{TablesDir, TablesKind, TablesMeta, remove_if_there};
 use crate::writer::{Job, Writer};
 
 /// Called once when the work is durable, or with the error that stopped the log. It runs on a thread of the flusher and
@@ -162,6 +162,8 @@ pub(crate) struct Inner {
     pub(crate) tables: Mutex<()>,
     pub(crate) pool: Mutex<Pool>,
     pub(crate) prepared_ever: AtomicU64,
+    /// Numbers the snapshots that leaders sent.
+    pub(crate) received_ever: AtomicU64,
     /// Dropped last: the lock of the directory.
     pub(crate) _dir_lock: Box<dyn Send + Sync>,
 }
@@ -728,22 +730,41 @@ impl Log {
         }
     }
 
-    /// Keeps a leader's snapshot and makes it the current one; durable on return. Never touches the log: only a following
-    /// [`Log::purge`] to `meta.last` does, which starts the log at the segment after `meta.end` (log.md 7). Waits for what
+    /// Writes a leader's snapshot to this disk, of which nothing takes notice before [`Log::install_snapshot`]: a full disk
+    /// refuses here, where it does no harm, and not once Raft counts on it (log.md 10). Durable on return.
+    ///
+    /// # Errors
+    /// `Invariant` when it names a place where no log can be; those of the disk.
+    pub fn receive_snapshot(&self, meta: &TablesMeta, tables: &[u8]) -> Result<ReceivedSnapshot, StoreError> {
+        let inner = &*self.0;
+        // The peer's word: what cannot be purged to, or read back, must not get into the manifest.
+        meta.resume(inner.identity.segment_size)?;
+        lock(&inner.state).check_poison()?;
+        let number = inner.received_ever.fetch_add(1, Ordering::Relaxed);
+        let path = inner.tables_dir().receive(number, meta, tables)?;
+        Ok(ReceivedSnapshot { log: self.clone(), meta: *meta, path, is_adopted: AtomicBool::new(false) })
+    }
+
+    /// Makes a leader's snapshot the current one; durable on return. Never touches the log: only a following
+    /// [`Log::purge`] to its last entry does, which starts the log at the segment after its end (log.md 7). Waits for what
     /// is queued: openraft truncates a log that contradicts the snapshot before, and a start with that snapshot but
     /// without the truncation would find a log that it takes for corrupt.
     ///
     /// # Errors
-    /// `Invariant` when it is older than the current one, or names a place where no log can be; those of the disk.
-    pub fn install_snapshot(&self, meta: &TablesMeta, tables: &[u8]) -> Result<(), StoreError> {
+    /// `Invariant` when it is older than the current one, or another log received it; those of the disk.
+    pub fn install_snapshot(&self, received: &ReceivedSnapshot) -> Result<(), StoreError> {
         let inner = &*self.0;
-        // The peer's word: what cannot be purged to, or read back, must not get into the manifest.
-        meta.resume(inner.identity.segment_size)?;
+        if !Arc::ptr_eq(&self.0, &received.log.0) {
+            return Err(StoreError::Invariant("another log received this snapshot".into()));
+        }
         self.sync_all()?;
         let _tables = lock(&inner.tables);
         lock(&inner.state).check_poison()?;
-        inner.tables_dir().save(TablesKind::Boundary, meta, tables)?;
-        inner.set_snapshot(meta)
+        if !received.is_adopted.load(Ordering::Acquire) {
+            inner.tables_dir().adopt(&received.path, &received.meta)?;
+            received.is_adopted.store(true, Ordering::Release);
+        }
+        inner.set_snapshot(&received.meta)
     }
 
     /// Asserts design.md invariant 6 and the order of this module's watermarks: `purged = current snapshot ≤ newest
@@ -781,6 +802,31 @@ impl Log {
             before = Some(&recent.frame);
         }
         must(before.is_none_or(|last| Tail::after(last) == state.tail), "recent frames reach the end")
+    }
+}
+
+/// A leader's snapshot on this disk, not yet the current one. Dropped before it is installed, it is removed.
+#[must_use]
+pub struct ReceivedSnapshot {
+    log: Log,
+    meta: TablesMeta,
+    path: PathBuf,
+    is_adopted: AtomicBool,
+}
+
+impl std::fmt::Debug for ReceivedSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReceivedSnapshot").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Drop for ReceivedSnapshot {
+    fn drop(&mut self) {
+        if !self.is_adopted.load(Ordering::Acquire)
+            && let Err(error) = remove_if_there(&*self.log.0.disk, &self.path)
+        {
+            tracing::warn!(%error, "cannot remove a snapshot that was not wanted; the next start tries again");
+        }
     }
 }
 

@@ -199,6 +199,7 @@ pub(crate) fn open(
         tables: Mutex::default(),
         pool: Mutex::new(Pool::default()),
         prepared_ever: AtomicU64::new(0),
+        received_ever: AtomicU64::new(0),
         _dir_lock: dir_lock,
     });
     inner.adopt_prepared(&names)?;

@@ -1,6 +1,7 @@
 //! Files that hold the tables at one index (docs/formats.md 7): checkpoints, boundary snapshots, and the current snapshot,
 //! which is one of the boundaries. Three things, three names (log.md 7).
 
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
 use wire::LogPosition;
@@ -125,6 +126,37 @@ impl TablesDir<'_> {
     pub(crate) fn save(&self, kind: TablesKind, meta: &TablesMeta, tables: &[u8]) -> Result<(), StoreError> {
         let path = self.path(kind, meta.last.index);
         replace_file(self.disk, &path, &[&meta.encode(tables), tables]).at("replace", &path)
+    }
+
+    /// Writes a boundary under a name of its own, on which nothing is built; durable under it on return.
+    pub(crate) fn receive(
+        &self,
+        number: u64,
+        meta: &TablesMeta,
+        tables: &[u8],
+    ) -> Result<PathBuf, StoreError> {
+        let path = self.dir.join(format!("boundary-{}.{number}.new", meta.last.index));
+        let header = meta.encode(tables);
+        let written = (|| {
+            let file = self.disk.create(&path)?;
+            file.allocate((HEADER + tables.len()) as u64)?;
+            file.write_at(0, &[IoSlice::new(&header), IoSlice::new(tables)])?;
+            file.sync_data()
+        })();
+        if written.is_err() {
+            // Give back what was taken; when that fails too, the next open does it.
+            let _ = self.disk.remove(&path);
+        }
+        written.at("write", &path)?;
+        Ok(path)
+    }
+
+    /// Gives what was received the name of a boundary, in the place of one of that name.
+    pub(crate) fn adopt(&self, received: &Path, meta: &TablesMeta) -> Result<(), StoreError> {
+        self.disk
+            .rename(received, &self.path(TablesKind::Boundary, meta.last.index))
+            .at("rename", received)?;
+        self.disk.sync_dir(&self.dir).at("sync", &self.dir)
     }
 
     /// `None` when there is no such file; `Corrupt` when its bytes are damaged.

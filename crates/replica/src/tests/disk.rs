@@ -6,11 +6,15 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use store::{Disk, DiskFile, Map, OsDisk};
 
+use super::cluster::SEGMENT;
+
 #[derive(Default)]
 struct State {
     hung: bool,
     hung_but_for_votes: bool,
     full: bool,
+    /// Allocations that were refused, but for those of segments.
+    refusals: u64,
 }
 
 #[derive(Default)]
@@ -51,6 +55,11 @@ impl GatedDisk {
     /// While true nothing can be allocated; what is allocated can be written.
     pub(crate) fn fill(&self, full: bool) {
         self.0.state.lock().unwrap().full = full;
+    }
+
+    /// How many allocations were refused so far, but for those of segments.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.0.state.lock().unwrap().refusals
     }
 
     fn file(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
@@ -127,7 +136,11 @@ impl DiskFile for GatedFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        self.gate.room()?;
+        let room = self.gate.room();
+        if room.is_err() && len < SEGMENT {
+            self.gate.state.lock().unwrap().refusals += 1;
+        }
+        room?;
         self.file.allocate(len)
     }
 

@@ -183,8 +183,9 @@ async fn calls_tell_what_is_known_of_their_outcome() {
     assert!(gone.to_string().contains("node 2 cannot be reached"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_behind_the_purge_gets_the_snapshot_and_goes_on() {
+/// Three nodes of which one is stopped, while the others have purged what it lacks: the leader, that node, and the entry to
+/// which they purged. Topic `t` has 21 and 20 messages in its two queues.
+async fn one_behind_the_purge() -> (Cluster, u64, u64, store::LogId) {
     let mut cluster = Cluster::start(3).await;
     create_topic(&cluster, "t:2").await;
     let leader = cluster.leader().await;
@@ -203,11 +204,33 @@ async fn a_node_behind_the_purge_gets_the_snapshot_and_goes_on() {
         purged.push(eventually(|| async { node.group.purge().await.unwrap() }).await);
     }
     assert_eq!(purged[0], purged[1], "a boundary is the same everywhere");
+    (cluster, leader, away, purged[0])
+}
+
+/// log.md 10: a snapshot that the disk cannot take is refused before openraft sees it, which would end the node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disk_is_full_refuses_the_snapshot_and_takes_it_later() {
+    let (mut cluster, leader, away, purged) = one_behind_the_purge().await;
+    cluster.disks[&away].fill(true);
+    cluster.restart(away).await;
+    let last = cluster.group(away).log().state().last;
+    eventually(|| async { (cluster.disks[&away].refusals() > 2).then_some(()) }).await;
+    propose(cluster.group(leader), message("t", 0, "sends go on")).await.unwrap();
+    assert_eq!(cluster.group(away).log().state().last, last);
+    assert_eq!(cluster.group(away).role().leader, Some(NodeId(leader)), "it follows");
+    cluster.disks[&away].fill(false);
+    assert_eq!(cluster.converged().await.next["t"][&0], 22);
+    assert_eq!(cluster.group(away).log().state().purged, Some(purged));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_behind_the_purge_gets_the_snapshot_and_goes_on() {
+    let (mut cluster, leader, away, purged) = one_behind_the_purge().await;
     cluster.restart(away).await;
     let behind = cluster.converged().await;
     assert_eq!((behind.next["t"][&0], behind.next["t"][&1]), (21, 20));
     let state = cluster.group(away).log().state();
-    assert_eq!(state.purged, Some(purged[0]), "its log starts at the boundary of the snapshot");
+    assert_eq!(state.purged, Some(purged), "its log starts at the boundary of the snapshot");
     // It votes, leads and appends at the same positions as the others.
     eventually(|| async {
         cluster.group(leader).transfer_leadership(NodeId(away)).await.ok()?;

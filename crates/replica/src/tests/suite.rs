@@ -167,7 +167,7 @@ async fn tables_after(log: &Log, upto: LogIndex) -> io::Result<(TablesMeta, Vec<
 /// Makes tables the current snapshot: as before a purge where the log holds the entry, else as if a leader had sent them.
 fn make_current(log: &Log, at: &TablesMeta, tables: &[u8]) -> Result<(), StoreError> {
     if frame_of(log, at.last).is_none() {
-        return log.install_snapshot(at, tables);
+        return log.install_snapshot(&log.receive_snapshot(at, tables)?);
     }
     log.sync_all()?;
     log.save_tables(TablesKind::Boundary, at, tables)?;
@@ -312,7 +312,7 @@ impl RaftStateMachine<TypeConfig> for SuiteMachine {
         meta: &RaftSnapshotMeta,
         snapshot: SnapshotTables,
     ) -> Result<(), io::Error> {
-        let SnapshotTables { at, bytes } = snapshot.clone();
+        let SnapshotTables { at, bytes, .. } = snapshot.clone();
         self.inner.install_snapshot(meta, snapshot).await?;
         self.at = Some(at);
         *self.applied.lock().unwrap() = Some((at, bytes.to_vec()));

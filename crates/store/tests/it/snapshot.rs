@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use store::{CrashDisk, Disk, Flusher, LogId, LogIndex, LogPosition, StoreError, TablesKind, TablesMeta};
+use store::{CrashDisk, Disk, Flusher, Log, LogId, LogIndex, LogPosition, StoreError, TablesKind, TablesMeta};
 
 use super::harness::{
     Machine, SEGMENT, append, draft, drafts, entries, frame_at, frames_as_entries, ids, meta, names,
@@ -196,7 +196,7 @@ fn rule_7_purging_beyond_the_log_needs_an_installed_snapshot() {
     assert_eq!(ids(&machine.log).len(), 5);
     let leader = leader();
     let meta = boundary_of(&leader);
-    machine.log.install_snapshot(&meta, b"theirs").unwrap();
+    install(&machine.log, &meta, b"theirs").unwrap();
     for wrong in [LogId::new(7, meta.last.index.0), LogId::new(1, meta.last.index.0 + 1)] {
         assert!(machine.log.purge(wrong).is_err());
     }
@@ -209,15 +209,53 @@ fn a_snapshot_from_beyond_any_log_is_refused() {
     let good = boundary_of(&leader());
     for end in [u64::MAX, u64::MAX - SEGMENT, (1 << 62) + 1] {
         let error =
-            machine.log.install_snapshot(&TablesMeta { end: LogPosition(end), ..good }, b"t").unwrap_err();
+            install(&machine.log, &TablesMeta { end: LogPosition(end), ..good }, b"t").unwrap_err();
         assert!(matches!(error, StoreError::Invariant(_)), "{error}");
     }
     let last = LogId::new(5, u64::MAX);
-    assert!(machine.log.install_snapshot(&TablesMeta { last, ..good }, b"t").is_err());
+    assert!(install(&machine.log, &TablesMeta { last, ..good }, b"t").is_err());
     assert!(machine.log.current_snapshot().unwrap().is_none());
     let machine = machine.restart();
     assert_eq!(ids(&machine.log).len(), 5);
-    machine.log.install_snapshot(&good, b"t").unwrap();
+    install(&machine.log, &good, b"t").unwrap();
+}
+
+fn install(log: &Log, meta: &TablesMeta, tables: &[u8]) -> Result<(), StoreError> {
+    log.install_snapshot(&log.receive_snapshot(meta, tables)?)
+}
+
+/// log.md 10, for snapshots: what a full disk refuses has changed nothing, and what it took is installed without room.
+#[test]
+fn rule_10_a_snapshot_is_refused_before_it_counts() {
+    let boundary = boundary_of(&leader());
+    let machine = Machine::new();
+    machine.append_lens(1, &[3000; 3]);
+    let tables = vec![7; 50_000];
+    let others = names(&machine.disk, "/data/g/tables");
+    machine.disk.set_capacity(Some(0));
+    let error = machine.log.receive_snapshot(&boundary, &tables).unwrap_err();
+    assert!(matches!(&error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull));
+    assert_eq!(names(&machine.disk, "/data/g/tables"), others, "what was begun is given back");
+    assert_eq!(machine.log.current_snapshot().unwrap(), None);
+    machine.append_lens(1, &[100]);
+
+    machine.disk.set_capacity(None);
+    // One that Raft does not want leaves nothing; one that a crash interrupts is gone at the next open.
+    drop(machine.log.receive_snapshot(&boundary, &tables).unwrap());
+    assert_eq!(names(&machine.disk, "/data/g/tables"), others);
+    std::mem::forget(machine.log.receive_snapshot(&boundary, &tables).unwrap());
+    let disk = machine.disk.fork();
+    disk.crash(3);
+    assert_eq!(names(&Machine::on(disk).disk, "/data/g/tables"), others);
+
+    let received = machine.log.receive_snapshot(&boundary, &tables).unwrap();
+    machine.disk.set_capacity(Some(0));
+    machine.log.install_snapshot(&received).unwrap();
+    assert_eq!(machine.log.current_snapshot().unwrap(), Some((boundary, tables)));
+    machine.log.purge(boundary.last).unwrap();
+    machine.flusher.turn();
+    machine.log.check().unwrap();
+    assert_eq!(machine.log.state().purged, Some(boundary.last));
 }
 
 /// A leader whose log is far ahead.
@@ -240,7 +278,7 @@ fn rule_7_install_snapshot_never_touches_the_log_and_the_purge_after_it_restarts
     machine.append_lens(1, &[3000; 8]);
     machine.log.save_tables(TablesKind::Checkpoint, &meta(&frame_at(&machine.log, 6)), b"mine").unwrap();
     let before = ids(&machine.log);
-    machine.log.install_snapshot(&boundary, b"theirs").unwrap();
+    install(&machine.log, &boundary, b"theirs").unwrap();
     assert_eq!(ids(&machine.log), before);
     machine.log.check().unwrap();
     // A crash here: the snapshot is current, the log as it was, and the tables are those that the log reaches.
@@ -293,7 +331,7 @@ fn rule_7_a_snapshot_that_contradicts_the_log_waits_for_the_truncation_before_it
         if let Ok(log) = try_open(&disk, &flusher) {
             // As openraft does: truncate to what is committed, install, purge.
             let _ = log.truncate_after(Some(LogId::new(1, 5)));
-            let _ = log.install_snapshot(&boundary, b"theirs");
+            let _ = install(&log, &boundary, b"theirs");
             let _ = log.purge(boundary.last);
             flusher.turn();
         }
@@ -331,7 +369,7 @@ fn rule_7_a_crash_in_the_jump_leaves_the_log_before_or_after_it() {
         let flusher = Flusher::manual();
         let Ok(log) = try_open(disk, &flusher) else { return false };
         let jump = || -> Result<(), StoreError> {
-            log.install_snapshot(&boundary, b"theirs")?;
+            install(&log, &boundary, b"theirs")?;
             log.purge(boundary.last)?;
             log.append(frames_as_entries(&rest), Box::new(|_| ()))
         };
