@@ -60,3 +60,5 @@ pub use limits::Limits;
 pub use requests::{Class, documentation};
 pub use service::{Broker, BrokerError, Drain};
 pub use settings::Initial;
+/// Whether this build can break a rule on purpose (jepsen/README.md, Mutants): nothing that serves users may.
+pub use store::mutant::ARE_BUILT_IN as HAS_MUTANTS;

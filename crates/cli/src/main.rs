@@ -15,6 +15,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+const _: () = assert!(
+    !broker::HAS_MUTANTS,
+    "with the feature `mutants` an environment variable could make raftmq break its rules: build it without (--all-features of \
+     the workspace has it, -p cli does not)"
+);
+
 #[derive(Parser)]
 #[command(name = "raftmq", version, about = "A RocketMQ-compatible broker whose CommitLog is a Raft log.")]
 struct Cli {

@@ -316,6 +316,7 @@ fn append_entries(
     // A full disk still takes what lets a leader lead.
     let room = match bytes as u64 {
         0 => Ok(None),
+        _ if Mutant::AppendWithoutRoom.is_on() => Ok(None),
         bytes if is_clients => log.reserve_behind(bytes).map(Some),
         bytes => log.reserve_small(bytes).map(Some),
     };

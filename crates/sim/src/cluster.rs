@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use broker::state::InFlight;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -25,8 +26,10 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::clock;
 use crate::disk::{Ending, SimDisk};
 use crate::net::{Net, SimTransport, address};
-use crate::oracle::{GroupSight, Oracle, Replica, Sight, Standing};
-use crate::plan::{ALL_TOPICS, NODES, POPPED, POPPERS, Plan, QUEUES, SOURCES};
+use crate::oracle::{GroupSight, Oracle, Out, Replica, Sight, Standing};
+use crate::plan::{
+    ALL_TOPICS, NODES, ORDERED, ORDERLY, POPPED, POPPERS, Plan, QUEUES, READERS, SOURCES, TOPICS,
+};
 use crate::random::Random;
 use crate::served::{Directory, Served};
 use crate::tables::{ReadFailure, Tables};
@@ -644,8 +647,8 @@ impl Cluster {
                     messages.extend(more.into_iter().map(Some));
                 }
                 queues.insert(of, messages);
-                for client in 0..=self.plan.clients {
-                    let consumer = consumer_of(client);
+                let consumers = (0..=self.plan.clients).map(consumer_of);
+                for consumer in consumers.chain([READERS.to_owned()]) {
                     if let Some(offset) = served.tables.state.offset(topic, &consumer, QueueId(queue)) {
                         offsets.insert((group, consumer, topic.to_owned(), queue), offset.0);
                     }
@@ -654,12 +657,32 @@ impl Cluster {
         }
         let state = &served.tables.state;
         let (mut pending, mut cursors, mut in_flight) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut attempts, mut resets, mut in_order) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for queue in 0..QUEUES {
             for topic in SOURCES {
+                let of = (group, topic.to_owned(), queue);
                 let waits = state.pending(topic, QueueId(queue), QueueOffset(0), usize::MAX);
-                let waits = waits.into_iter().map(|offset| offset.0).collect();
-                pending.insert((group, topic.to_owned(), queue), waits);
+                pending.insert(of.clone(), waits.into_iter().map(|offset| offset.0).collect());
+                // Also of what is done: it has none.
+                let end = state.queue(topic, QueueId(queue)).map_or(0, |range| range.next.0);
+                let tried = (0..end)
+                    .map(|offset| (offset, state.attempts(topic, QueueId(queue), QueueOffset(offset))))
+                    .filter(|(_, (count, _))| *count > 0);
+                attempts.insert(of, tried.collect());
             }
+            for topic in TOPICS {
+                if let Some(reset) = state.pending_reset(topic, READERS, QueueId(queue)) {
+                    resets.insert((group, READERS.to_owned(), topic.to_owned(), queue), reset.0);
+                }
+            }
+            let place = state.pop_place(ORDERED, ORDERLY, QueueId(queue));
+            let batch = place.ordered.unwrap_or_default().messages;
+            let out = batch.into_iter().map(|(offset, message)| {
+                let InFlight { pop_time_ms, visible_at_ms, attempts } = message;
+                (offset.0, Out { pop_time_ms, visible_at_ms, attempts })
+            });
+            let cursor = place.cursor.map(|offset| offset.0);
+            in_order.insert((group, ORDERED.to_owned(), queue), (cursor, out.collect()));
             let popped = (group, POPPED.to_owned(), queue);
             let end = state.queue(POPPED, QueueId(queue)).map_or(0, |range| range.next.0);
             let out = (0..end).filter_map(|offset| {
@@ -684,6 +707,9 @@ impl Cluster {
             pending,
             cursors,
             in_flight,
+            in_order,
+            resets,
+            attempts,
         })
     }
 }

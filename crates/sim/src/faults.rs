@@ -275,12 +275,7 @@ impl Nemesis {
                 cluster.break_disk(node);
                 cluster.is_up(node)
             }
-            Kind::FullDisk => {
-                say!("n{node}'s disk is full");
-                cluster.fill_disk(node, true);
-                self.after(500, 5000, Cure::EmptyDisk(node));
-                true
-            }
+            Kind::FullDisk => self.fill(cluster, node),
             Kind::Clock => self.clock(cluster, node),
             Kind::Transfer => self.transfer(cluster),
             Kind::Purge => self.purge(cluster),
@@ -302,6 +297,15 @@ impl Nemesis {
         *self.random.pick(&others)
     }
 
+    /// This node, mostly alone; else with another one, or all of them.
+    fn some(&mut self, node: u64) -> Vec<u64> {
+        match self.random.weighted(&[(6, 1), (2, 2), (2, 3)]) {
+            1 => vec![node],
+            2 => vec![node, self.other(node)],
+            _ => (1..=NODES).collect(),
+        }
+    }
+
     fn kill(&mut self, cluster: &mut Cluster, node: u64) -> bool {
         if !cluster.is_up(node) {
             return false;
@@ -313,12 +317,7 @@ impl Nemesis {
     }
 
     fn power(&mut self, cluster: &mut Cluster, node: u64) -> bool {
-        let mut nodes = vec![node];
-        match self.random.weighted(&[(6, 1), (2, 2), (2, 3)]) {
-            1 => {}
-            2 => nodes.push(self.other(node)),
-            _ => nodes = (1..=NODES).collect(),
-        }
+        let mut nodes = self.some(node);
         nodes.retain(|node| cluster.is_up(*node));
         for node in &nodes {
             say!("n{node} loses power");
@@ -326,6 +325,18 @@ impl Nemesis {
             self.after(20, 3000, Cure::Start(*node));
         }
         !nodes.is_empty()
+    }
+
+    /// No segment is to be had for a while; what is allocated goes on being used.
+    fn fill(&mut self, cluster: &mut Cluster, node: u64) -> bool {
+        let most = self.random.weighted(&[(2, 5000), (1, 12_000)]);
+        for node in self.some(node) {
+            say!("n{node}'s disk is full");
+            cluster.fill_disk(node, true);
+            // One that is full already has room again with the first cure.
+            self.after(500, most, Cure::EmptyDisk(node));
+        }
+        true
     }
 
     fn stop(cluster: &mut Cluster, node: u64) -> bool {

@@ -155,12 +155,23 @@ fn with_seeds(mutant: Mutant, seeds: &[u64], jobs: usize) -> io::Result<End> {
     Ok(End::Survived(format!("{} seeds", seeds.len())))
 }
 
+/// The profile with which this program was built: its folder's name but for that of `dev`.
+fn profile() -> io::Result<String> {
+    let program = std::env::current_exe()?;
+    let folder = program.parent().and_then(|folder| folder.file_name()).unwrap_or_default();
+    Ok(match folder.to_string_lossy().as_ref() {
+        "debug" => "dev".to_owned(),
+        name => name.to_owned(),
+    })
+}
+
 fn with_test(mutant: Mutant, package: &str, target: &[&str], name: &str) -> io::Result<End> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let profile = profile()?;
     let test = |is_on: bool| {
         let mut command = Command::new(&cargo);
         command
-            .args(["test", "-p", package, "--features", "mutants"])
+            .args(["test", "-p", package, "--features", "mutants", "--profile", &profile])
             .args(target)
             .args([name, "--", "--exact"]);
         if is_on {

@@ -151,6 +151,36 @@ pub(crate) enum Answer {
         queue: Queue,
         offset: u64,
     },
+    /// So is one that was popped in order.
+    ConsumedInOrder {
+        queue: Queue,
+        offset: u64,
+    },
+    /// The offset was reset.
+    Reset {
+        consumed: Consumed,
+        offset: u64,
+    },
+    /// The committed offset, of a group whose offsets are reset; when it was asked for, the entry `since` was applied.
+    Asked {
+        consumed: Consumed,
+        since: u64,
+        offset: Option<u64>,
+    },
+    /// Attempts to learn what is to become of messages that wait are counted.
+    Tried {
+        queue: Queue,
+        offsets: Vec<u64>,
+    },
+}
+
+/// A message in the hands of an orderly consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Out {
+    pub(crate) pop_time_ms: u64,
+    pub(crate) visible_at_ms: u64,
+    /// How often others had it before.
+    pub(crate) attempts: u32,
 }
 
 /// A group as one node has it.
@@ -205,6 +235,12 @@ pub(crate) struct Replica {
     pub(crate) cursors: BTreeMap<Queue, Option<u64>>,
     /// What pop consumers have: pop time and end of the invisible time, by offset.
     pub(crate) in_flight: BTreeMap<Queue, BTreeMap<u64, (u64, u64)>>,
+    /// Where the orderly consumers go on, and what they have.
+    pub(crate) in_order: BTreeMap<Queue, (Option<u64>, BTreeMap<u64, Out>)>,
+    /// Offsets that were reset and that nobody was told of.
+    pub(crate) resets: BTreeMap<Consumed, u64>,
+    /// Attempts with what waits in source queues, and the log time of the last.
+    pub(crate) attempts: BTreeMap<Queue, BTreeMap<u64, (u32, u64)>>,
 }
 
 /// Counts, for people and for the runner, which asks whether enough happened.
@@ -221,6 +257,14 @@ pub(crate) struct Counts {
     /// Messages that were handed out to pop consumers, and locks that were granted, in the log.
     pub(crate) popped: u64,
     pub(crate) locked: u64,
+    /// Messages that went to orderly consumers, and those of them that had been out before.
+    pub(crate) in_order: u64,
+    pub(crate) again: u64,
+    /// Offsets that were reset, and resets of which consumers were told.
+    pub(crate) resets: u64,
+    pub(crate) told: u64,
+    /// Attempts that were counted.
+    pub(crate) attempts: u64,
     /// Snapshots of a leader that a node has taken over.
     pub(crate) installed: u64,
     pub(crate) entries: u64,
@@ -240,8 +284,12 @@ pub(crate) struct History {
     pub(crate) applied: BTreeMap<usize, u64>,
     /// The names of topics by group and number.
     pub(crate) topics: BTreeMap<(usize, u32), String>,
+    /// The names of consumer groups by group and number.
+    pub(crate) consumers: BTreeMap<(usize, u32), String>,
     /// What of source queues clients know to be done.
     pub(crate) done: BTreeMap<Queue, BTreeSet<u64>>,
+    /// What orderly consumers have had.
+    in_order: BTreeSet<(Queue, u64)>,
     pub(crate) counts: Counts,
 }
 
@@ -250,6 +298,25 @@ impl History {
     pub(crate) fn queue(&self, group: usize, topic: u32, queue: u32) -> Queue {
         let topic = self.topics.get(&(group, topic)).cloned();
         (group, topic.unwrap_or_else(|| "a topic that nobody made".to_owned()), queue)
+    }
+
+    /// The offset of a consumer group, which, like the topic, is known by its number.
+    pub(crate) fn consumed(&self, group: usize, consumer: u32, topic: u32, queue: u32) -> Consumed {
+        let consumer = self.consumers.get(&(group, consumer)).cloned();
+        let (_, topic, queue) = self.queue(group, topic, queue);
+        (group, consumer.unwrap_or_else(|| "a consumer group that nobody made".to_owned()), topic, queue)
+    }
+
+    /// The topic that a command of pop consumers is about: one has one.
+    pub(crate) fn popped_topic(&self, group: usize, command: &Kind) -> Option<&str> {
+        let topic = match command {
+            Kind::PopTake(take) => take.parts.first()?.topic,
+            Kind::PopAck(ack) => *ack.topics.first()?,
+            Kind::PopChange(change) => *change.topics.first()?,
+            Kind::PopRevive(revive) => revive.batches.first()?.topic,
+            _ => return None,
+        };
+        self.topics.get(&(group, topic)).map(String::as_str)
     }
 
     pub(crate) fn value(&self, queue: &Queue, offset: u64) -> Option<&str> {
@@ -323,13 +390,23 @@ impl Oracle {
                 history.counts.coupled += 1;
                 history.counts.coupled_voids += u64::from(is_void);
             }
+            let granted = reply.granted.len() as u64;
             match command {
+                Some(Kind::PopTake(take)) if take.order && reply.granted == [0] => {
+                    let part = &take.parts[0];
+                    let queue = history.queue(group, part.topic, part.queue);
+                    for offset in &part.offsets {
+                        history.counts.in_order += 1;
+                        history.counts.again += u64::from(!history.in_order.insert((queue.clone(), *offset)));
+                    }
+                }
                 Some(Kind::PopTake(take)) if reply.granted == [0] => {
                     history.counts.popped += take.parts[0].offsets.len() as u64;
                 }
-                Some(Kind::Lock(lock)) if !lock.unlock => {
-                    history.counts.locked += reply.granted.len() as u64;
-                }
+                Some(Kind::Lock(lock)) if !lock.unlock => history.counts.locked += granted,
+                Some(Kind::ResetOffsets(_)) => history.counts.resets += granted,
+                Some(Kind::TakeResets(_)) => history.counts.told += granted,
+                Some(Kind::Attempt(_)) => history.counts.attempts += granted,
                 _ => {}
             }
             history.counts.terms = history.counts.terms.max(frame.id().term.0);
@@ -363,6 +440,16 @@ impl Oracle {
     /// A topic has a number.
     pub(crate) fn named(&self, group: usize, topic: u32, name: &str) {
         self.state().history.topics.insert((group, topic), name.to_owned());
+    }
+
+    /// A consumer group has a number.
+    pub(crate) fn named_consumer(&self, group: usize, consumer: u32, name: &str) {
+        self.state().history.consumers.insert((group, consumer), name.to_owned());
+    }
+
+    /// The last entry of a group that any node has applied.
+    pub(crate) fn last_applied(&self, group: usize) -> u64 {
+        self.state().history.applied.get(&group).copied().unwrap_or_default()
     }
 
     /// What of a source queue clients know to be done.
@@ -439,7 +526,11 @@ impl Oracle {
             | Answer::Offset { .. }
             | Answer::Pending { .. }
             | Answer::Popped { .. }
-            | Answer::Consumed { .. } => {}
+            | Answer::Consumed { .. }
+            | Answer::ConsumedInOrder { .. }
+            | Answer::Reset { .. }
+            | Answer::Asked { .. }
+            | Answer::Tried { .. } => {}
         }
         state.ask(|invariant, history| invariant.answered(history, answer));
     }

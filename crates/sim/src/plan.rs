@@ -16,6 +16,11 @@ pub(crate) const POPPERS: &str = "poppers";
 pub(crate) const RETRIES: &str = "retries";
 /// A consumer group whose clients lock the queues of a topic.
 pub(crate) const LOCKERS: &str = "lockers";
+/// The topic that a consumer group pops in order, and the group.
+pub(crate) const ORDERED: &str = TOPICS[0];
+pub(crate) const ORDERLY: &str = "orderly";
+/// A consumer group whose offsets are reset; all clients commit for it.
+pub(crate) const READERS: &str = "readers";
 /// Every topic there is.
 pub(crate) const ALL_TOPICS: [&str; 5] = [TOPICS[0], TOPICS[1], SOURCES[0], SOURCES[1], RETRIES];
 /// Consumer groups whose offsets are committed: each client has its own.
@@ -92,6 +97,12 @@ impl Plan {
             plan.faults.purges = random.between(1, 4);
             plan.segment_size = random.weighted(&[(1, 64 << 10), (1, 128 << 10)]);
             plan.body_bytes = (0, 400);
+        }
+        // Full disks on which also the segments that are allocated fill up.
+        if plan.faults.full_disks > 0 && random.percent(60) {
+            plan.segment_size = random.weighted(&[(1, 64 << 10), (1, 128 << 10)]);
+            plan.body_bytes = (0, 1000);
+            plan.think_ms = (0, 10);
         }
         plan
     }

@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::disk::Ending;
 use crate::faults::Nemesis;
 use crate::oracle::{Answer, Oracle, Queue, Replica};
-use crate::plan::{ALL_TOPICS, LOCKERS, NODES, POPPERS, Plan, QUEUES, SOURCES, TOPICS};
+use crate::plan::{ALL_TOPICS, LOCKERS, NODES, ORDERLY, POPPERS, Plan, QUEUES, READERS, SOURCES, TOPICS};
 use crate::served::{Directory, NoAnswer, Served};
 use crate::tables::body_of;
 use crate::trace::{self, say};
@@ -47,7 +47,8 @@ pub(crate) fn run(seed: u64, is_quiet: bool) -> Report {
     let now = clock::now_ms();
     let (lines, hash) = trace::close(!violations.is_empty());
     let line = format!(
-        "seed={seed} ok={} ms={now} entries={} terms={} voids={} coupled={} coupled_voids={} popped={} locked={} installed={} \
+        "seed={seed} ok={} ms={now} entries={} terms={} voids={} coupled={} coupled_voids={} popped={} locked={} in_order={} \
+         again={} resets={} told={} attempts={} installed={} \
          acknowledged={} refused={} unknown={} pulled={} rots={} faults={faults} lines={lines} hash={hash:016x}",
         u8::from(violations.is_empty()),
         counts.entries,
@@ -57,6 +58,11 @@ pub(crate) fn run(seed: u64, is_quiet: bool) -> Report {
         counts.coupled_voids,
         counts.popped,
         counts.locked,
+        counts.in_order,
+        counts.again,
+        counts.resets,
+        counts.told,
+        counts.attempts,
         counts.installed,
         counts.acknowledged,
         counts.refused,
@@ -202,7 +208,7 @@ fn until_done(
 /// Topics and consumer groups in every Raft group.
 fn set_up(cluster: &mut Cluster) -> Result<(), String> {
     let left = Arc::new(AtomicUsize::new(0));
-    let shared = [POPPERS, LOCKERS].map(str::to_owned);
+    let shared = [POPPERS, LOCKERS, ORDERLY, READERS].map(str::to_owned);
     let consumers: Vec<String> = (0..=cluster.plan.clients).map(consumer_of).chain(shared).collect();
     for group in 0..cluster.plan.groups {
         left.fetch_add(1, Ordering::Relaxed);
@@ -210,8 +216,11 @@ fn set_up(cluster: &mut Cluster) -> Result<(), String> {
         let oracle = cluster.oracle.clone();
         cluster.spawn(async move {
             for topic in ALL_TOPICS {
-                let number = prepare(&directory, group, topic, &consumers).await;
+                let (number, numbers) = prepare(&directory, group, topic, &consumers).await;
                 oracle.named(group, number, topic);
+                for (consumer, number) in consumers.iter().zip(numbers) {
+                    oracle.named_consumer(group, number, consumer);
+                }
             }
             left.fetch_sub(1, Ordering::Relaxed);
         });
@@ -219,13 +228,19 @@ fn set_up(cluster: &mut Cluster) -> Result<(), String> {
     until_done(cluster, SETUP_MS, "set up", &|| left.load(Ordering::Relaxed) == 0)
 }
 
-async fn prepare(directory: &Directory, group: usize, topic: &'static str, consumers: &[String]) -> u32 {
+/// The numbers of the topic and of the consumer groups.
+async fn prepare(
+    directory: &Directory,
+    group: usize,
+    topic: &'static str,
+    consumers: &[String],
+) -> (u32, Vec<u32>) {
     let mut node = 1;
     loop {
         let consumers = consumers.to_vec();
         let request = move |served: Served| served.prepare(topic, QUEUES, consumers).boxed();
-        if let Ok(Ok(number)) = directory.ask(node, group, 0, Some(1), request).await {
-            return number;
+        if let Ok(Ok(numbers)) = directory.ask(node, group, 0, Some(1), request).await {
+            return numbers;
         }
         node = node % NODES + 1;
         tokio::time::sleep(Duration::from_millis(20)).await;

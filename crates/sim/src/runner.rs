@@ -9,7 +9,19 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_mins(5);
 /// From so many seeds on, each kind of fault must have happened, and of each of these something.
 const ENOUGH: usize = 100;
-const COUNTED: [&str; 6] = ["voids", "coupled", "coupled_voids", "popped", "locked", "installed"];
+const COUNTED: [&str; 11] = [
+    "voids",
+    "coupled",
+    "coupled_voids",
+    "popped",
+    "locked",
+    "in_order",
+    "again",
+    "resets",
+    "told",
+    "attempts",
+    "installed",
+];
 const KINDS: [&str; 14] = [
     "kill",
     "power",

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use broker::state::command::{
-    Kind, Lock, PopAck, PopBatch, PopChange, PopRevive, PopTake, Release, Source, TakePart, released,
+    Attempt, Kind, Lock, PopAck, PopBatch, PopChange, PopRevive, PopTake, Release, ResetOffsets, Source,
+    TakePart, TakeResets, released,
 };
 use broker::state::{Command, CommitBatch, Reply, TopicConfig, rules};
 use bytes::BytesMut;
@@ -18,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use wire::{NewMessage, QueueId, QueueOffset};
 
-use crate::plan::{LOCKERS, POPPED, POPPERS};
+use crate::plan::{LOCKERS, ORDERED, ORDERLY, POPPED, POPPERS, READERS};
 use crate::tables::{Read, ReadFailure, Tables};
 
 /// A group on a node that runs.
@@ -141,13 +142,13 @@ impl Served {
         }
     }
 
-    /// Makes a topic and consumer groups, unless they exist. The number of the topic.
+    /// Makes a topic and consumer groups, unless they exist. The numbers of the topic and of the groups.
     pub(crate) async fn prepare(
         self,
         topic: &'static str,
         queues: u32,
         consumers: Vec<String>,
-    ) -> Result<u32, CommandFailure> {
+    ) -> Result<(u32, Vec<u32>), CommandFailure> {
         let config = TopicConfig {
             name: topic.to_owned(),
             read_queues: queues,
@@ -156,10 +157,11 @@ impl Served {
             ..TopicConfig::default()
         };
         self.command(Command::create_topic(config)).await?;
-        for consumer in consumers {
-            self.command(Command::create_group(rules::default_group(&consumer))).await?;
+        for consumer in &consumers {
+            self.command(Command::create_group(rules::default_group(consumer))).await?;
         }
-        self.topic(topic)
+        let numbers = consumers.iter().map(|consumer| self.consumers(consumer));
+        Ok((self.topic(topic)?, numbers.collect::<Result<_, _>>()?))
     }
 
     /// A topic's number. A node that has just started may not know it yet.
@@ -238,9 +240,42 @@ impl Served {
         Ok((reply.granted == [0]).then_some((offsets, reply.time_ms)))
     }
 
-    /// Acknowledges what was popped; for each whether it was still the caller's.
-    pub(crate) async fn ack(self, held: Vec<Held>) -> Result<Vec<bool>, CommandFailure> {
-        let (topic, group) = (self.topic(POPPED)?, self.consumers(POPPERS)?);
+    /// The next messages of a queue in order, for an attempt; as [`Served::pop`]. What was acknowledged already is not among
+    /// them.
+    pub(crate) async fn pop_in_order(
+        self,
+        queue: u32,
+        max: u64,
+        invisible_ms: u64,
+        attempt_id: String,
+    ) -> Result<Option<(Vec<u64>, u64)>, CommandFailure> {
+        let (topic, group) = (self.topic(ORDERED)?, self.consumers(ORDERLY)?);
+        let state = &self.tables.state;
+        let place = state.pop_place(ORDERED, ORDERLY, QueueId(queue));
+        let cursor = place.cursor.map(|offset| offset.0);
+        let end = state.queue(ORDERED, QueueId(queue)).map_or(0, |range| range.next.0);
+        let from = cursor.unwrap_or(0);
+        let next = end.min(from + max);
+        let ahead = place.acknowledged_ahead();
+        let offsets: Vec<u64> =
+            (from..next).filter(|offset| !ahead.contains(&QueueOffset(*offset))).collect();
+        if offsets.is_empty() {
+            return Ok(None);
+        }
+        let part = TakePart { topic, queue, cursor, next, offsets: offsets.clone() };
+        let take = PopTake { group, parts: vec![part], invisible_ms, order: true, attempt_id };
+        let reply = self.reply(Kind::PopTake(take).into()).await?;
+        Ok((reply.granted == [0]).then_some((offsets, reply.time_ms)))
+    }
+
+    /// Acknowledges what was popped of a topic by a group; for each whether it was still the caller's.
+    pub(crate) async fn ack(
+        self,
+        topic: &'static str,
+        consumer: &'static str,
+        held: Vec<Held>,
+    ) -> Result<Vec<bool>, CommandFailure> {
+        let (topic, group) = (self.topic(topic)?, self.consumers(consumer)?);
         let ack = PopAck {
             topics: vec![topic; held.len()],
             groups: vec![group; held.len()],
@@ -285,6 +320,38 @@ impl Served {
         let batch = PopBatch { topic: self.topic(POPPED)?, group: self.consumers(POPPERS)?, queue, offsets };
         let command = Kind::PopRevive(PopRevive { batches: vec![batch] });
         self.coupled(command.into(), copies).await.map_err(CommandFailure::Proposed)
+    }
+
+    /// Counts an attempt with each of some messages of a source queue. Those that were pending.
+    pub(crate) async fn attempt(
+        self,
+        source: (String, u32),
+        offsets: Vec<u64>,
+    ) -> Result<Vec<u64>, CommandFailure> {
+        let (topic, queue) = (self.topic(&source.0)?, source.1);
+        let attempt = Attempt { source: Source { topic, queue, offsets: offsets.clone() } };
+        let reply = self.reply(Kind::Attempt(attempt).into()).await?;
+        Ok(reply.granted.iter().map(|place| offsets[*place as usize]).collect())
+    }
+
+    /// Sets the offset of [`READERS`] in a queue, as an administrator does.
+    pub(crate) async fn reset(self, topic: String, queue: u32, offset: u64) -> Result<(), CommandFailure> {
+        let (topic, group) = (self.topic(&topic)?, self.consumers(READERS)?);
+        let reset = ResetOffsets { topic, group, queues: vec![queue], offsets: vec![offset] };
+        self.command(Kind::ResetOffsets(reset).into()).await
+    }
+
+    /// Notes that a consumer was told of the reset of a queue that this node knows of, if it knows of one.
+    pub(crate) async fn told(self, topic: String, queue: u32) -> Result<(), CommandFailure> {
+        let reset = self.tables.state.pending_reset(&topic, READERS, QueueId(queue));
+        let Some(QueueOffset(offset)) = reset else { return Ok(()) };
+        let take = TakeResets {
+            topics: vec![self.topic(&topic)?],
+            groups: vec![self.consumers(READERS)?],
+            queues: vec![queue],
+            offsets: vec![offset],
+        };
+        self.command(Kind::TakeResets(take).into()).await
     }
 
     /// Locks or unlocks a queue; whether that was granted.

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use replica::{NodeId, ProposeError, Receipt};
 
 use crate::oracle::{Answer, Oracle, Queue};
-use crate::plan::{NODES, POPPED, QUEUES, RETRIES, SOURCES, TOPICS};
+use crate::plan::{NODES, ORDERED, ORDERLY, POPPED, POPPERS, QUEUES, RETRIES, SOURCES, TOPICS};
 use crate::served::{CommandFailure, Copies, Directory, Held, NoAnswer, Served};
 use crate::tables::body_of;
 use crate::trace::say;
@@ -92,7 +92,7 @@ impl Client {
     }
 
     /// After a request that only a leader can do.
-    fn learn<T>(&mut self, group: usize, ended: &Ended<T>) {
+    pub(crate) fn learn<T>(&mut self, group: usize, ended: &Ended<T>) {
         match ended {
             // Somebody was faster.
             Ok(Ok(_) | Err(CommandFailure::Proposed(ProposeError::Void))) => {}
@@ -203,7 +203,7 @@ impl Client {
         let node = self.target(group);
         let (there, back) = self.ways_ms();
         let named = acked.clone();
-        let request = move |served: Served| served.ack(named).boxed();
+        let request = move |served: Served| served.ack(POPPED, POPPERS, named).boxed();
         let ended = self.directory.ask(node, group, there, back, request).await;
         self.learn(group, &ended);
         let Ok(Ok(granted)) = ended else { return };
@@ -211,6 +211,81 @@ impl Client {
         for (held, _) in acked.iter().zip(granted).filter(|(_, is_granted)| *is_granted) {
             let queue = (group, POPPED.to_owned(), held.queue);
             self.oracle.answered(&Answer::Consumed { queue, offset: held.offset });
+        }
+    }
+
+    /// Its own attempt goes on, or it is another one, or one that has no name.
+    pub(crate) async fn pop_in_order(&mut self) {
+        let queue = self.queue_of(&[ORDERED]);
+        let max = self.random.between(1, BATCH_MAX);
+        let invisible_ms = self.random.between(INVISIBLE_MS.0, INVISIBLE_MS.1);
+        let own = format!("c{}", self.number);
+        let attempt_id = match self.random.below(4) {
+            0 => String::new(),
+            1 => format!("{own}.{}", self.random.next()),
+            _ => own,
+        };
+        let node = self.target(queue.0);
+        let (there, back) = self.ways_ms();
+        let number = queue.2;
+        let request =
+            move |served: Served| served.pop_in_order(number, max, invisible_ms, attempt_id).boxed();
+        let ended = self.directory.ask(node, queue.0, there, back, request).await;
+        self.learn(queue.0, &ended);
+        let Ok(Ok(Some((offsets, pop_time_ms)))) = ended else { return };
+        say!("c{} pops {offsets:?} of {queue:?} in order at n{node}, {pop_time_ms}", self.number);
+        for offset in offsets {
+            self.held_in_order.push((queue.0, Held { queue: queue.2, offset, pop_time_ms }));
+        }
+    }
+
+    /// Some of what it has, in any order, and some of it never.
+    pub(crate) async fn ack_in_order(&mut self) {
+        self.held_in_order.retain(|_| !self.random.percent(2));
+        if self.held_in_order.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.held_in_order.len() as u64) as usize;
+        let (group, held) = self.held_in_order.swap_remove(at);
+        let mut acked = vec![held];
+        let more = self.random.below(BATCH_MAX) as usize;
+        let mut taken = 0;
+        self.held_in_order.retain(|(of, held)| {
+            let is_taken = *of == group && taken < more;
+            if is_taken {
+                taken += 1;
+                acked.push(*held);
+            }
+            !is_taken
+        });
+        let node = self.target(group);
+        let (there, back) = self.ways_ms();
+        let named = acked.clone();
+        let request = move |served: Served| served.ack(ORDERED, ORDERLY, named).boxed();
+        let ended = self.directory.ask(node, group, there, back, request).await;
+        self.learn(group, &ended);
+        let Ok(Ok(granted)) = ended else { return };
+        say!("c{} acknowledges {acked:?} in order at n{node}: {granted:?}", self.number);
+        for (held, _) in acked.iter().zip(granted).filter(|(_, is_granted)| *is_granted) {
+            let queue = (group, ORDERED.to_owned(), held.queue);
+            self.oracle.answered(&Answer::ConsumedInOrder { queue, offset: held.offset });
+        }
+    }
+
+    pub(crate) async fn attempt_with_pending(&mut self) {
+        let source = self.queue_of(&SOURCES);
+        let offsets = self.pending(&source).await;
+        if offsets.is_empty() {
+            return;
+        }
+        let node = self.target(source.0);
+        let (there, back) = self.ways_ms();
+        let of = (source.1.clone(), source.2);
+        let request = move |served: Served| served.attempt(of, offsets).boxed();
+        let ended = self.directory.ask(node, source.0, there, back, request).await;
+        self.learn(source.0, &ended);
+        if let Ok(Ok(offsets)) = ended {
+            self.oracle.answered(&Answer::Tried { queue: source, offsets });
         }
     }
 

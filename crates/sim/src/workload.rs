@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use replica::{NodeId, ProposeError, ReadError};
 
 use crate::oracle::{Answer, Consumed, Oracle, Queue};
-use crate::plan::{ALL_TOPICS, CONSUMERS, NODES, Plan, QUEUES, SOURCES, TOPICS};
+use crate::plan::{ALL_TOPICS, CONSUMERS, NODES, Plan, QUEUES, READERS, SOURCES, TOPICS};
 use crate::random::Random;
 use crate::served::{CommandFailure, Directory, Held, NoAnswer, Served};
 use crate::tables::{ReadFailure, body_of};
@@ -40,6 +40,17 @@ enum Operation {
     /// What was popped and not acknowledged comes again.
     Revive,
     Lock,
+    PopInOrder,
+    AckInOrder,
+    /// An attempt to learn what is to become of messages of a source queue.
+    Attempt,
+    /// An administrator sets an offset.
+    Reset,
+    /// A consumer is told of it.
+    Told,
+    /// What consumers do with the offsets that are reset.
+    CommitShared,
+    OffsetShared,
 }
 
 pub(crate) struct Client {
@@ -57,6 +68,8 @@ pub(crate) struct Client {
     pub(crate) attempts: u64,
     /// What it has popped, by group.
     pub(crate) held: Vec<(usize, Held)>,
+    /// And in order.
+    pub(crate) held_in_order: Vec<(usize, Held)>,
     commits: u64,
     /// Where it goes on pulling.
     cursors: BTreeMap<Queue, u64>,
@@ -86,6 +99,7 @@ impl Client {
             sent: 0,
             attempts: 0,
             held: Vec::new(),
+            held_in_order: Vec::new(),
             commits: 0,
             cursors: BTreeMap::new(),
         }
@@ -110,6 +124,13 @@ impl Client {
                 (2, Operation::Hold),
                 (6, Operation::Revive),
                 (3, Operation::Lock),
+                (6, Operation::PopInOrder),
+                (6, Operation::AckInOrder),
+                (4, Operation::Attempt),
+                (2, Operation::Reset),
+                (2, Operation::Told),
+                (4, Operation::CommitShared),
+                (3, Operation::OffsetShared),
             ];
             match self.random.weighted(&operations) {
                 Operation::Send => {
@@ -127,6 +148,13 @@ impl Client {
                 Operation::Hold => self.hold().await,
                 Operation::Revive => self.revive().await,
                 Operation::Lock => self.lock().await,
+                Operation::PopInOrder => self.pop_in_order().await,
+                Operation::AckInOrder => self.ack_in_order().await,
+                Operation::Attempt => self.attempt_with_pending().await,
+                Operation::Reset => self.reset().await,
+                Operation::Told => self.told().await,
+                Operation::CommitShared => self.commit_shared().await,
+                Operation::OffsetShared => self.offset_shared().await,
                 Operation::Pull => self.pull().await,
                 Operation::End => self.end().await,
                 Operation::Commit => self.commit().await,
@@ -302,6 +330,60 @@ impl Client {
         let request = move |served: Served| served.offset(topic, consumer, queue).boxed();
         match self.directory.ask(node, group, there, back, request).await {
             Ok(Ok(offset)) => self.oracle.answered(&Answer::Offset { consumed, offset }),
+            Ok(Err(error)) => self.turn_away(group, leader_of(&error)),
+            Err(_) => self.turn_away(group, None),
+        }
+    }
+
+    /// An offset of the group that all share; each is another one.
+    fn next_offset(&mut self) -> u64 {
+        self.commits += 1;
+        (u64::from(self.number) << 32) + self.commits
+    }
+
+    async fn reset(&mut self) {
+        let (group, topic, queue) = self.queue_of(&TOPICS);
+        let offset = self.next_offset();
+        let node = self.target(group);
+        let (there, back) = self.ways_ms();
+        let consumed = (group, READERS.to_owned(), topic.clone(), queue);
+        let request = move |served: Served| served.reset(topic, queue, offset).boxed();
+        let ended = self.directory.ask(node, group, there, back, request).await;
+        say!("c{} resets {consumed:?} to {offset} at n{node}: {ended:?}", self.number);
+        self.learn(group, &ended);
+        if let Ok(Ok(())) = ended {
+            self.oracle.answered(&Answer::Reset { consumed, offset });
+        }
+    }
+
+    async fn told(&mut self) {
+        let (group, topic, queue) = self.queue_of(&TOPICS);
+        let node = self.target(group);
+        let (there, back) = self.ways_ms();
+        let request = move |served: Served| served.told(topic, queue).boxed();
+        let ended = self.directory.ask(node, group, there, back, request).await;
+        self.learn(group, &ended);
+    }
+
+    async fn commit_shared(&mut self) {
+        let (group, topic, queue) = self.queue_of(&TOPICS);
+        let offset = self.next_offset();
+        let node = self.target(group);
+        let (there, back) = self.ways_ms();
+        let request = move |served: Served| served.commit(topic, READERS.to_owned(), queue, offset).boxed();
+        let ended = self.directory.ask(node, group, there, back, request).await;
+        self.learn(group, &ended);
+    }
+
+    async fn offset_shared(&mut self) {
+        let (group, topic, queue) = self.queue_of(&TOPICS);
+        let node = self.target(group);
+        let (there, back) = self.ways_ms();
+        let consumed = (group, READERS.to_owned(), topic.clone(), queue);
+        let since = self.oracle.last_applied(group);
+        let request = move |served: Served| served.offset(topic, READERS.to_owned(), queue).boxed();
+        match self.directory.ask(node, group, there, back, request).await {
+            Ok(Ok(offset)) => self.oracle.answered(&Answer::Asked { consumed, since, offset }),
             Ok(Err(error)) => self.turn_away(group, leader_of(&error)),
             Err(_) => self.turn_away(group, None),
         }

@@ -2,7 +2,11 @@
 //!
 //! A mutant is a hook at the place where its rule is kept: `Mutant::VoteNotFsynced.is_on()`. Without the feature `mutants`
 //! that is a constant, false, and the compiler drops the hook. With the feature one mutant, or none, is chosen for the life
-//! of the process: by [`choose`], or else by the environment's `RAFTMQ_MUTANT`. No binary that is released has the feature.
+//! of the process: by [`choose`], or else by the environment's `RAFTMQ_MUTANT`. The binary `raftmq`
+//! does not compile with the feature (cli's main.rs).
+
+/// Whether this build can break a rule.
+pub const ARE_BUILT_IN: bool = cfg!(feature = "mutants");
 
 macro_rules! mutants {
     ($($(#[doc = $doc:literal])+ $mutant:ident = $name:literal,)+) => {
@@ -66,6 +70,14 @@ mutants! {
     SnapshotDropsAnEntry = "snapshot-drops-an-entry",
     /// Consumer offsets are kept only by the node that proposed them (design.md invariant 4).
     OffsetsNotReplicated = "offsets-not-replicated",
+    /// Commits count although a reset of the offset stands of which no consumer was told (broker's state/resets.rs).
+    CommitOverrulesReset = "commit-overrules-reset",
+    /// Attempts with a message that waited stay when it is done (broker's state/attempts.rs).
+    AttemptsOutliveMessage = "attempts-outlive-message",
+    /// An orderly consumer gets the next batch while another one has the last (broker's state/pop.rs).
+    TwoBatchesInOrder = "two-batches-in-order",
+    /// A follower takes appends without asking whether its disk has room for them (log.md 10).
+    AppendWithoutRoom = "append-without-room",
     /// Who takes itself for the leader answers at once (log.md 11).
     NoReadBarrier = "no-read-barrier",
     /// Log time is what the leader's clock says (log.md 15).

@@ -224,6 +224,28 @@ async fn a_full_follower_stores_what_it_lacks_and_is_a_majority_with_another() {
     assert_eq!(cluster.converged().await.next["t"][&0], sent + 4);
 }
 
+/// Once not even its spare segment is left it refuses what comes (log.md 10): were it given to openraft, the append would fail,
+/// and the group would end on this node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_whose_disk_takes_nothing_more_refuses_and_lives() {
+    let (cluster, leader) = three_with_topic().await;
+    let full = leader % 3 + 1;
+    fill_disks(&cluster, [full]).await;
+    let body = "x".repeat(1 << 20);
+    // The open segment, those ahead, and some.
+    let sent = (SEGMENT >> 20) * (1 + store::limits::SEGMENTS_AHEAD as u64) + 4;
+    for _ in 0..sent {
+        propose(cluster.group(leader), message("t", 0, &body)).await.unwrap();
+    }
+    let follower = cluster.group(full);
+    eventually(|| async { follower.log().reserve_behind(body.len() as u64).is_err().then_some(()) }).await;
+    let is_behind = follower.log().state().last < cluster.group(leader).log().state().last;
+    assert!(is_behind, "it cannot have it all");
+    assert_eq!(follower.status().stopped, None);
+    cluster.disks[&full].fill(false);
+    assert_eq!(cluster.converged().await.next["t"][&0], sent);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_with_full_disks_still_elects_answers_reads_and_recovers() {
     let (mut cluster, leader) = three_with_topic().await;

@@ -14,8 +14,9 @@ const LAST_WORDS_MS: u64 = 1500;
 pub(super) struct AloneKeepsTerm {
     /// Since when, by node.
     since: BTreeMap<u64, u64>,
-    /// The term of the last vote, by node and group.
-    votes: BTreeMap<(u64, usize), u64>,
+    /// The term of the last vote, by node, process and group. What a process finds at its start it did not give: it may be of
+    /// when the node was not alone, written to a disk that hung, and was kept by chance when the power went.
+    votes: BTreeMap<(u64, u64, usize), u64>,
 }
 
 impl Invariant for AloneKeepsTerm {
@@ -29,9 +30,9 @@ impl Invariant for AloneKeepsTerm {
         for node in &sight.alone {
             self.since.entry(*node).or_insert(now);
         }
-        for (node, _, seen) in &sight.groups {
+        for (node, process, seen) in &sight.groups {
             let Some(vote) = seen.vote else { continue };
-            let before = self.votes.insert((*node, seen.group), vote.term.0);
+            let before = self.votes.insert((*node, *process, seen.group), vote.term.0);
             let is_new = before.is_some_and(|before| vote.term.0 > before) && vote.node == *node;
             let alone_ms = self.since.get(node).map_or(0, |since| now - since);
             if is_new && alone_ms > LAST_WORDS_MS {

@@ -2,6 +2,7 @@
 
 mod acknowledged_stays;
 mod alone_keeps_term;
+mod attempts_counted;
 mod consumer_offsets;
 mod current_ends;
 mod dense_queues;
@@ -11,10 +12,12 @@ mod log_time;
 mod nothing_unsent;
 mod one_leader;
 mod one_vote;
+mod popped_in_order;
 mod popped_once;
 mod pulled_is_stored;
 mod released_once;
 mod replicas_equal;
+mod resets_hold;
 mod same_entries;
 mod synced_stays;
 mod vote_behind_appends;
@@ -62,6 +65,7 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(acknowledged_stays::AcknowledgedStays),
         Box::new(alone_keeps_term::AloneKeepsTerm::default()),
+        Box::new(attempts_counted::AttemptsCounted::default()),
         Box::new(consumer_offsets::ConsumerOffsets::default()),
         Box::new(current_ends::CurrentEnds),
         Box::new(dense_queues::DenseQueues),
@@ -71,10 +75,12 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(nothing_unsent::NothingUnsent::default()),
         Box::new(one_leader::OneLeader::default()),
         Box::new(one_vote::OneVote::default()),
+        Box::new(popped_in_order::PoppedInOrder::default()),
         Box::new(popped_once::PoppedOnce::default()),
         Box::new(pulled_is_stored::PulledIsStored),
         Box::new(released_once::ReleasedOnce::default()),
         Box::new(replicas_equal::ReplicasEqual),
+        Box::new(resets_hold::ResetsHold::default()),
         Box::new(same_entries::SameEntries::default()),
         Box::new(synced_stays::SyncedStays::default()),
         Box::new(vote_behind_appends::VoteBehindAppends::default()),

@@ -8,6 +8,7 @@ use broker::state::command::{Kind, PopAck, PopChange, PopRevive, PopTake};
 
 use super::{Invariant, Verdict, copies_match};
 use crate::oracle::{Answer, Entry, History, Queue, Replica};
+use crate::plan::POPPED;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Message {
@@ -136,6 +137,9 @@ impl Invariant for PoppedOnce {
 
     fn applied(&mut self, history: &History, entry: &Entry<'_>) -> Verdict {
         let Some(command) = entry.command.filter(|_| entry.is_first) else { return Ok(()) };
+        if history.popped_topic(entry.group, command) != Some(POPPED) {
+            return Ok(());
+        }
         let granted = match command {
             Kind::PopTake(take) => self.take(history, entry, take)?,
             Kind::PopAck(ack) => self.ack(history, entry, ack),
