@@ -38,4 +38,5 @@ pub mod relay;
 pub mod remoting;
 pub mod runner;
 pub mod scenario;
+mod stalls;
 pub mod wait;

@@ -1,6 +1,8 @@
 //! Runs the tests of the one integration binary: side by side, since most of them wait for clients most of the time. Those that
 //! measure time have only their like beside them, and those that change what all share run alone ([`Company`]).
 //!
+//! A test that fails while the machine stood still is run once more, which is said (stalls.rs).
+//!
 //! A test that cannot run here is *ignored with its reason*: it shows in its own line, in the count, and in a summary
 //! at the end. `RAFTMQ_REQUIRE` turns that into a failure.
 
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::stalls::Stalls;
 use crate::{cluster, go, java, paths, process};
 
 /// Something that a test cannot do without.
@@ -242,14 +245,22 @@ pub fn main(mut tests: Vec<Test>) -> ExitCode {
     let cores = available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(cores + 1);
     tests.sort_by_key(|test| test.company);
+    let stalls = match Stalls::watch(&paths::target()) {
+        Ok(stalls) => Arc::new(stalls),
+        Err(error) => {
+            eprintln!("cannot write to {}: {error}", paths::target().display());
+            return ExitCode::FAILURE;
+        }
+    };
     let turns = Arc::new(Turns::new());
     let (skipped, took) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
     let trials = tests.into_iter().map(|test| {
         let (turns, skipped, took) = (turns.clone(), skipped.clone(), took.clone());
+        let stalls = stalls.clone();
         Trial::ignorable_test(test.name.clone(), move || {
             turns.take(test.company, || {
                 let began = Instant::now();
-                let result = run_one(&test, &skipped);
+                let result = run_one(&test, &stalls, &skipped);
                 let mut took = took.lock().expect("no test panics while it holds the list");
                 took.push((began.elapsed(), test.name.clone()));
                 result
@@ -278,25 +289,27 @@ fn report_slowest(took: &mut [(Duration, String)]) {
     }
 }
 
-fn run_one(test: &Test, skipped: &Mutex<Vec<String>>) -> Result<Completion, Failed> {
+fn run_one(test: &Test, stalls: &Stalls, skipped: &Mutex<Vec<String>>) -> Result<Completion, Failed> {
     let unmet = test
         .needs
         .iter()
         .find_map(|&requirement| requirement.missing().map(|reason| Skip { requirement, reason }));
     let result = match unmet {
         Some(skip) => Err(skip.into()),
-        None => Scratch::create(&test.name).and_then(|scratch| {
-            let result = unpanicked(|| (test.run)(&scratch)).and_then(|()| cluster::check_shared());
-            match &result {
-                Ok(()) if std::env::var_os("RAFTMQ_KEEP").is_none() => {
-                    let _ = std::fs::remove_dir_all(scratch.dir());
+        None => {
+            let began = Instant::now();
+            let first = run_once(test);
+            match (&first, stalls.longest_since(began)) {
+                (Err(error), Some(stall)) if !error.is::<Skip>() => {
+                    eprintln!(
+                        "VOID {}: {} stood still for {:?}: {error:#}",
+                        test.name, stall.what, stall.took
+                    );
+                    run_once(test)
                 }
-                Ok(()) => {}
-                Err(error) if error.is::<Skip>() => {}
-                Err(_) => eprintln!("{}{}", scratch.logs(), cluster::shared_logs()),
+                _ => first,
             }
-            result
-        }),
+        }
     };
     match result {
         Ok(()) => Ok(Completion::Completed),
@@ -310,6 +323,20 @@ fn run_one(test: &Test, skipped: &Mutex<Vec<String>>) -> Result<Completion, Fail
             None => Err(format!("{error:#}").into()),
         },
     }
+}
+
+fn run_once(test: &Test) -> Result<()> {
+    let scratch = Scratch::create(&test.name)?;
+    let result = unpanicked(|| (test.run)(&scratch)).and_then(|()| cluster::check_shared());
+    match &result {
+        Ok(()) if std::env::var_os("RAFTMQ_KEEP").is_none() => {
+            let _ = std::fs::remove_dir_all(scratch.dir());
+        }
+        Ok(()) => {}
+        Err(error) if error.is::<Skip>() => {}
+        Err(_) => eprintln!("{}{}", scratch.logs(), cluster::shared_logs()),
+    }
+    result
 }
 
 /// A panic as an error, so that it too is reported with the logs.
@@ -328,12 +355,30 @@ pub(crate) fn logs_of(dir: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stalls::STALL_MIN;
 
     fn outcome(run: impl Fn(&Scratch) -> Result<()> + Send + 'static) -> (Result<Completion, Failed>, usize) {
         let skipped = Mutex::new(Vec::new());
-        let result = run_one(&test("runner::unit", &[], run), &skipped);
+        let result = run_one(&test("runner::unit", &[], run), &Stalls::none(), &skipped);
         let count = skipped.lock().unwrap().len();
         (result, count)
+    }
+
+    #[test]
+    fn what_failed_while_the_machine_stood_still_runs_once_more() {
+        for (failures, fails) in [(1, false), (2, true)] {
+            let stalls = Arc::new(Stalls::none());
+            let (runs, seen) = (Arc::new(Mutex::new(0)), stalls.clone());
+            let counted = runs.clone();
+            let test = test("runner::stalls", &[], move |_| {
+                seen.note("the test", STALL_MIN);
+                let mut runs = counted.lock().unwrap();
+                *runs += 1;
+                if *runs > failures { Ok(()) } else { bail!("run {runs}") }
+            });
+            let result = run_one(&test, &stalls, &Mutex::new(Vec::new()));
+            assert_eq!((result.is_err(), *runs.lock().unwrap()), (fails, 2));
+        }
     }
 
     #[test]

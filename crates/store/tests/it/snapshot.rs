@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use store::{CrashDisk, Disk, Flusher, Log, LogId, LogIndex, LogPosition, StoreError, TablesKind, TablesMeta};
+use store::{
+    CrashDisk, Disk, Flusher, Log, LogId, LogIndex, LogPosition, StoreError, TablesKind, TablesMeta,
+};
 
 use super::harness::{
     Machine, SEGMENT, append, draft, drafts, entries, frame_at, frames_as_entries, ids, meta, names,
@@ -208,8 +210,7 @@ fn a_snapshot_from_beyond_any_log_is_refused() {
     machine.append_lens(1, &[100; 5]);
     let good = boundary_of(&leader());
     for end in [u64::MAX, u64::MAX - SEGMENT, (1 << 62) + 1] {
-        let error =
-            install(&machine.log, &TablesMeta { end: LogPosition(end), ..good }, b"t").unwrap_err();
+        let error = install(&machine.log, &TablesMeta { end: LogPosition(end), ..good }, b"t").unwrap_err();
         assert!(matches!(error, StoreError::Invariant(_)), "{error}");
     }
     let last = LogId::new(5, u64::MAX);
@@ -234,7 +235,9 @@ fn rule_10_a_snapshot_is_refused_before_it_counts() {
     let others = names(&machine.disk, "/data/g/tables");
     machine.disk.set_capacity(Some(0));
     let error = machine.log.receive_snapshot(&boundary, &tables).unwrap_err();
-    assert!(matches!(&error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull));
+    assert!(
+        matches!(&error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+    );
     assert_eq!(names(&machine.disk, "/data/g/tables"), others, "what was begun is given back");
     assert_eq!(machine.log.current_snapshot().unwrap(), None);
     machine.append_lens(1, &[100]);
