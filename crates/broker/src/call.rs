@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use net::{Connection, Replier};
+use net::{Connection, PushBack, Replier};
 use replica::NodeId;
 use tokio::sync::oneshot;
 use wire::{RemotingCommand, RequestCode, ResponseCode};
@@ -26,6 +26,8 @@ pub(crate) struct Call {
     pub(crate) tried: bool,
     /// This node was found to lead after the request came (log.md 11).
     pub(crate) confirmed: bool,
+    /// Its connection, which is one of another node, is not to be read for a while.
+    pushed_back: bool,
     reply: Reply,
 }
 
@@ -52,6 +54,8 @@ enum Reply {
 #[derive(Debug)]
 pub(crate) enum Forwarded {
     Answer(RemotingCommand),
+    /// The same, of which the client is to feel that it sends too much: [`Call::push_back`].
+    Busy(RemotingCommand),
     /// Definitely not done: the receiver does not lead.
     NotHere(Option<NodeId>),
     /// The receiver gave it up; whether it was done is not known.
@@ -76,6 +80,7 @@ impl Call {
             ticket,
             tried: false,
             confirmed: false,
+            pushed_back: false,
             reply: Reply::Connection(replier),
         }
     }
@@ -90,6 +95,7 @@ impl Call {
             ticket,
             tried: false,
             confirmed: false,
+            pushed_back: false,
             reply: Reply::None,
         }
     }
@@ -110,6 +116,7 @@ impl Call {
             ticket,
             tried: false,
             confirmed: false,
+            pushed_back: false,
             reply: Reply::Node(reply),
         }
     }
@@ -143,9 +150,25 @@ impl Call {
         match std::mem::replace(&mut self.reply, Reply::None) {
             Reply::Connection(replier) => replier.send(response),
             // The other node may have given up waiting.
+            Reply::Node(reply) if self.pushed_back => drop(reply.send(Forwarded::Busy(response))),
             Reply::Node(reply) => drop(reply.send(Forwarded::Answer(response))),
             Reply::None => {}
         }
+    }
+
+    /// Its client sends too much and is not to be read for a while, here or at the node that passed this on. Before the
+    /// answer.
+    pub(crate) fn push_back(&mut self, what: PushBack) {
+        match &self.reply {
+            Reply::Connection(replier) => replier.connection().push_back(what),
+            Reply::Node(_) => self.pushed_back = true,
+            Reply::None => {}
+        }
+    }
+
+    /// The connection of this node that brought it presses: [`Connection::is_pressed`]. Of another node's nothing is known.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.connection().is_some_and(|connection| connection.is_pressed())
     }
 
     /// An empty response with this code, to be filled and given to [`Call::answer`].

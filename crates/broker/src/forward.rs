@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
+use net::PushBack;
 use prost::Message;
 use replica::{CallError, NodeId, PeerHandler, Service};
 use tokio::sync::oneshot;
@@ -88,6 +89,10 @@ struct ForwardReply {
 struct Outcome {
     #[prost(oneof = "OutcomeKind", tags = "1, 2, 3, 4")]
     kind: Option<OutcomeKind>,
+    /// Of an answer: it refuses what is too much, and the client's connection is not to be read for a while. A node that
+    /// does not know this gives the answer all the same.
+    #[prost(bool, tag = "5")]
+    push_back: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -291,6 +296,7 @@ async fn ask_group(
         Ok(reply) if reply.outcomes.len() == calls.len() => {
             let outcomes =
                 reply.outcomes.into_iter().zip(calls).map(|(outcome, (request, ..))| match outcome.kind {
+                    Some(OutcomeKind::Answer(frame)) if outcome.push_back => busy(frame),
                     Some(OutcomeKind::Answer(_)) if request.is_oneway() => {
                         Ok(RemotingCommand::response_to(request, ResponseCode::SUCCESS))
                     }
@@ -311,6 +317,17 @@ fn response(frame: Bytes) -> Result<RemotingCommand, Error> {
         Ok(Some(response)) => Ok(response),
         Ok(None) | Err(_) => Err(Error::Unknown("the leader's answer is unreadable".into())),
     }
+}
+
+/// A refusal that concerns the client's connection, which is one of this node. A one-way request has no frame of it.
+fn busy(frame: Bytes) -> Result<RemotingCommand, Error> {
+    let (code, remark) = if frame.is_empty() {
+        (ResponseCode::SYSTEM_BUSY, String::new())
+    } else {
+        let refusal = response(frame)?;
+        (refusal.response_code(), refusal.remark.unwrap_or_default())
+    };
+    Err(Error::Busy { code, remark, what: PushBack::Connection })
 }
 
 /// Has the leader propose a command.
@@ -421,7 +438,7 @@ async fn answer(node: Arc<Node>, from: NodeId, service: Service, payload: Bytes)
                     OutcomeKind::Refused(Refused { code: code.get(), remark })
                 }
             };
-            Ok(Outcome { kind: Some(kind) }.encode_to_vec().into())
+            Ok(Outcome { kind: Some(kind), push_back: false }.encode_to_vec().into())
         }
         WHO_LEADS => {
             let hosted = about(&payload)?;
@@ -489,10 +506,14 @@ fn take_forwarded(
     }
     Ok(async move {
         let outcomes = join_all(outcomes.into_iter().map(|(is_oneway, outcome)| async move {
-            let kind = match outcome.await {
+            let outcome = outcome.await;
+            let push_back = matches!(outcome, Ok(Forwarded::Busy(_)));
+            let kind = match outcome {
                 // Its sender wants none.
-                Ok(Forwarded::Answer(_)) if is_oneway => OutcomeKind::Answer(Bytes::new()),
-                Ok(Forwarded::Answer(answer)) => {
+                Ok(Forwarded::Answer(_) | Forwarded::Busy(_)) if is_oneway => {
+                    OutcomeKind::Answer(Bytes::new())
+                }
+                Ok(Forwarded::Answer(answer) | Forwarded::Busy(answer)) => {
                     let mut frame = BytesMut::with_capacity(answer.body.len() + 512);
                     answer.encode(&mut frame);
                     OutcomeKind::Answer(frame.freeze())
@@ -501,9 +522,28 @@ fn take_forwarded(
                 Ok(Forwarded::GivenUp) => OutcomeKind::Unknown("the leader gave the request up".into()),
                 Err(_) => OutcomeKind::Unknown("the leader dropped the request".into()),
             };
-            Outcome { kind: Some(kind) }
+            Outcome { kind: Some(kind), push_back }
         }))
         .await;
         Bytes::from(ForwardReply { outcomes }.encode_to_vec())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_what_is_too_much_comes_back_as_one() {
+        let request = RemotingCommand::request(wire::RequestCode::SEND_MESSAGE);
+        let refusal = RemotingCommand::response_to(&request, ResponseCode(14)).with_remark("too much");
+        let mut frame = BytesMut::new();
+        refusal.encode(&mut frame);
+        let Err(Error::Busy { code, remark, what }) = busy(frame.freeze()) else { panic!("no refusal") };
+        assert_eq!((code.get(), &remark[..], what), (14, "too much", PushBack::Connection));
+        assert!(
+            matches!(busy(Bytes::new()), Err(Error::Busy { .. })),
+            "that of a one-way request has no frame"
+        );
+    }
 }

@@ -425,13 +425,16 @@ impl Hosted {
     }
 
     /// Answers a call that was not done, or has it tried again where that is safe.
-    pub(crate) fn fail(self: &Arc<Self>, call: Call, error: Error) {
+    pub(crate) fn fail(self: &Arc<Self>, mut call: Call, error: Error) {
         match error {
             Error::NotLeader { leader } => self.again(call, leader),
             error if error.may_retry() => self.again(call, None),
             error => {
                 if let Error::Unknown(_) | Error::Store(_) = &error {
                     tracing::warn!(group = self.name(), code = %call.code(), %error, "a request failed");
+                }
+                if let Error::Busy { what, .. } = &error {
+                    call.push_back(*what);
                 }
                 let (code, remark) = error.answer();
                 call.refuse(code, remark);
