@@ -23,7 +23,10 @@ use wire::RemotingCommand;
 
 use crate::connection::{Connection, Replier, Stage};
 use crate::error::CloseReason;
-use crate::limits::{PARTIAL_FREE_BYTES, READ_BYTES_MAX, READ_BYTES_MIN, ROUNDS_PER_WAKE, WRITE_SLICES_MAX};
+use crate::limits::{
+    LEVEL_BYTES, PARTIAL_FREE_BYTES, PRESSED_BYTES, READ_BYTES_MAX, READ_BYTES_MIN, ROUNDS_PER_WAKE,
+    WRITE_SLICES_MAX,
+};
 use crate::outbound::Writing;
 use crate::pause::{Pauses, PushBack};
 use crate::transport::Transport;
@@ -247,8 +250,12 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
             return;
         }
         let waiting = self.buffer.len() as u64 + self.transport.unread_bytes();
+        let was_pressed = self.pauses.is_pressed();
         let pause = self.pauses.begin(waiting, Instant::now());
-        self.connection.set_pressed(self.pauses.is_pressed());
+        if self.pauses.is_pressed() && !was_pressed {
+            self.connection.set_pressed(true);
+            self.transport.hold(PRESSED_BYTES);
+        }
         self.pause = Some(Box::pin(tokio::time::sleep(pause)));
         self.traffic.pauses.fetch_add(1, Ordering::Relaxed);
         // What is read next is mostly refused as well: little of it is to wait in memory.
@@ -303,6 +310,7 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         if self.pauses.is_pressed() && self.pause.is_none() && !self.has_leftovers {
             self.pauses.end();
             self.connection.set_pressed(false);
+            self.transport.hold(LEVEL_BYTES);
         }
     }
 

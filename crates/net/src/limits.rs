@@ -61,6 +61,12 @@ pub const PAUSE_MAX: Duration = Duration::from_millis(160);
 /// reason; and as long as may be, for all that is late must be read and refused.
 pub const LATE: Duration = Duration::from_millis(750);
 
+/// What the kernel holds of a connection whose requests are refused and that has more behind them: what it begins with
+/// (Linux). It would grow to 32 MiB as we read what is late, and all of that would be late again. And once it has caught up: as
+/// much as the system allows (`net.core.rmem_max`), since from then on the kernel does not see to it any more.
+pub const PRESSED_BYTES: usize = 64 * 1024;
+pub const LEVEL_BYTES: usize = 4 * 1024 * 1024;
+
 /// Server-originated requests, or calls of a client, that wait for their response on one
 /// connection (Java: 65,535 permits).
 pub const PENDING_MAX: usize = 65_536;

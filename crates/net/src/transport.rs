@@ -50,6 +50,13 @@ impl Transport {
         rustix::io::ioctl_fionread(&self.stream).unwrap_or(0)
     }
 
+    /// Has the kernel hold about so many bytes for us, as far as it allows. From the first call on it does not fit that to
+    /// the speed of the peer any more.
+    pub(crate) fn hold(&self, bytes: usize) {
+        // A wish: where it fails more waits, or less.
+        let _ = SockRef::from(&self.stream).set_recv_buffer_size(bytes);
+    }
+
     /// Ends a connection whose replies have all been handed to the kernel, so that the peer gets every
     /// one of them: FIN behind the last, then no close before the peer's own, for a close with bytes
     /// unread would be a reset, which discards what the peer has not taken yet.

@@ -91,7 +91,7 @@ async fn what_would_wait_too_long_for_a_slow_disk_is_refused() {
         Arc::new(OneNode::on_disk(Arc::new(disk.clone()), |config| config.limits.queue_wait_ms = 100).await);
     node.create_topic("T", 1).await;
     disk.limit(SLOW_BYTES_PER_SECOND);
-    let (stored, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let [stored, refused, late] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
     let is_over = Arc::new(AtomicBool::new(false));
     let mut senders = JoinSet::new();
     // Another one, that sends one message at a time over a connection of its own.
@@ -107,8 +107,8 @@ async fn what_would_wait_too_long_for_a_slow_disk_is_refused() {
         });
     }
     for _ in 0..SENDERS {
-        let (node, stored, refused, is_over) =
-            (node.clone(), stored.clone(), refused.clone(), is_over.clone());
+        let (node, is_over) = (node.clone(), is_over.clone());
+        let (stored, refused, late) = (stored.clone(), refused.clone(), late.clone());
         senders.spawn(async move {
             let body = "x".repeat(SENT_BYTES);
             while !is_over.load(Ordering::Relaxed) {
@@ -119,6 +119,10 @@ async fn what_would_wait_too_long_for_a_slow_disk_is_refused() {
                 }
                 let remark = answer.remark.unwrap_or_default();
                 assert_eq!(answer.code, 2, "{remark}");
+                if remark.contains("waited too long behind others that were refused") {
+                    late.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
                 assert!(remark.contains("bytes wait to be committed"), "{remark}");
                 assert!(remark.ends_with("(queue_wait_ms: 100)"), "{remark}");
                 refused.fetch_add(1, Ordering::Relaxed);
@@ -128,9 +132,12 @@ async fn what_would_wait_too_long_for_a_slow_disk_is_refused() {
     // Both at a time: what fits is stored meanwhile.
     let patience = Instant::now() + SOON;
     // All senders share a connection, which is told of few refusals: it is left alone for a while after each.
-    let enough = || stored.load(Ordering::Relaxed) >= 200 && refused.load(Ordering::Relaxed) >= 20;
+    let enough = || stored.load(Ordering::Relaxed) >= 200 && refused.load(Ordering::Relaxed) >= 10;
     while !(enough() && polite.load(Ordering::Relaxed) >= 20) && !senders.is_empty() {
-        assert!(Instant::now() < patience, "{stored:?} and {polite:?} stored, {refused:?} refused");
+        assert!(
+            Instant::now() < patience,
+            "{stored:?} and {polite:?} stored, {refused:?} and {late:?} refused"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
         while let Some(ended) = senders.try_join_next() {
             ended.unwrap();
