@@ -197,8 +197,8 @@ pub(crate) const PACE_SAMPLE: Duration = Duration::from_millis(100);
 /// What of `queue_wait_ms` a connection may use that was refused and still has more behind it: so there is always something
 /// left for one that sends no more than it is given, and what waits has time left for its way through the socket.
 pub(crate) const PRESSED_SHARE: f64 = 0.5;
-/// Where sends wait for this share of it, it is the log that sets the pace, and not its clients: below that of the pressed,
-/// or the pace would be forgotten as soon as it holds.
+/// Where sends wait for this share of it (and for a window of [`PACE_SAMPLE`]), it is the log that sets the pace, and not its
+/// clients: below the share of the pressed, or the pace would be forgotten as soon as it holds.
 pub(crate) const PACED_SHARE: f64 = 0.25;
 /// So many refusals for rates a second are given without a pause: about 2 % of a core. Beyond them it would pay to send
 /// too much, and those whose topic is free are not held up for less.

@@ -58,7 +58,7 @@ impl Pauses {
         let most = PAUSE_MIN.saturating_mul(1 << self.level.saturating_sub(1).min(16)).min(PAUSE_MAX);
         // Between three quarters of it and all: the same one must not always come first to what little room there is.
         let spread = self.seed.wrapping_add(self.begun).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
-        most - most.mul_f64(spread as f64 / f64::from(1 << 18))
+        most.mul_f64(1.0 - spread as f64 / f64::from(1 << 18))
     }
 
     /// All that had arrived was handled, and no pause came of it.

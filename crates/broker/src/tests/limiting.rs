@@ -132,8 +132,11 @@ async fn what_would_wait_too_long_for_a_slow_disk_is_refused() {
     // Both at a time: what fits is stored meanwhile.
     let patience = Instant::now() + SOON;
     // All senders share a connection, which is told of few refusals: it is left alone for a while after each.
-    let enough = || stored.load(Ordering::Relaxed) >= 200 && refused.load(Ordering::Relaxed) >= 10;
-    while !(enough() && polite.load(Ordering::Relaxed) >= 20) && !senders.is_empty() {
+    let enough = || {
+        let reached = |count: &AtomicU64, wanted| count.load(Ordering::Relaxed) >= wanted;
+        reached(&stored, 200) && reached(&refused, 10) && reached(&polite, 20)
+    };
+    while !enough() && !senders.is_empty() {
         assert!(
             Instant::now() < patience,
             "{stored:?} and {polite:?} stored, {refused:?} and {late:?} refused"
