@@ -18,10 +18,10 @@
 //!
 //! **Pauses.** A refusal costs a good part of what a send costs, so at ten times the capacity refusals alone would take all the
 //! time. So a connection whose send is refused for the pace is not read for a while (crates/net/src/pause.rs): what it sends
-//! stays in its socket and then with its client. It is told of one refusal at a time, or of all that have become late. While
-//! it has more than it is given it may use half of `queue_wait_ms`; the rest is for those who ask for little. For a
-//! rate, which concerns one topic and not the others of the same client, a connection pauses only where refusals for rates
-//! have come to cost something and are most of what it gets.
+//! stays in its socket and then with its client. It is told of one refusal at a time, or of all that has become late. While it
+//! has more than it is given it may use half of `queue_wait_ms`; the rest is for those who ask for little. For a rate, which
+//! concerns one topic and not the others of the same client, a connection pauses only where refusals for rates have come to
+//! cost something and are most of what it gets.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use net::PushBack;
 use replica::{Group, NodeId};
 use store::Log;
 use store::index::QueueIndex;
@@ -457,7 +458,8 @@ impl Hosted {
         }
     }
 
-    fn refuse_parking(&self, call: Call) {
+    fn refuse_parking(&self, mut call: Call) {
+        call.push_back(PushBack::Connection);
         let remark = format!("too many requests wait for a leader of {} on this node", self.name());
         let (code, remark) = Error::Overloaded(remark).answer();
         call.refuse(code, remark);

@@ -222,8 +222,9 @@ impl Connection {
         self.is_pressed.load(Ordering::Relaxed)
     }
 
-    /// The request that a handler is being given lay here unread for [`limits::LATE`] at least, because of pauses. Behind
-    /// it there may be as much that is as late, so that whoever refuses it need not ask for another pause.
+    /// The request that a handler is being given, or one before it in the same heap, lay here unread for [`limits::LATE`]
+    /// at least, because of pauses. Behind it there may be as much that is as late, so that whoever refuses it need not ask
+    /// for another pause.
     pub fn is_late(&self) -> bool {
         self.is_late.load(Ordering::Relaxed)
     }

@@ -23,10 +23,7 @@ use wire::RemotingCommand;
 
 use crate::connection::{Connection, Replier, Stage};
 use crate::error::CloseReason;
-use crate::limits::{
-    LEVEL_BYTES, PARTIAL_FREE_BYTES, PRESSED_BYTES, READ_BYTES_MAX, READ_BYTES_MIN, ROUNDS_PER_WAKE,
-    WRITE_SLICES_MAX,
-};
+use crate::limits::{PARTIAL_FREE_BYTES, READ_BYTES_MAX, READ_BYTES_MIN, ROUNDS_PER_WAKE, WRITE_SLICES_MAX};
 use crate::outbound::Writing;
 use crate::pause::{Pauses, PushBack};
 use crate::transport::Transport;
@@ -254,7 +251,7 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         let pause = self.pauses.begin(waiting, Instant::now());
         if self.pauses.is_pressed() && !was_pressed {
             self.connection.set_pressed(true);
-            self.transport.hold(PRESSED_BYTES);
+            self.transport.grow_no_more();
         }
         self.pause = Some(Box::pin(tokio::time::sleep(pause)));
         self.traffic.pauses.fetch_add(1, Ordering::Relaxed);
@@ -310,7 +307,6 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         if self.pauses.is_pressed() && self.pause.is_none() && !self.has_leftovers {
             self.pauses.end();
             self.connection.set_pressed(false);
-            self.transport.hold(LEVEL_BYTES);
         }
     }
 

@@ -56,16 +56,14 @@ pub const OUTBOUND_BYTES_TOTAL_MAX: usize = 512 * 1024 * 1024;
 pub const PAUSE_MIN: Duration = Duration::from_millis(20);
 pub const PAUSE_MAX: Duration = Duration::from_millis(160);
 
-/// What has waited in the socket for so long behind such refusals is late: a client gives a send 3 s, some of which went by
-/// before it reached the socket, and the queue takes some. Longer than a few of the longest pauses, so that one of them is no
-/// reason; and as long as may be, for all that is late must be read and refused.
-pub const LATE: Duration = Duration::from_millis(750);
+/// What has waited in the socket for so long behind such refusals is late, with all behind it, up to so many bytes: a client
+/// gives a send 3 s, of which the queue takes some. As long as may be, for all that is late must be read and refused.
+pub const LATE: Duration = Duration::from_millis(1500);
+pub const LATE_BYTES_MAX: u64 = 1 << 20;
 
-/// What the kernel holds of a connection whose requests are refused and that has more behind them: what it begins with
-/// (Linux). It would grow to 32 MiB as we read what is late, and all of that would be late again. And once it has caught up: as
-/// much as the system allows (`net.core.rmem_max`), since from then on the kernel does not see to it any more.
-pub const PRESSED_BYTES: usize = 64 * 1024;
-pub const LEVEL_BYTES: usize = 4 * 1024 * 1024;
+/// The largest receive buffer that is kept at its size when its connection presses: what Linux lets a process ask for
+/// (`net.core.rmem_max`) where nobody has changed it. Asked for more, it would give less than there is.
+pub const FIXED_BYTES_MAX: usize = 212_992;
 
 /// Server-originated requests, or calls of a client, that wait for their response on one
 /// connection (Java: 65,535 permits).

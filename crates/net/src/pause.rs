@@ -6,14 +6,15 @@
 //! ```
 //!
 //! To read a request and to refuse it costs a good part of what it costs to do it. So after a refusal the rest stays where it
-//! is: in the socket, whose window closes, and then in the peer, which knows best what of it is still wanted. What lies there
-//! too long for that is marked (`Pauses::is_late`), so that it is refused by all means, and quickly.
+//! is: in the socket, whose window closes, and then in the peer, which knows best what of it is still wanted. Where something
+//! has lain there for too long, all of it is late (`Pauses::is_late`), for what the peer's own socket holds has waited as well:
+//! it is read and refused until nothing is left, and what comes then is fresh.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::limits::{LATE, PAUSE_MAX, PAUSE_MIN};
+use crate::limits::{LATE, LATE_BYTES_MAX, PAUSE_MAX, PAUSE_MIN};
 
 /// What a refusal says of other requests of the same connection. See `Connection::push_back`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +37,13 @@ pub(crate) struct Pauses {
     taken: u64,
     /// Everything before a place had arrived at a time.
     mark: Option<(u64, Instant)>,
+    /// Everything before this place is late, unless we are level before.
+    late_until: u64,
 }
 
 impl Pauses {
     pub(crate) fn new(seed: u64) -> Pauses {
-        Pauses { seed, begun: 0, level: 0, taken: 0, mark: None }
+        Pauses { seed, begun: 0, level: 0, taken: 0, mark: None, late_until: 0 }
     }
 
     /// So many bytes more were handled.
@@ -65,6 +68,7 @@ impl Pauses {
     pub(crate) fn end(&mut self) {
         self.level = 0;
         self.mark = None;
+        self.late_until = 0;
     }
 
     /// The peer sends more than is taken: a pause began with more waiting, and that is not over.
@@ -72,14 +76,23 @@ impl Pauses {
         self.level > 0
     }
 
-    /// Whether what comes next has waited for [`LATE`] at least.
+    /// Whether what comes next is late: it, or something before it in the same heap, has waited for [`LATE`] at least.
     pub(crate) fn is_late(&mut self, now: impl FnOnce() -> Instant) -> bool {
+        if self.taken < self.late_until {
+            return true;
+        }
         let Some((place, at)) = self.mark else { return false };
         if self.taken >= place {
             self.mark = None;
             return false;
         }
-        now().saturating_duration_since(at) >= LATE
+        if now().saturating_duration_since(at) < LATE {
+            return false;
+        }
+        // A peer that never stops is to get something done now and then.
+        self.mark = None;
+        self.late_until = place + LATE_BYTES_MAX;
+        true
     }
 }
 
@@ -128,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_waited_too_long_is_late_and_what_came_after_it_is_not() {
+    fn what_has_waited_too_long_is_late_with_all_behind_it() {
         let start = Instant::now();
         let mut pauses = Pauses::new(1);
         pauses.take(100);
@@ -139,13 +152,20 @@ mod tests {
         pauses.begin(500, almost);
         assert!(!pauses.is_late(|| almost));
         assert!(pauses.is_late(|| start + LATE));
-        pauses.take(49);
+        pauses.take(51);
+        assert!(pauses.is_late(|| start + LATE), "it came later, but from the same heap");
+        pauses.end();
+        assert!(!pauses.is_late(|| start + LATE * 9), "nothing was left");
+        // What was taken in time is no reason.
+        pauses.begin(50, start);
+        pauses.take(50);
+        assert!(!pauses.is_late(|| start + LATE));
+        // One that never stops.
+        pauses.begin(50, start);
+        assert!(pauses.is_late(|| start + LATE));
+        pauses.take(49 + LATE_BYTES_MAX as usize);
         assert!(pauses.is_late(|| start + LATE));
         pauses.take(1);
-        assert!(!pauses.is_late(|| start + LATE), "it came later");
-        pauses.begin(50, start + LATE);
         assert!(!pauses.is_late(|| start + LATE));
-        pauses.end();
-        assert!(!pauses.is_late(|| start + LATE * 9));
     }
 }
