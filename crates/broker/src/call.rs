@@ -26,8 +26,8 @@ pub(crate) struct Call {
     pub(crate) tried: bool,
     /// This node was found to lead after the request came (log.md 11).
     pub(crate) confirmed: bool,
-    /// Its connection, which is one of another node, is not to be read for a while.
-    pushed_back: bool,
+    /// Of the connection of another node that brought it: [`Call::push_back`].
+    push_back: Option<PushBack>,
     reply: Reply,
 }
 
@@ -40,8 +40,17 @@ pub(crate) struct Sender {
     pub(crate) listener: Arc<str>,
     /// From its heartbeat; empty before the first.
     pub(crate) client_id: String,
+    /// Its connection presses: [`Connection::is_pressed`].
+    pub(crate) is_pressed: bool,
     /// The node that passed the request on; `None`: it came over a connection of this node.
     pub(crate) node: Option<NodeId>,
+}
+
+impl Sender {
+    /// One of which nothing else is known.
+    pub(crate) fn new(address: SocketAddr, listener: Arc<str>) -> Sender {
+        Sender { address, listener, client_id: String::new(), is_pressed: false, node: None }
+    }
 }
 
 enum Reply {
@@ -55,7 +64,7 @@ enum Reply {
 pub(crate) enum Forwarded {
     Answer(RemotingCommand),
     /// The same, of which the client is to feel that it sends too much: [`Call::push_back`].
-    Busy(RemotingCommand),
+    Busy(RemotingCommand, PushBack),
     /// Definitely not done: the receiver does not lead.
     NotHere(Option<NodeId>),
     /// The receiver gave it up; whether it was done is not known.
@@ -70,17 +79,19 @@ impl Call {
         listener: Arc<str>,
         ticket: Ticket,
     ) -> Call {
-        let address = replier.connection().peer();
+        let connection = replier.connection();
+        let address = connection.peer();
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let is_pressed = connection.is_pressed();
         Call {
             request,
-            from: Sender { address, listener, client_id: String::new(), node: None },
+            from: Sender { is_pressed, ..Sender::new(address, listener) },
             arrived: Instant::now(),
             deadline: Instant::now() + PARK,
             ticket,
             tried: false,
             confirmed: false,
-            pushed_back: false,
+            push_back: None,
             reply: Reply::Connection(replier),
         }
     }
@@ -95,7 +106,7 @@ impl Call {
             ticket,
             tried: false,
             confirmed: false,
-            pushed_back: false,
+            push_back: None,
             reply: Reply::None,
         }
     }
@@ -116,7 +127,7 @@ impl Call {
             ticket,
             tried: false,
             confirmed: false,
-            pushed_back: false,
+            push_back: None,
             reply: Reply::Node(reply),
         }
     }
@@ -150,8 +161,10 @@ impl Call {
         match std::mem::replace(&mut self.reply, Reply::None) {
             Reply::Connection(replier) => replier.send(response),
             // The other node may have given up waiting.
-            Reply::Node(reply) if self.pushed_back => drop(reply.send(Forwarded::Busy(response))),
-            Reply::Node(reply) => drop(reply.send(Forwarded::Answer(response))),
+            Reply::Node(reply) => drop(reply.send(match self.push_back {
+                Some(what) => Forwarded::Busy(response, what),
+                None => Forwarded::Answer(response),
+            })),
             Reply::None => {}
         }
     }
@@ -161,14 +174,9 @@ impl Call {
     pub(crate) fn push_back(&mut self, what: PushBack) {
         match &self.reply {
             Reply::Connection(replier) => replier.connection().push_back(what),
-            Reply::Node(_) => self.pushed_back = true,
+            Reply::Node(_) => self.push_back = Some(what),
             Reply::None => {}
         }
-    }
-
-    /// The connection of this node that brought it presses: [`Connection::is_pressed`]. Of another node's nothing is known.
-    pub(crate) fn is_pressed(&self) -> bool {
-        self.connection().is_some_and(|connection| connection.is_pressed())
     }
 
     /// An empty response with this code, to be filled and given to [`Call::answer`].
@@ -228,12 +236,7 @@ mod tests {
     /// A minute may lie between: the node may have been deposed.
     #[test]
     fn what_waited_is_to_be_confirmed_again() {
-        let from = Sender {
-            address: SocketAddr::from(([127, 0, 0, 1], 1)),
-            listener: "l".into(),
-            client_id: String::new(),
-            node: None,
-        };
+        let from = Sender::new(SocketAddr::from(([127, 0, 0, 1], 1)), "l".into());
         let ticket = crate::park::Park::<Call>::new(1, 1).ticket();
         let mut call = Call::from_self(RemotingCommand::request(RequestCode::PULL_MESSAGE), from, ticket);
         (call.confirmed, call.tried, call.deadline) = (true, true, Instant::now());

@@ -460,7 +460,8 @@ impl Pace {
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
         let waited = Duration::from_micros(self.wait_us.swap(0, Ordering::Relaxed));
         // What is over within a window looks slower than it was, and is to count for little.
-        let paced = self.wait_max.mul_f64(PACED_SHARE).max(PACE_SAMPLE.min(self.wait_max / 2));
+        let share = PACED_SHARE.midpoint(PRESSED_SHARE);
+        let paced = self.wait_max.mul_f64(PACED_SHARE).max(PACE_SAMPLE.min(self.wait_max.mul_f64(share)));
         let is_log_bound = waited >= paced;
         if bytes == 0 {
             // No proof of anything: the last figure stands until something is committed.

@@ -251,7 +251,6 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         let pause = self.pauses.begin(waiting, Instant::now());
         if self.pauses.is_pressed() && !was_pressed {
             self.connection.set_pressed(true);
-            self.transport.grow_no_more();
         }
         self.pause = Some(Box::pin(tokio::time::sleep(pause)));
         self.traffic.pauses.fetch_add(1, Ordering::Relaxed);

@@ -61,10 +61,6 @@ pub const PAUSE_MAX: Duration = Duration::from_millis(160);
 pub const LATE: Duration = Duration::from_millis(1500);
 pub const LATE_BYTES_MAX: u64 = 1 << 20;
 
-/// The largest receive buffer that is kept at its size when its connection presses: what Linux lets a process ask for
-/// (`net.core.rmem_max`) where nobody has changed it. Asked for more, it would give less than there is.
-pub const FIXED_BYTES_MAX: usize = 212_992;
-
 /// Server-originated requests, or calls of a client, that wait for their response on one
 /// connection (Java: 65,535 permits).
 pub const PENDING_MAX: usize = 65_536;

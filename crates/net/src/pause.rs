@@ -55,7 +55,9 @@ impl Pauses {
     pub(crate) fn begin(&mut self, waiting: u64, now: Instant) -> Duration {
         if waiting > 0 {
             self.level += 1;
-            self.mark.get_or_insert((self.taken + waiting, now));
+            // One that was passed since says nothing more.
+            let mark = self.mark.filter(|&(place, _)| self.taken < place);
+            self.mark = mark.or(Some((self.taken + waiting, now)));
         }
         self.begun += 1;
         let most = PAUSE_MIN.saturating_mul(1 << self.level.saturating_sub(1).min(16)).min(PAUSE_MAX);
@@ -160,6 +162,12 @@ mod tests {
         pauses.begin(50, start);
         pauses.take(50);
         assert!(!pauses.is_late(|| start + LATE));
+        // A frame that passes the place of the mark before the next pause begins: the mark is that pause's then.
+        pauses.begin(50, start);
+        pauses.take(60);
+        pauses.begin(50, start);
+        assert!(pauses.is_late(|| start + LATE));
+        pauses.end();
         // One that never stops.
         pauses.begin(50, start);
         assert!(pauses.is_late(|| start + LATE));

@@ -14,7 +14,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::limits::{FIXED_BYTES_MAX, PARTING_TIMEOUT, UNACKNOWLEDGED_TIMEOUT};
+use crate::limits::{PARTING_TIMEOUT, UNACKNOWLEDGED_TIMEOUT};
 
 pub(crate) struct Transport {
     stream: TcpStream,
@@ -48,22 +48,6 @@ impl Transport {
     /// Bytes that have arrived and were not read; 0 where the system does not say.
     pub(crate) fn unread_bytes(&self) -> u64 {
         rustix::io::ioctl_fionread(&self.stream).unwrap_or(0)
-    }
-
-    /// Has the kernel hold no more of what arrives than it does now, for as long as the connection lives: as we read, it would
-    /// let more come. Never less than now, which the peer was promised and would send in vain.
-    pub(crate) fn grow_no_more(&self) {
-        #[cfg(target_os = "linux")]
-        {
-            let socket = SockRef::from(&self.stream);
-            // Twice what was set.
-            if let Ok(bytes) = socket.recv_buffer_size().map(|twice| twice / 2)
-                && bytes <= FIXED_BYTES_MAX
-            {
-                // A wish: where it fails more may wait.
-                let _ = socket.set_recv_buffer_size(bytes);
-            }
-        }
     }
 
     /// Ends a connection whose replies have all been handed to the kernel, so that the peer gets every
