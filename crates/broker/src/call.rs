@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use net::{Connection, Replier};
+use net::{Connection, PushBack, Replier};
 use replica::NodeId;
 use tokio::sync::oneshot;
 use wire::{RemotingCommand, RequestCode, ResponseCode};
@@ -26,6 +26,8 @@ pub(crate) struct Call {
     pub(crate) tried: bool,
     /// This node was found to lead after the request came (log.md 11).
     pub(crate) confirmed: bool,
+    /// Of the connection of another node that brought it: [`Call::push_back`].
+    push_back: Option<PushBack>,
     reply: Reply,
 }
 
@@ -38,8 +40,17 @@ pub(crate) struct Sender {
     pub(crate) listener: Arc<str>,
     /// From its heartbeat; empty before the first.
     pub(crate) client_id: String,
+    /// Its connection presses: [`Connection::is_pressed`].
+    pub(crate) is_pressed: bool,
     /// The node that passed the request on; `None`: it came over a connection of this node.
     pub(crate) node: Option<NodeId>,
+}
+
+impl Sender {
+    /// One of which nothing else is known.
+    pub(crate) fn new(address: SocketAddr, listener: Arc<str>) -> Sender {
+        Sender { address, listener, client_id: String::new(), is_pressed: false, node: None }
+    }
 }
 
 enum Reply {
@@ -52,6 +63,8 @@ enum Reply {
 #[derive(Debug)]
 pub(crate) enum Forwarded {
     Answer(RemotingCommand),
+    /// The same, of which the client is to feel that it sends too much: [`Call::push_back`].
+    Busy(RemotingCommand, PushBack),
     /// Definitely not done: the receiver does not lead.
     NotHere(Option<NodeId>),
     /// The receiver gave it up; whether it was done is not known.
@@ -66,16 +79,19 @@ impl Call {
         listener: Arc<str>,
         ticket: Ticket,
     ) -> Call {
-        let address = replier.connection().peer();
+        let connection = replier.connection();
+        let address = connection.peer();
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let is_pressed = connection.is_pressed();
         Call {
             request,
-            from: Sender { address, listener, client_id: String::new(), node: None },
+            from: Sender { is_pressed, ..Sender::new(address, listener) },
             arrived: Instant::now(),
             deadline: Instant::now() + PARK,
             ticket,
             tried: false,
             confirmed: false,
+            push_back: None,
             reply: Reply::Connection(replier),
         }
     }
@@ -90,6 +106,7 @@ impl Call {
             ticket,
             tried: false,
             confirmed: false,
+            push_back: None,
             reply: Reply::None,
         }
     }
@@ -110,6 +127,7 @@ impl Call {
             ticket,
             tried: false,
             confirmed: false,
+            push_back: None,
             reply: Reply::Node(reply),
         }
     }
@@ -143,7 +161,20 @@ impl Call {
         match std::mem::replace(&mut self.reply, Reply::None) {
             Reply::Connection(replier) => replier.send(response),
             // The other node may have given up waiting.
-            Reply::Node(reply) => drop(reply.send(Forwarded::Answer(response))),
+            Reply::Node(reply) => drop(reply.send(match self.push_back {
+                Some(what) => Forwarded::Busy(response, what),
+                None => Forwarded::Answer(response),
+            })),
+            Reply::None => {}
+        }
+    }
+
+    /// Its client sends too much and is not to be read for a while, here or at the node that passed this on. Before the
+    /// answer.
+    pub(crate) fn push_back(&mut self, what: PushBack) {
+        match &self.reply {
+            Reply::Connection(replier) => replier.connection().push_back(what),
+            Reply::Node(_) => self.push_back = Some(what),
             Reply::None => {}
         }
     }
@@ -205,12 +236,7 @@ mod tests {
     /// A minute may lie between: the node may have been deposed.
     #[test]
     fn what_waited_is_to_be_confirmed_again() {
-        let from = Sender {
-            address: SocketAddr::from(([127, 0, 0, 1], 1)),
-            listener: "l".into(),
-            client_id: String::new(),
-            node: None,
-        };
+        let from = Sender::new(SocketAddr::from(([127, 0, 0, 1], 1)), "l".into());
         let ticket = crate::park::Park::<Call>::new(1, 1).ticket();
         let mut call = Call::from_self(RemotingCommand::request(RequestCode::PULL_MESSAGE), from, ticket);
         (call.confirmed, call.tried, call.deadline) = (true, true, Instant::now());

@@ -1,6 +1,7 @@
 //! Why a request was not done, and what its client is told: [`Error::answer`] is the one place where errors become
 //! RocketMQ's codes. docs/errors.md says the same for operators.
 
+use net::PushBack;
 use replica::{NodeId, ProposeError, ReadError};
 use store::StoreError;
 use store::index::IndexError;
@@ -13,6 +14,9 @@ pub(crate) enum Error {
     /// A rule says no.
     #[error("{remark}")]
     Refused { code: ResponseCode, remark: String },
+    /// There is too much of what this client sends: it is told so, and is not read for a while.
+    #[error("{remark}")]
+    Busy { code: ResponseCode, remark: String, what: PushBack },
     /// Definitely not done here: another node leads, or none.
     #[error("this node does not lead the group")]
     NotLeader { leader: Option<NodeId> },
@@ -42,6 +46,9 @@ impl Error {
     pub(crate) fn shared(&self) -> Error {
         match self {
             Error::Refused { code, remark } => Error::refused(*code, remark),
+            Error::Busy { code, remark, what } => {
+                Error::Busy { code: *code, remark: remark.clone(), what: *what }
+            }
             Error::NotLeader { leader } => Error::NotLeader { leader: *leader },
             Error::Void => Error::Void,
             Error::Unknown(why) => Error::Unknown(why.clone()),
@@ -61,7 +68,7 @@ impl Error {
     /// The response code and remark. Never 10, 11 or 12, which clients count as sent (clients.md 2).
     pub(crate) fn answer(self) -> (ResponseCode, String) {
         let code = match &self {
-            Error::Refused { code, .. } => *code,
+            Error::Refused { code, .. } | Error::Busy { code, .. } => *code,
             // Sync producers of every version retry 14 on another broker.
             Error::NotLeader { .. } | Error::Void | Error::Overloaded(_) => {
                 ResponseCode::SERVICE_NOT_AVAILABLE
@@ -71,7 +78,10 @@ impl Error {
                 ResponseCode::SYSTEM_ERROR
             }
         };
-        (code, self.to_string())
+        match self {
+            Error::Refused { remark, .. } | Error::Busy { remark, .. } => (code, remark),
+            error => (code, error.to_string()),
+        }
     }
 }
 
@@ -93,9 +103,12 @@ impl From<ProposeError> for Error {
                 Error::refused(ResponseCode::TOPIC_NOT_EXIST, format!("topic[{topic}] not exist: {error}"))
             }
             ProposeError::TooLarge { .. } => Error::refused(ResponseCode::MESSAGE_ILLEGAL, error.to_string()),
-            ProposeError::Full { .. } | ProposeError::NoRoom { .. } | ProposeError::Level { .. } => {
-                Error::Overloaded(error.to_string())
-            }
+            ProposeError::Full { .. } => Error::Busy {
+                code: ResponseCode::SERVICE_NOT_AVAILABLE,
+                remark: error.to_string(),
+                what: PushBack::Connection,
+            },
+            ProposeError::NoRoom { .. } | ProposeError::Level { .. } => Error::Overloaded(error.to_string()),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! rates   so much a second for one topic, one consumer group, one client address      ─▶ 2 or 14, named
 //! pace    what is proposed and not committed, against what is committed in a second   ─▶ 2 or 14, named
+//! late    what lay in its socket for too long behind others that were refused         ─▶ 2 or 14
 //! bytes   in flight, per connection and per node: net stops reading (crates/net)
 //!         proposed and not committed, per group: the proposer refuses (crates/replica)
 //! ```
@@ -14,24 +15,36 @@
 //! for clients that have given up, however fast it works; so a send that would wait for longer than `queue_wait_ms` is
 //! refused at once. Only where sends really wait: a burst that meets an idle broker is taken in. What waits is what was taken
 //! in and not answered: where the CPU is what there is too little of, much is committed whose answer waits for its turn.
+//!
+//! **Pauses.** A refusal costs a good part of what a send costs, so at ten times the capacity refusals alone would take all the
+//! time. So a connection whose send is refused for the pace is not read for a while (crates/net/src/pause.rs): what it sends
+//! stays in its socket and then with its client. It is told of one refusal at a time, or of all that has become late. While it
+//! has more than it is given it may use half of `queue_wait_ms`; the rest is for those who ask for little. For a rate, which
+//! concerns one topic and not the others of the same client, a connection pauses only where refusals for rates have come to
+//! cost something and are most of what it gets.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use wire::{Language, RemotingCommand, ResponseCode};
+use net::PushBack;
+use wire::{Language, RemotingCommand, RequestCode, ResponseCode};
 
 use crate::config::{RateRule, Whom};
 use crate::errors::Error;
-use crate::limits::{Limits, PACE_FREE_BYTES, PACE_SAMPLE, RATE_BURST, RATED_NAMES_MAX};
+use crate::limits::{
+    Limits, PACE_FREE_BYTES, PACE_SAMPLE, PACED_SHARE, PRESSED_SHARE, RATE_BURST, RATE_REFUSALS_FREE,
+    RATED_NAMES_MAX,
+};
 
 /// The limits of one group on this node.
 pub(crate) struct Flow {
     topics: Rates,
     groups: Rates,
     clients: Rates,
+    refusals: Refusals,
     pub(crate) pace: Pace,
 }
 
@@ -49,6 +62,7 @@ impl Flow {
             topics: rates(Kind::Topic, limits.topic_messages_per_second, limits.topic_bytes_per_second),
             groups: rates(Kind::Group, limits.group_messages_per_second, limits.group_bytes_per_second),
             clients: rates(Kind::Client, limits.client_messages_per_second, limits.client_bytes_per_second),
+            refusals: Refusals::new(start),
             pace: Pace::new(Duration::from_millis(limits.queue_wait_ms as u64), start),
         }
     }
@@ -58,20 +72,34 @@ impl Flow {
     pub(crate) fn admits(
         &self,
         request: &RemotingCommand,
+        is_pressed: bool,
         client: IpAddr,
         topic: Option<&str>,
         pending: usize,
     ) -> Result<(), Error> {
-        let busy = |remark| Error::refused(busy_code(request), remark);
-        self.pace.admit(pending).map_err(busy)?;
+        self.pace.admit(pending, is_pressed).map_err(|remark| Error::Busy {
+            code: busy_code(request),
+            remark,
+            what: PushBack::Connection,
+        })?;
         if self.topics.is_off() && self.clients.is_off() {
             return Ok(());
         }
         let now = Instant::now();
+        let busy = |remark| self.over_rate(request, remark, now);
         if !self.clients.is_off() {
             self.clients.is_free(&client.to_string(), now).map_err(busy)?;
         }
         topic.map_or(Ok(()), |topic| self.topics.is_free(topic, now)).map_err(busy)
+    }
+
+    fn over_rate(&self, request: &RemotingCommand, remark: String, now: Instant) -> Error {
+        let code = busy_code(request);
+        if self.refusals.are_costly(now) {
+            Error::Busy { code, remark, what: PushBack::Request }
+        } else {
+            Error::refused(code, remark)
+        }
     }
 
     /// Lets a send through, or says which rate it is over.
@@ -86,8 +114,8 @@ impl Flow {
         if self.topics.is_off() && self.clients.is_off() {
             return Ok(());
         }
-        let busy = |remark| Error::refused(busy_code(request), remark);
         let now = Instant::now();
+        let busy = |remark| self.over_rate(request, remark, now);
         let (messages, bytes) = (u64::from(messages), bytes as u64);
         // First the one that harms fewer others.
         if !self.clients.is_off() {
@@ -122,6 +150,19 @@ fn rule_default(rule: &RateRule, limits: &Limits) -> Rate {
     };
     Rate { messages: messages as u64, bytes: bytes as u64 }
 }
+
+/// The refusal of a request that lay in its socket for too long, if it is one that has no time left then. It costs little
+/// more than its reading: there may be thousands.
+pub(crate) fn late(request: &RemotingCommand) -> Option<(ResponseCode, &'static str)> {
+    let is_send = matches!(
+        request.request_code(),
+        RequestCode::SEND_MESSAGE | RequestCode::SEND_MESSAGE_V2 | RequestCode::SEND_BATCH_MESSAGE
+    );
+    is_send.then(|| (busy_code(request), LATE_REMARK))
+}
+
+const LATE_REMARK: &str =
+    "broker busy, start flow control for a while: it has waited too long behind others that were refused";
 
 /// What a client is told that comes too fast: sync producers of RocketMQ from 5.3 on try 2 at another broker, those of
 /// all versions 14 (clients.md 2).
@@ -302,6 +343,44 @@ fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How many sends are refused for rates.
+struct Refusals {
+    start: Instant,
+    /// When the window began that is being counted, ns since the start, and how many there are in it.
+    window: AtomicU64,
+    count: AtomicU64,
+    /// There were too many in the last one.
+    were_costly: AtomicBool,
+}
+
+impl Refusals {
+    fn new(start: Instant) -> Refusals {
+        Refusals {
+            start,
+            window: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+            were_costly: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts one more. Whether they are more than may be had for nothing.
+    fn are_costly(&self, now: Instant) -> bool {
+        let at = now.saturating_duration_since(self.start).as_nanos() as u64;
+        let began = self.window.load(Ordering::Relaxed);
+        let took = at.saturating_sub(began);
+        let in_windows = |ns: u64| ns as f64 / PACE_SAMPLE.as_nanos() as f64;
+        let free = RATE_REFUSALS_FREE as f64 * PACE_SAMPLE.as_secs_f64();
+        if in_windows(took) >= 1.0
+            && self.window.compare_exchange(began, at, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let count = self.count.swap(0, Ordering::Relaxed);
+            self.were_costly.store(count as f64 > free * in_windows(took), Ordering::Relaxed);
+        }
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        count as f64 > free || self.were_costly.load(Ordering::Relaxed)
+    }
+}
+
 /// How fast a group commits, and how long a send waits.
 pub(crate) struct Pace {
     wait_max: Duration,
@@ -338,7 +417,8 @@ impl Pace {
     }
 
     /// Whether what is proposed now will be committed in time, with so much pending; else the remark of the refusal.
-    fn admit(&self, pending: usize) -> Result<(), String> {
+    /// `is_pressed`: it is one of many that its client has sent, and some were refused.
+    fn admit(&self, pending: usize, is_pressed: bool) -> Result<(), String> {
         let rate = self.bytes_per_second.load(Ordering::Relaxed);
         // Not all that is pending is sends.
         let pending = pending.max(self.owed.load(Ordering::Relaxed));
@@ -347,7 +427,8 @@ impl Pace {
         }
         let expected_ms = pending as u64 * 1000 / rate;
         let limit_ms = self.wait_max.as_millis() as u64;
-        if expected_ms <= limit_ms {
+        let share = if is_pressed { PRESSED_SHARE } else { 1.0 };
+        if expected_ms as f64 <= limit_ms as f64 * share {
             return Ok(());
         }
         Err(format!(
@@ -378,8 +459,10 @@ impl Pace {
         }
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
         let waited = Duration::from_micros(self.wait_us.swap(0, Ordering::Relaxed));
-        // Half of what is allowed: from there on it is the log that sets the pace, and not its clients.
-        let is_log_bound = waited * 2 >= self.wait_max;
+        // What is over within a window looks slower than it was, and is to count for little.
+        let share = PACED_SHARE.midpoint(PRESSED_SHARE);
+        let paced = self.wait_max.mul_f64(PACED_SHARE).max(PACE_SAMPLE.min(self.wait_max.mul_f64(share)));
+        let is_log_bound = waited >= paced;
         if bytes == 0 {
             // No proof of anything: the last figure stands until something is committed.
             return;
@@ -467,10 +550,55 @@ mod tests {
         assert!(flow.topics.is_off() && flow.groups.is_off() && flow.clients.is_off());
         let request = RemotingCommand::request(wire::RequestCode::SEND_MESSAGE);
         for _ in 0..1000 {
-            flow.admits(&request, [127, 0, 0, 1].into(), Some("T"), 64 << 20).unwrap();
+            flow.admits(&request, false, [127, 0, 0, 1].into(), Some("T"), 64 << 20).unwrap();
             flow.send(&request, [127, 0, 0, 1].into(), "T", 1, 1 << 20).unwrap();
             flow.may_pull("g").unwrap();
         }
+    }
+
+    #[test]
+    fn sends_may_be_late_and_nothing_else() {
+        let of = |code| late(&RemotingCommand::request(code)).map(|(code, _)| code);
+        for code in [10, 310, 320] {
+            assert_eq!(of(RequestCode(code)), Some(ResponseCode::SYSTEM_BUSY), "{code}");
+        }
+        for code in [RequestCode::HEART_BEAT, RequestCode::PULL_MESSAGE, RequestCode::END_TRANSACTION] {
+            assert_eq!(of(code), None);
+        }
+    }
+
+    #[test]
+    fn who_is_pressed_leaves_room_for_others() {
+        let start = Instant::now();
+        let pace = Pace::new(Duration::from_secs(1), start);
+        pace.committed(1 << 20, Duration::from_millis(600));
+        pace.sample(start + Duration::from_millis(100));
+        for (pending, pressed, other) in
+            [(5, true, true), (6, false, true), (10, false, true), (11, false, false)]
+        {
+            assert_eq!(pace.admit(pending << 20, true).is_ok(), pressed, "{pending} MiB of 10 a second");
+            assert_eq!(pace.admit(pending << 20, false).is_ok(), other, "{pending} MiB of 10 a second");
+        }
+    }
+
+    #[test]
+    fn refusals_for_rates_cost_something_when_there_are_many() {
+        let start = Instant::now();
+        let refusals = Refusals::new(start);
+        let many = (RATE_REFUSALS_FREE / 10) as u32;
+        let window = |at_ms: u64, count: u32| {
+            let costly = |n: u32| {
+                let at = Duration::from_millis(at_ms) + PACE_SAMPLE * n / count;
+                refusals.are_costly(start + at)
+            };
+            (0..count).filter(|&n| costly(n)).count() as u32
+        };
+        assert_eq!(window(100, many), 0, "as many as may be");
+        assert_eq!(window(200, many * 2), many, "those beyond");
+        assert_eq!(window(300, many / 2), many / 2, "until there was a window with few");
+        assert_eq!(window(400, many / 2), 0);
+        // One that follows silence is no sign of many.
+        assert_eq!(window(60_000, many), 0);
     }
 
     #[test]
@@ -493,28 +621,28 @@ mod tests {
         let pace = Pace::new(Duration::from_secs(1), start);
         let at = |ms: u64| start + Duration::from_millis(ms);
         let pending = 20 << 20;
-        assert_eq!(pace.admit(pending), Ok(()), "nothing is known");
+        assert_eq!(pace.admit(pending, false), Ok(()), "nothing is known");
         // Quick commits of a little: a burst is welcome, whatever the pace was.
         pace.committed(1 << 10, Duration::from_millis(2));
         pace.sample(at(200));
-        assert_eq!(pace.admit(pending), Ok(()));
+        assert_eq!(pace.admit(pending, false), Ok(()));
         // 1 MiB in 100 ms, and somebody has waited for it.
         pace.committed(1 << 20, Duration::from_millis(600));
         pace.sample(at(300));
-        let refusal = pace.admit(pending).unwrap_err();
+        let refusal = pace.admit(pending, false).unwrap_err();
         assert!(
             refusal.contains("20971520 bytes wait to be committed at 10485760 bytes a second"),
             "{refusal}"
         );
         assert!(refusal.contains("2000 ms (queue_wait_ms: 1000)"), "{refusal}");
-        assert_eq!(pace.admit(10 << 20), Ok(()));
-        assert_eq!(pace.admit(PACE_FREE_BYTES), Ok(()), "so that it is noticed when it goes on");
+        assert_eq!(pace.admit(10 << 20, false), Ok(()));
+        assert_eq!(pace.admit(PACE_FREE_BYTES, false), Ok(()), "so that it is noticed when it goes on");
         // Nothing at all is no proof of speed.
         pace.sample(at(500));
-        assert!(pace.admit(pending).is_err());
+        assert!(pace.admit(pending, false).is_err());
         pace.committed(1 << 20, Duration::from_millis(20));
         pace.sample(at(700));
-        assert_eq!(pace.admit(pending), Ok(()));
+        assert_eq!(pace.admit(pending, false), Ok(()));
     }
 
     #[test]
@@ -524,13 +652,13 @@ mod tests {
         pace.committed(1 << 20, Duration::from_millis(600));
         pace.sample(start + Duration::from_millis(100));
         let owed = [pace.owe(10 << 20), pace.owe(20 << 20)];
-        let refusal = pace.admit(0).unwrap_err();
+        let refusal = pace.admit(0, false).unwrap_err();
         assert!(
             refusal.contains("31457280 bytes wait to be committed at 10485760 bytes a second"),
             "{refusal}"
         );
         drop(owed);
-        assert_eq!(pace.admit(0), Ok(()));
+        assert_eq!(pace.admit(0, false), Ok(()));
     }
 
     #[test]
@@ -540,8 +668,8 @@ mod tests {
         // The first commit of a burst that met a broker that had been idle for a minute: 8 MiB in 500 ms.
         pace.committed(8 << 20, Duration::from_millis(500));
         pace.sample(start + Duration::from_mins(1));
-        assert_eq!(pace.admit(16 << 20), Ok(()));
-        let refusal = pace.admit(17 << 20).unwrap_err();
+        assert_eq!(pace.admit(16 << 20, false), Ok(()));
+        let refusal = pace.admit(17 << 20, false).unwrap_err();
         assert!(refusal.contains("at 16777216 bytes a second"), "{refusal}");
     }
 }

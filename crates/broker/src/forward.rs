@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
+use net::PushBack;
 use prost::Message;
 use replica::{CallError, NodeId, PeerHandler, Service};
 use tokio::sync::oneshot;
@@ -76,6 +77,9 @@ struct ForwardedCall {
     /// Of the time that the request may take, ms.
     #[prost(uint32, tag = "5")]
     left_ms: u32,
+    /// Its connection sends more than is taken of it.
+    #[prost(bool, tag = "6")]
+    is_pressed: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -88,6 +92,10 @@ struct ForwardReply {
 struct Outcome {
     #[prost(oneof = "OutcomeKind", tags = "1, 2, 3, 4")]
     kind: Option<OutcomeKind>,
+    /// Of an answer: it refuses what is too much, and the client's connection is not to be read for a while; a [`PushBack`],
+    /// or 0. A node that does not know this gives the answer all the same.
+    #[prost(uint32, tag = "5")]
+    push_back: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -276,6 +284,7 @@ async fn ask_group(
             client_id: from.client_id.clone(),
             listener: from.listener.to_string(),
             left_ms: until.saturating_duration_since(now).as_millis() as u32,
+            is_pressed: from.is_pressed,
         });
     }
     let unknown = |why: String| {
@@ -291,6 +300,9 @@ async fn ask_group(
         Ok(reply) if reply.outcomes.len() == calls.len() => {
             let outcomes =
                 reply.outcomes.into_iter().zip(calls).map(|(outcome, (request, ..))| match outcome.kind {
+                    Some(OutcomeKind::Answer(frame)) if outcome.push_back != 0 => {
+                        busy(frame, outcome.push_back)
+                    }
                     Some(OutcomeKind::Answer(_)) if request.is_oneway() => {
                         Ok(RemotingCommand::response_to(request, ResponseCode::SUCCESS))
                     }
@@ -310,6 +322,29 @@ fn response(frame: Bytes) -> Result<RemotingCommand, Error> {
     match decode_frame(&mut BytesMut::from(frame), FRAME_BYTES_MAX * 2) {
         Ok(Some(response)) => Ok(response),
         Ok(None) | Err(_) => Err(Error::Unknown("the leader's answer is unreadable".into())),
+    }
+}
+
+/// A refusal that concerns the client's connection, which is one of this node. A one-way request has no frame of it.
+fn busy(frame: Bytes, push_back: u32) -> Result<RemotingCommand, Error> {
+    let (code, remark) = if frame.is_empty() {
+        (ResponseCode::SYSTEM_BUSY, String::new())
+    } else {
+        let refusal = response(frame)?;
+        (refusal.response_code(), refusal.remark.unwrap_or_default())
+    };
+    let what = if push_back == push_back_code(PushBack::Request) {
+        PushBack::Request
+    } else {
+        PushBack::Connection
+    };
+    Err(Error::Busy { code, remark, what })
+}
+
+fn push_back_code(what: PushBack) -> u32 {
+    match what {
+        PushBack::Connection => 1,
+        PushBack::Request => 2,
     }
 }
 
@@ -421,7 +456,7 @@ async fn answer(node: Arc<Node>, from: NodeId, service: Service, payload: Bytes)
                     OutcomeKind::Refused(Refused { code: code.get(), remark })
                 }
             };
-            Ok(Outcome { kind: Some(kind) }.encode_to_vec().into())
+            Ok(Outcome { kind: Some(kind), push_back: 0 }.encode_to_vec().into())
         }
         WHO_LEADS => {
             let hosted = about(&payload)?;
@@ -470,10 +505,10 @@ fn take_forwarded(
         match (frame, address) {
             (Ok(Some(frame)), Ok(address)) => {
                 let sender = Sender {
-                    address,
-                    listener: call.listener.into(),
                     client_id: call.client_id,
+                    is_pressed: call.is_pressed,
                     node: Some(from),
+                    ..Sender::new(address, call.listener.into())
                 };
                 frames.push((frame, sender, call.left_ms));
             }
@@ -489,10 +524,17 @@ fn take_forwarded(
     }
     Ok(async move {
         let outcomes = join_all(outcomes.into_iter().map(|(is_oneway, outcome)| async move {
-            let kind = match outcome.await {
+            let outcome = outcome.await;
+            let push_back = match &outcome {
+                Ok(Forwarded::Busy(_, what)) => push_back_code(*what),
+                _ => 0,
+            };
+            let kind = match outcome {
                 // Its sender wants none.
-                Ok(Forwarded::Answer(_)) if is_oneway => OutcomeKind::Answer(Bytes::new()),
-                Ok(Forwarded::Answer(answer)) => {
+                Ok(Forwarded::Answer(_) | Forwarded::Busy(..)) if is_oneway => {
+                    OutcomeKind::Answer(Bytes::new())
+                }
+                Ok(Forwarded::Answer(answer) | Forwarded::Busy(answer, _)) => {
                     let mut frame = BytesMut::with_capacity(answer.body.len() + 512);
                     answer.encode(&mut frame);
                     OutcomeKind::Answer(frame.freeze())
@@ -501,9 +543,31 @@ fn take_forwarded(
                 Ok(Forwarded::GivenUp) => OutcomeKind::Unknown("the leader gave the request up".into()),
                 Err(_) => OutcomeKind::Unknown("the leader dropped the request".into()),
             };
-            Outcome { kind: Some(kind) }
+            Outcome { kind: Some(kind), push_back }
         }))
         .await;
         Bytes::from(ForwardReply { outcomes }.encode_to_vec())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_what_is_too_much_comes_back_as_one() {
+        let request = RemotingCommand::request(wire::RequestCode::SEND_MESSAGE);
+        let refusal = RemotingCommand::response_to(&request, ResponseCode(14)).with_remark("too much");
+        let mut frame = BytesMut::new();
+        refusal.encode(&mut frame);
+        let frame = frame.freeze();
+        for sent in [PushBack::Connection, PushBack::Request] {
+            let Err(Error::Busy { code, remark, what }) = busy(frame.clone(), push_back_code(sent)) else {
+                panic!("no refusal")
+            };
+            assert_eq!((code.get(), &remark[..], what), (14, "too much", sent));
+            let oneway = busy(Bytes::new(), push_back_code(sent));
+            assert!(matches!(oneway, Err(Error::Busy { what, .. }) if what == sent), "it has no frame");
+        }
+    }
 }

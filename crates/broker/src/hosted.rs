@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use net::PushBack;
 use replica::{Group, NodeId};
 use store::Log;
 use store::index::QueueIndex;
@@ -425,13 +426,16 @@ impl Hosted {
     }
 
     /// Answers a call that was not done, or has it tried again where that is safe.
-    pub(crate) fn fail(self: &Arc<Self>, call: Call, error: Error) {
+    pub(crate) fn fail(self: &Arc<Self>, mut call: Call, error: Error) {
         match error {
             Error::NotLeader { leader } => self.again(call, leader),
             error if error.may_retry() => self.again(call, None),
             error => {
                 if let Error::Unknown(_) | Error::Store(_) = &error {
                     tracing::warn!(group = self.name(), code = %call.code(), %error, "a request failed");
+                }
+                if let Error::Busy { what, .. } = &error {
+                    call.push_back(*what);
                 }
                 let (code, remark) = error.answer();
                 call.refuse(code, remark);
@@ -454,7 +458,8 @@ impl Hosted {
         }
     }
 
-    fn refuse_parking(&self, call: Call) {
+    fn refuse_parking(&self, mut call: Call) {
+        call.push_back(PushBack::Connection);
         let remark = format!("too many requests wait for a leader of {} on this node", self.name());
         let (code, remark) = Error::Overloaded(remark).answer();
         call.refuse(code, remark);

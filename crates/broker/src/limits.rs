@@ -194,6 +194,15 @@ pub(crate) const PENDING_PAGE: usize = 512;
 pub(crate) const PACE_FREE_BYTES: usize = 1 << 20;
 /// How often the speed of commits is measured.
 pub(crate) const PACE_SAMPLE: Duration = Duration::from_millis(100);
+/// What of `queue_wait_ms` a connection may use that was refused and still has more behind it: so there is always something
+/// left for one that sends no more than it is given, and what waits has time left for its way through the socket.
+pub(crate) const PRESSED_SHARE: f64 = 0.5;
+/// Where sends wait for this share of it (and for a window of [`PACE_SAMPLE`]), it is the log that sets the pace, and not its
+/// clients: below the share of the pressed, or the pace would be forgotten as soon as it holds.
+pub(crate) const PACED_SHARE: f64 = 0.25;
+/// So many refusals for rates a second are given without a pause: about 2 % of a core. Beyond them it would pay to send
+/// too much, and those whose topic is free are not held up for less.
+pub(crate) const RATE_REFUSALS_FREE: u64 = 20_000;
 /// What may come at once of what a rate allows.
 pub(crate) const RATE_BURST: Duration = Duration::from_secs(1);
 /// Topics, consumer groups or addresses whose rate is kept at a time, unless more are over their rates.
@@ -343,6 +352,7 @@ pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(3);
 /// A call to a client connection (39 to 309) or to another broker.
 pub(crate) const CLIENT_CALL: Duration = Duration::from_secs(3);
 
+const _: () = assert!(PACED_SHARE < PRESSED_SHARE && PRESSED_SHARE < 1.0);
 const _: () = assert!(PARK.as_millis() < 3000 && PARK_RETRY.as_millis() < PARK.as_millis());
 const _: () = assert!(ENDS_PER_ENTRY_BYTES <= ENDS_BYTES_MAX);
 // Putting messages aside is one entry: a round's, and one of the largest, are below what an entry holds.

@@ -31,7 +31,7 @@ use crate::handlers::raft::{self, GroupReport};
 use crate::handlers::send;
 use crate::hosted::{Hosted, Toward};
 use crate::limits::{CLOSE_GRACE, DRAIN_MAX, DRAIN_MIN, DRAIN_QUIET};
-use crate::{life, pop, registration, registry};
+use crate::{flow, life, pop, registration, registry};
 
 /// What the groups of a process share.
 pub(crate) struct Node {
@@ -134,6 +134,12 @@ const VIP: &str = "vip";
 
 impl Handler for Front {
     fn handle(&self, request: RemotingCommand, replier: Replier) {
+        if replier.connection().is_late()
+            && let Some((code, remark)) = flow::late(&request)
+        {
+            self.hosted.stats.put_failed();
+            return replier.refuse(code, remark);
+        }
         let is_vip = replier.connection().listener().is_some_and(|listener| listener.tag == VIP);
         let listener = if is_vip { &self.vip } else { &self.listener };
         self.hosted.take(Call::from_connection(request, replier, listener.clone(), self.hosted.ticket()));
@@ -288,6 +294,12 @@ impl Broker {
     /// Each group as this node sees it.
     pub fn status(&self) -> Vec<GroupReport> {
         self.servers.iter().map(|(hosted, _)| raft::report(hosted)).collect()
+    }
+
+    /// How often a client connection was not read for a while because it sent too much.
+    #[cfg(test)]
+    pub(crate) fn pauses(&self) -> u64 {
+        self.servers.iter().map(|(_, server)| server.stats().pauses_total).sum()
     }
 
     #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::error::{CallError, CloseReason, Failure};
 use crate::limits;
 use crate::lock;
 use crate::outbound::{Outbound, Writing};
+use crate::pause::PushBack;
 
 /// What one connection may hold and how long it may take; defaults are in [`crate::limits`].
 #[derive(Clone, Debug)]
@@ -76,6 +77,11 @@ pub struct Connection {
     /// The driver wants to be woken when a request is answered: it has stopped reading because of
     /// them, or drains.
     wants_release: AtomicBool,
+    /// Asked for and not seen by the driver yet: 0 none, 1 and 2 as in `PushBack`.
+    push_back: AtomicU8,
+    /// What the driver says of what it hands over.
+    is_pressed: AtomicBool,
+    is_late: AtomicBool,
     pub(crate) watch: Watch,
     attachment: OnceLock<Box<dyn Any + Send + Sync>>,
     over: Notify,
@@ -159,6 +165,9 @@ impl Connection {
             in_flight_bytes: AtomicUsize::new(0),
             in_flight_requests: AtomicUsize::new(0),
             wants_release: AtomicBool::new(false),
+            push_back: AtomicU8::new(0),
+            is_pressed: AtomicBool::new(false),
+            is_late: AtomicBool::new(false),
             watch,
             attachment: OnceLock::new(),
             over: Notify::new(),
@@ -193,6 +202,31 @@ impl Connection {
     /// The attachment, if one of this type was made.
     pub fn attached<T: Any + Send + Sync>(&self) -> Option<&T> {
         self.attachment.get()?.downcast_ref()
+    }
+
+    /// A request was refused because there is too much, so that no more is to be read of this connection for a while
+    /// (20 to 160 ms, longer while more waits behind what is refused): its peer is to feel that it sends too much, and
+    /// refusals are to cost little. Answers are written meanwhile. Told by a handler within `handle` it counts for that
+    /// request; told later, for whatever comes next. A drain ends the pause.
+    pub fn push_back(&self, what: PushBack) {
+        let what = match what {
+            PushBack::Request => 1,
+            PushBack::Connection => 2,
+        };
+        self.push_back.fetch_max(what, Ordering::Relaxed);
+    }
+
+    /// The peer sends more than is taken of it: behind a request that was refused there was more, and it has never been
+    /// level since. For handlers, of the request that they are given: whoever does not press goes first.
+    pub fn is_pressed(&self) -> bool {
+        self.is_pressed.load(Ordering::Relaxed)
+    }
+
+    /// The request that a handler is being given, or one before it in the same heap, lay here unread for [`limits::LATE`]
+    /// at least, because of pauses. Behind it there may be as much that is as late, so that whoever refuses it need not ask
+    /// for another pause.
+    pub fn is_late(&self) -> bool {
+        self.is_late.load(Ordering::Relaxed)
     }
 
     /// Queues a command as it is, to be written with whatever else is queued. Use [`Replier`] to
@@ -397,6 +431,27 @@ impl Connection {
     /// Asks to be woken when requests in flight are answered. Look again after asking.
     pub(crate) fn want_release(&self, wants: bool) {
         self.wants_release.store(wants, Ordering::SeqCst);
+    }
+
+    /// What was asked for since the last call.
+    pub(crate) fn take_push_back(&self) -> Option<PushBack> {
+        // Nothing, nearly always.
+        if self.push_back.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        match self.push_back.swap(0, Ordering::Relaxed) {
+            0 => None,
+            1 => Some(PushBack::Request),
+            _ => Some(PushBack::Connection),
+        }
+    }
+
+    pub(crate) fn set_pressed(&self, is_pressed: bool) {
+        self.is_pressed.store(is_pressed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_late(&self, is_late: bool) {
+        self.is_late.store(is_late, Ordering::Relaxed);
     }
 
     /// Nothing is in flight, and the kernel has taken every answer.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Replies given while frames are handled leave in one write; replies given by other tasks queue and
-//! wake this one once. There is no timer here: the sweeper reads `Watch`.
+//! wake this one once. There is no timer here but that of a pause (pause.rs): for deadlines the sweeper reads `Watch`.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -18,12 +18,14 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, Sleep};
 use wire::RemotingCommand;
 
 use crate::connection::{Connection, Replier, Stage};
 use crate::error::CloseReason;
 use crate::limits::{PARTIAL_FREE_BYTES, READ_BYTES_MAX, READ_BYTES_MIN, ROUNDS_PER_WAKE, WRITE_SLICES_MAX};
 use crate::outbound::Writing;
+use crate::pause::{Pauses, PushBack};
 use crate::transport::Transport;
 
 /// What a server, or a client, does with what its peers send. Calls for one connection come one at a
@@ -55,6 +57,7 @@ pub(crate) struct Traffic {
     pub(crate) requests: AtomicU64,
     pub(crate) read_bytes: AtomicU64,
     pub(crate) written_bytes: AtomicU64,
+    pub(crate) pauses: AtomicU64,
 }
 
 /// Runs a connection to its end.
@@ -78,6 +81,8 @@ pub(crate) async fn drive<H: Handler + ?Sized>(
             written: 0,
             wants_release: false,
             listed: None,
+            pauses: Pauses::new(connection.id()),
+            pause: None,
             reason: CloseReason::Stopped,
         };
         handler.opened(&connection);
@@ -104,7 +109,7 @@ struct Driver<'a, H: Handler + ?Sized> {
     buffer: BytesMut,
     /// How much to ask of the next read.
     read_bytes: usize,
-    /// Whole frames may be left in `buffer`, because too much was in flight.
+    /// Whole frames may be left in `buffer`, because too much was in flight, or behind one that was refused.
     has_leftovers: bool,
     /// What of `buffer` is charged to the budget.
     charged_bytes: usize,
@@ -114,6 +119,9 @@ struct Driver<'a, H: Handler + ?Sized> {
     wants_release: bool,
     /// Place in the budget's list of waiters.
     listed: Option<u64>,
+    pauses: Pauses,
+    /// Nothing is read until this is over.
+    pause: Option<Pin<Box<Sleep>>>,
     reason: CloseReason,
 }
 
@@ -134,16 +142,18 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
             }
             let is_blocked = self.write(cx)?;
             let is_overloaded = self.is_overloaded(&stage);
+            let is_paused = self.is_paused(&stage, cx);
             let reads = matches!(stage, Stage::Open | Stage::Draining)
                 && unread - self.written <= self.connection.config.outbound_pause_bytes
-                && !is_overloaded;
+                && !is_overloaded
+                && !is_paused;
             if !reads {
                 // Our own pause is not the peer's delay.
                 self.connection.watch.frame_since_ms.store(0, Ordering::Relaxed);
             }
             // A budget that is full pauses too, but its pause counts: it may be full of partial frames,
-            // which only their deadline removes.
-            if reads && !self.budget_is_full(cx) && self.read(cx)? {
+            // which only their deadline removes. What was left in the buffer fills it as well until it is handled.
+            if reads && (self.has_leftovers || !self.budget_is_full(cx)) && self.read(cx)? {
                 continue;
             }
             match stage {
@@ -216,6 +226,38 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         wants && self.connection.is_overloaded()
     }
 
+    /// The peer sends too much, and is left alone for a while. A drain waits for nobody.
+    fn is_paused(&mut self, stage: &Stage, cx: &mut Context<'_>) -> bool {
+        if self.connection.take_push_back() == Some(PushBack::Connection) {
+            self.pause();
+        }
+        if *stage != Stage::Open {
+            self.pause = None;
+        }
+        let is_paused = self.pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_pending());
+        if !is_paused {
+            self.pause = None;
+        }
+        is_paused
+    }
+
+    /// Begins a pause, unless there is one.
+    fn pause(&mut self) {
+        if self.pause.is_some() {
+            return;
+        }
+        let waiting = self.buffer.len() as u64 + self.transport.unread_bytes();
+        let was_pressed = self.pauses.is_pressed();
+        let pause = self.pauses.begin(waiting, Instant::now());
+        if self.pauses.is_pressed() && !was_pressed {
+            self.connection.set_pressed(true);
+        }
+        self.pause = Some(Box::pin(tokio::time::sleep(pause)));
+        self.traffic.pauses.fetch_add(1, Ordering::Relaxed);
+        // What is read next is mostly refused as well: little of it is to wait in memory.
+        self.read_bytes = READ_BYTES_MIN;
+    }
+
     fn budget_is_full(&mut self, cx: &mut Context<'_>) -> bool {
         let budget = &self.connection.budget;
         budget.is_full() && budget.wait(&mut self.listed, cx.waker())
@@ -241,10 +283,14 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
                 watch.active_ms.store(watch.now_ms(), Ordering::Relaxed);
                 self.traffic.read_bytes.fetch_add(count as u64, Ordering::Relaxed);
                 self.dispatch()?;
+                if count < room {
+                    self.note_level();
+                }
                 Ok(true)
             }
             Poll::Ready(Err(error)) => Err(CloseReason::Io(error.kind())),
             Poll::Pending => {
+                self.note_level();
                 if self.buffer.is_empty() {
                     self.buffer = BytesMut::new();
                 } else if watch.frame_since_ms.load(Ordering::Relaxed) == 0 {
@@ -252,6 +298,14 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
                 }
                 Ok(false)
             }
+        }
+    }
+
+    /// The socket was empty at the last read: unless something of that was left, the peer is level with us.
+    fn note_level(&mut self) {
+        if self.pauses.is_pressed() && self.pause.is_none() && !self.has_leftovers {
+            self.pauses.end();
+            self.connection.set_pressed(false);
         }
     }
 
@@ -269,12 +323,15 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         }
     }
 
-    /// Handles every whole frame in the buffer, unless too much is in flight first.
+    /// Handles every whole frame in the buffer, unless too much is in flight first or what comes is to wait.
     fn dispatch(&mut self) -> Result<(), CloseReason> {
         let mut frames = 0;
         let mut requests = 0;
+        let mut refused = 0;
+        let mut is_late = self.pauses.is_late(Instant::now);
+        self.connection.set_late(is_late);
         let result = loop {
-            if self.connection.is_overloaded() {
+            if self.connection.is_overloaded() || self.pause.is_some() {
                 self.has_leftovers = true;
                 break Ok(());
             }
@@ -283,17 +340,31 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
                 Ok(None) => break Ok(()),
                 Ok(Some(command)) => {
                     frames += 1;
+                    let frame_bytes = before - self.buffer.len();
+                    self.pauses.take(frame_bytes);
                     if command.is_response() {
                         self.connection.complete(command);
                     } else {
                         requests += 1;
-                        let replier = self.connection.admit(&command, before - self.buffer.len());
+                        let replier = self.connection.admit(&command, frame_bytes);
                         self.handler.handle(command, replier);
+                        match self.connection.take_push_back() {
+                            None => {}
+                            Some(PushBack::Request) => refused += 1,
+                            Some(PushBack::Connection) => self.pause(),
+                        }
+                    }
+                    if is_late && !self.pauses.is_late(Instant::now) {
+                        is_late = false;
+                        self.connection.set_late(false);
                     }
                 }
                 Err(error) => break Err(CloseReason::Garbage(error)),
             }
         };
+        if refused * 2 > requests {
+            self.pause();
+        }
         if requests > 0 {
             self.traffic.requests.fetch_add(requests, Ordering::Relaxed);
             self.handler.batch_end(self.connection);

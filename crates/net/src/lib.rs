@@ -24,6 +24,7 @@ mod driver;
 mod error;
 pub mod limits;
 mod outbound;
+mod pause;
 mod registry;
 mod server;
 mod transport;
@@ -33,6 +34,7 @@ pub use client::{Client, ClientConfig};
 pub use connection::{Connection, ConnectionConfig, Listener, Replier};
 pub use driver::Handler;
 pub use error::{CallError, CloseReason, Failure};
+pub use pause::PushBack;
 pub use server::{Listeners, Server, ServerConfig, ServerStats};
 
 /// Locks a mutex whose holders never leave its data half changed, so that a panic elsewhere is no

@@ -50,6 +50,17 @@ pub const OUTBOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The same for all connections of a budget; beyond it, a peer above its pause mark is reset.
 pub const OUTBOUND_BYTES_TOTAL_MAX: usize = 512 * 1024 * 1024;
 
+/// How long nothing is read of a connection whose requests are refused because there is too much: at first, doubled while
+/// more waits behind what is refused, and at most. Heartbeats and pulls of the same peer wait as long; a client gives each of
+/// its requests seconds. 20,000 connections at the longest are 125,000 looks a second.
+pub const PAUSE_MIN: Duration = Duration::from_millis(20);
+pub const PAUSE_MAX: Duration = Duration::from_millis(160);
+
+/// What has waited in the socket for so long behind such refusals is late, with all behind it, up to so many bytes: a client
+/// gives a send 3 s, of which the queue takes some. As long as may be, for all that is late must be read and refused.
+pub const LATE: Duration = Duration::from_millis(1500);
+pub const LATE_BYTES_MAX: u64 = 1 << 20;
+
 /// Server-originated requests, or calls of a client, that wait for their response on one
 /// connection (Java: 65,535 permits).
 pub const PENDING_MAX: usize = 65_536;
@@ -86,6 +97,7 @@ pub const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const _: () = {
+    assert!(PAUSE_MIN.as_millis() <= PAUSE_MAX.as_millis() && PAUSE_MAX.as_millis() * 3 <= LATE.as_millis());
     assert!(FRAME_BYTES_MAX + REQUEST_OVERHEAD_BYTES <= IN_FLIGHT_BYTES_MAX);
     assert!(IN_FLIGHT_BYTES_MAX * 2 <= IN_FLIGHT_BYTES_TOTAL_MAX);
     assert!(OUTBOUND_PAUSE_BYTES < OUTBOUND_BYTES_MAX);

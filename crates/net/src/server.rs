@@ -117,6 +117,8 @@ pub struct ServerStats {
     pub requests_total: u64,
     pub read_bytes_total: u64,
     pub written_bytes_total: u64,
+    /// How often a connection was not read for a while because its requests were refused.
+    pub pauses_total: u64,
     /// Of the whole budget, which other servers may share.
     pub in_flight_bytes: usize,
     pub outbound_bytes: usize,
@@ -185,6 +187,7 @@ impl Server {
             requests_total: get(&shared.traffic.requests),
             read_bytes_total: get(&shared.traffic.read_bytes),
             written_bytes_total: get(&shared.traffic.written_bytes),
+            pauses_total: get(&shared.traffic.pauses),
             in_flight_bytes: shared.config.budget.in_flight_bytes(),
             outbound_bytes: shared.config.budget.outbound_bytes(),
             ended_total: CloseReason::NAMES.into_iter().zip(shared.ended.iter().map(get)).collect(),

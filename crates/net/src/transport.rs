@@ -45,6 +45,11 @@ impl Transport {
         self.peer
     }
 
+    /// Bytes that have arrived and were not read; 0 where the system does not say.
+    pub(crate) fn unread_bytes(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.stream).unwrap_or(0)
+    }
+
     /// Ends a connection whose replies have all been handed to the kernel, so that the peer gets every
     /// one of them: FIN behind the last, then no close before the peer's own, for a close with bytes
     /// unread would be a reset, which discards what the peer has not taken yet.

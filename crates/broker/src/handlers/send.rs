@@ -87,7 +87,7 @@ pub(crate) fn send_now(hosted: &Arc<Hosted>, call: Call) {
     let pending = serving.group.pending_bytes();
     let checked = hosted
         .flow
-        .admits(&call.request, client, topic_of(&call), pending)
+        .admits(&call.request, call.from.is_pressed, client, topic_of(&call), pending)
         .and_then(|()| check(hosted, &call))
         .and_then(|checked| admit(hosted, &call, checked));
     match checked {

@@ -136,7 +136,7 @@ async fn settle(hosted: &Arc<Hosted>, requests: Vec<(Call, Settled)>) {
             match &result {
                 // Also where nobody had it any more: it is not the consumer's to know.
                 Ok(_) => call.succeed(),
-                Err(error) => fail(hosted, call, error),
+                Err(error) => hosted.fail(call, error.shared()),
             }
         }
     };
@@ -159,7 +159,7 @@ async fn settle(hosted: &Arc<Hosted>, requests: Vec<(Call, Settled)>) {
             let reply = match &result {
                 Ok(reply) => reply,
                 Err(error) => {
-                    fail(hosted, call, error);
+                    hosted.fail(call, error.shared());
                     continue;
                 }
             };
@@ -192,17 +192,6 @@ fn signed(number: u64) -> i64 {
 
 async fn propose(hosted: &Hosted, kind: Kind) -> Result<Reply, Error> {
     hosted.propose_here(Command::from(kind)).await
-}
-
-/// One of several requests that were not done together.
-fn fail(hosted: &Arc<Hosted>, call: Call, error: &Error) {
-    match error {
-        Error::NotLeader { leader } => hosted.again(call, *leader),
-        error if error.may_retry() => hosted.again(call, None),
-        Error::Overloaded(remark) => hosted.fail(call, Error::Overloaded(remark.clone())),
-        Error::Unknown(why) => hosted.fail(call, Error::Unknown(why.clone())),
-        error => hosted.fail(call, Error::Unknown(error.to_string())),
-    }
 }
 
 /// Refuses a change of an invisible time. Java's client reads the header before the code.

@@ -447,12 +447,7 @@ mod tests {
     #[test]
     fn who_waited_for_a_leader_waits_so_much_less_for_messages() {
         let poll = |waited: u64| {
-            let from = Sender {
-                address: ([127, 0, 0, 1], 1).into(),
-                listener: "main".into(),
-                client_id: String::new(),
-                node: None,
-            };
+            let from = Sender::new(([127, 0, 0, 1], 1).into(), "main".into());
             let request = RemotingCommand::request(wire::RequestCode::POP_MESSAGE);
             let mut call = Call::from_self(request, from, Park::<Call>::new(1, 1).ticket());
             call.arrived -= Duration::from_millis(waited);

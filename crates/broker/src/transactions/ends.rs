@@ -328,7 +328,7 @@ mod tests {
 
     fn end(offset: u64, is_commit: bool) -> End {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let from = Sender { address, listener: "b".into(), client_id: String::new(), node: None };
+        let from = Sender::new(address, "b".into());
         let request = RemotingCommand::request(RequestCode::END_TRANSACTION);
         let call = Call::from_self(request, from, Park::<Call>::new(1, 1).ticket());
         let commit = is_commit.then(|| Commit {

@@ -4,6 +4,7 @@ mod client;
 mod death;
 mod hostile;
 mod limits;
+mod pauses;
 mod server;
 mod shutdown;
 mod support;

@@ -1,0 +1,162 @@
+//! Connections that are not read for a while, because what they sent was refused.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use net::limits::PAUSE_MIN;
+use net::{Handler, PushBack, Replier, ServerConfig};
+use wire::RemotingCommand;
+
+use crate::support::*;
+
+/// When a request was handled, and how it stood.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    at: Instant,
+    is_pressed: bool,
+    is_late: bool,
+}
+
+/// Refuses what has the body "all" or "this" so, and answers everything.
+#[derive(Default)]
+struct Refuses {
+    /// What is late is no reason for a pause.
+    heeds_late: bool,
+    seen: Mutex<Vec<Seen>>,
+    batches: AtomicUsize,
+}
+
+/// Frames of "all" that take longer than `LONG` with a pause behind each, and that a socket takes at a time.
+const MANY: usize = 300;
+
+impl Handler for Refuses {
+    fn handle(&self, request: RemotingCommand, replier: Replier) {
+        let connection = replier.connection().clone();
+        let (is_pressed, is_late) = (connection.is_pressed(), connection.is_late());
+        let what = match &request.body[..] {
+            b"all" => Some(PushBack::Connection),
+            b"this" => Some(PushBack::Request),
+            _ => None,
+        };
+        if let Some(what) = what {
+            self.seen.lock().unwrap().push(Seen { at: Instant::now(), is_pressed, is_late });
+            if !(is_late && self.heeds_late) {
+                connection.push_back(what);
+            }
+        }
+        echo(request, replier);
+    }
+
+    fn batch_end(&self, _connection: &Arc<net::Connection>) {
+        self.batches.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Refuses {
+    fn heeding() -> Arc<Refuses> {
+        Arc::new(Refuses { heeds_late: true, ..Refuses::default() })
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+/// Frames that arrive at a time.
+fn frames(bodies: impl IntoIterator<Item = &'static str>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (opaque, body) in bodies.into_iter().enumerate() {
+        let mut request = request(body);
+        request.opaque = opaque as i32;
+        bytes.extend_from_slice(&frame(&request));
+    }
+    bytes
+}
+
+async fn answers(peer: &mut Raw, count: usize) {
+    for opaque in 0..count {
+        assert_eq!(peer.read().await.unwrap().opaque, opaque as i32, "in their order");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_behind_a_refusal_waits_and_is_done_in_the_end() {
+    let refuses = Arc::new(Refuses::default());
+    let (server, address) = start(ServerConfig::default(), refuses.clone());
+    let mut peer = Raw::connect(address).await;
+    peer.write(&frames(["all"; 4])).await;
+    answers(&mut peer, 4).await;
+    let seen = refuses.seen();
+    assert_eq!(seen.iter().map(|seen| seen.is_pressed).collect::<Vec<_>>(), [false, true, true, true]);
+    for pair in seen.windows(2) {
+        let pause = pair[1].at - pair[0].at;
+        // A timer is never early, and the system may well be late.
+        assert!(pause >= PAUSE_MIN.mul_f64(0.75), "handled after {pause:?}");
+    }
+    assert_eq!(server.stats().pauses_total, 4);
+    // It has caught up, and is as good as any other.
+    assert_eq!(peer.call(1, "well").await.body, "well");
+    assert_eq!(peer.call(2, "all").await.body, "all");
+    let last = *refuses.seen().last().unwrap();
+    assert!(!last.is_pressed && !last.is_late, "{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_too_long_is_late_and_waits_no_more() {
+    let refuses = Refuses::heeding();
+    let (server, address) = start(ServerConfig::default(), refuses.clone());
+    let mut peer = Raw::connect(address).await;
+    peer.write(&frames(["all"; MANY])).await;
+    answers(&mut peer, MANY).await;
+    let seen = refuses.seen();
+    assert!(!seen[0].is_late, "it has not waited");
+    assert!(server.stats().pauses_total < MANY as u64 / 10, "{:?}", server.stats());
+    assert_eq!(peer.call(1, "well").await.body, "well");
+    assert_eq!(peer.call(2, "all").await.body, "all");
+    assert!(!refuses.seen().last().unwrap().is_late);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_is_that_of_one_connection() {
+    let refuses = Arc::new(Refuses::default());
+    let (server, address) = start(ServerConfig::default(), refuses.clone());
+    let mut pressing = Raw::connect(address).await;
+    pressing.write(&frames(["all"; MANY])).await;
+    until("it pauses", || server.stats().pauses_total > 0).await;
+    let mut other = Raw::connect(address).await;
+    for n in 0..20 {
+        assert_eq!(other.call(n, "well").await.body, "well");
+    }
+    assert!(refuses.seen().len() < MANY, "the first one was served before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_one_kind_pause_a_connection_only_where_they_are_most_of_it() {
+    let refuses = Arc::new(Refuses::default());
+    let (server, address) = start(ServerConfig::default(), refuses.clone());
+    let mut peer = Raw::connect(address).await;
+    for _ in 0..10 {
+        peer.write(&frames(["well", "this", "well", "well", "this", "well"])).await;
+        answers(&mut peer, 6).await;
+    }
+    assert_eq!(server.stats().pauses_total, 0);
+    peer.write(&frames(["this", "well", "this", "this", "well", "this"])).await;
+    answers(&mut peer, 6).await;
+    assert_eq!(server.stats().pauses_total, 1);
+    assert_eq!(refuses.batches.load(Ordering::SeqCst), 11, "what came with them did not wait");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_pauses() {
+    let refuses = Arc::new(Refuses::default());
+    let (server, address) = start(ServerConfig::default(), refuses.clone());
+    let mut peer = Raw::connect(address).await;
+    peer.write(&frames(["all"; MANY])).await;
+    until("it pauses", || server.stats().pauses_total > 0).await;
+    let stopping = tokio::spawn(server.shutdown(LONG));
+    answers(&mut peer, MANY).await;
+    assert_eq!(peer.end().await, None, "parted with FIN");
+    drop(peer);
+    within(stopping).await.unwrap();
+}
