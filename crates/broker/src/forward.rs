@@ -333,11 +333,8 @@ fn busy(frame: Bytes, push_back: u32) -> Result<RemotingCommand, Error> {
         let refusal = response(frame)?;
         (refusal.response_code(), refusal.remark.unwrap_or_default())
     };
-    let what = if push_back == push_back_code(PushBack::Request) {
-        PushBack::Request
-    } else {
-        PushBack::Connection
-    };
+    let what =
+        if push_back == push_back_code(PushBack::Request) { PushBack::Request } else { PushBack::Connection };
     Err(Error::Busy { code, remark, what })
 }
 
