@@ -1,7 +1,8 @@
 //! Runs the tests of the one integration binary: side by side, since most of them wait for clients most of the time. Those that
 //! measure time have only their like beside them, and those that change what all share run alone ([`Company`]).
 //!
-//! A test that fails while the machine stood still is run once more, which is said (stalls.rs).
+//! A test that misses a bound of time while the machine stood still is run once more, which is said (stalls.rs); no other failure
+//! is.
 //!
 //! A test that cannot run here is *ignored with its reason*: it shows in its own line, in the count, and in a summary
 //! at the end. `RAFTMQ_REQUIRE` turns that into a failure.
@@ -92,6 +93,23 @@ pub fn skip(requirement: Requirement, reason: impl Into<String>) -> anyhow::Erro
     Skip { requirement, reason: reason.into() }.into()
 }
 
+/// An error that says: a bound of time was missed, and nothing else was wrong.
+#[derive(Debug)]
+struct Untimely(String);
+
+impl std::fmt::Display for Untimely {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Untimely {}
+
+/// The error for a bound of time that was missed where everything else was right: it counts only of a machine that went on.
+pub fn untimely(what: impl Into<String>) -> anyhow::Error {
+    Untimely(what.into()).into()
+}
+
 /// The directory of one test: logs, data, histories. Kept when the test fails.
 pub struct Scratch {
     name: String,
@@ -101,14 +119,17 @@ pub struct Scratch {
 impl Scratch {
     /// An empty directory under target/it.
     pub fn create(name: &str) -> Result<Scratch> {
-        let legal = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-        let dir =
-            paths::target().join("it").join(name.replace("::", ".").chars().map(legal).collect::<String>());
+        let dir = Scratch::path(name);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
         }
         std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         Ok(Scratch { name: name.to_owned(), dir })
+    }
+
+    fn path(name: &str) -> PathBuf {
+        let legal = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+        paths::target().join("it").join(name.replace("::", ".").chars().map(legal).collect::<String>())
     }
 
     pub fn dir(&self) -> &Path {
@@ -300,11 +321,12 @@ fn run_one(test: &Test, stalls: &Stalls, skipped: &Mutex<Vec<String>>) -> Result
             let began = Instant::now();
             let first = run_once(test);
             match (&first, stalls.longest_since(began)) {
-                (Err(error), Some(stall)) if !error.is::<Skip>() => {
+                (Err(error), Some(stall)) if error.is::<Untimely>() => {
                     eprintln!(
                         "VOID {}: {} stood still for {:?}: {error:#}",
                         test.name, stall.what, stall.took
                     );
+                    keep(&test.name);
                     run_once(test)
                 }
                 _ => first,
@@ -323,6 +345,14 @@ fn run_one(test: &Test, stalls: &Stalls, skipped: &Mutex<Vec<String>>) -> Result
             None => Err(format!("{error:#}").into()),
         },
     }
+}
+
+/// Puts the directory of a run aside that is void.
+fn keep(name: &str) {
+    let dir = Scratch::path(name);
+    let aside = dir.with_extension("void");
+    let _ = std::fs::remove_dir_all(&aside);
+    let _ = std::fs::rename(&dir, &aside);
 }
 
 fn run_once(test: &Test) -> Result<()> {
@@ -365,19 +395,28 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_while_the_machine_stood_still_runs_once_more() {
-        for (failures, fails) in [(1, false), (2, true)] {
+    fn a_bound_that_was_missed_while_the_machine_stood_still_is_tried_once_more() {
+        type Fault = fn() -> anyhow::Error;
+        let (late, wrong): (Fault, Fault) = (|| untimely("late"), || anyhow::anyhow!("lost"));
+        for (fault, stalls_each, failures, runs, fails) in [
+            (late, true, 1, 2, false),
+            (late, true, 2, 2, true),
+            (late, false, 1, 1, true),
+            (wrong, true, 1, 1, true),
+        ] {
             let stalls = Arc::new(Stalls::none());
-            let (runs, seen) = (Arc::new(Mutex::new(0)), stalls.clone());
-            let counted = runs.clone();
+            let (counted, seen) = (Arc::new(Mutex::new(0)), stalls.clone());
+            let count = counted.clone();
             let test = test("runner::stalls", &[], move |_| {
-                seen.note("the test", STALL_MIN);
-                let mut runs = counted.lock().unwrap();
-                *runs += 1;
-                if *runs > failures { Ok(()) } else { bail!("run {runs}") }
+                if stalls_each {
+                    seen.note("the test", STALL_MIN);
+                }
+                let mut count = count.lock().unwrap();
+                *count += 1;
+                if *count > failures { Ok(()) } else { Err(fault()) }
             });
             let result = run_one(&test, &stalls, &Mutex::new(Vec::new()));
-            assert_eq!((result.is_err(), *runs.lock().unwrap()), (fails, 2));
+            assert_eq!((*counted.lock().unwrap(), result.is_err()), (runs, fails));
         }
     }
 

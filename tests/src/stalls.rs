@@ -1,8 +1,8 @@
 //! Whether the machine stood still: its processors, which a host may take away, or its disk. What a test of times says of such
 //! a while is said of the machine.
 //!
-//! A thread that asks for next to nothing gets its turn within milliseconds also where dozens want to run, and so does a
-//! write of one page: what takes half a second here is no load that a test has made.
+//! A thread that asks for next to nothing gets its turn within milliseconds also where dozens want to run: half a second is no
+//! load that a test has made. The disk may be busy with what tests write; those whose bounds count run alone or with one other.
 
 use std::fs::File;
 use std::io;

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -21,6 +21,9 @@ use crate::limits;
 use crate::lock;
 use crate::outbound::{Outbound, Writing};
 use crate::pause::PushBack;
+
+/// In `Connection::push_back`: the whole connection is meant.
+const PUSH_BACK_ALL: u32 = 1 << 31;
 
 /// What one connection may hold and how long it may take; defaults are in [`crate::limits`].
 #[derive(Clone, Debug)]
@@ -77,8 +80,8 @@ pub struct Connection {
     /// The driver wants to be woken when a request is answered: it has stopped reading because of
     /// them, or drains.
     wants_release: AtomicBool,
-    /// Asked for and not seen by the driver yet: 0 none, 1 and 2 as in `PushBack`.
-    push_back: AtomicU8,
+    /// Asked for and not seen by the driver yet: how many requests of a kind, and whether it is all (`PUSH_BACK_ALL`).
+    push_back: AtomicU32,
     /// What the driver says of what it hands over.
     is_pressed: AtomicBool,
     is_late: AtomicBool,
@@ -165,7 +168,7 @@ impl Connection {
             in_flight_bytes: AtomicUsize::new(0),
             in_flight_requests: AtomicUsize::new(0),
             wants_release: AtomicBool::new(false),
-            push_back: AtomicU8::new(0),
+            push_back: AtomicU32::new(0),
             is_pressed: AtomicBool::new(false),
             is_late: AtomicBool::new(false),
             watch,
@@ -207,13 +210,13 @@ impl Connection {
     /// A request was refused because there is too much, so that no more is to be read of this connection for a while
     /// (20 to 160 ms, longer while more waits behind what is refused): its peer is to feel that it sends too much, and
     /// refusals are to cost little. Answers are written meanwhile. Told by a handler within `handle` it counts for that
-    /// request; told later, for whatever comes next. A drain ends the pause.
+    /// request; told later, as one more beside those of the next read. A drain ends the pause.
     pub fn push_back(&self, what: PushBack) {
-        let what = match what {
-            PushBack::Request => 1,
-            PushBack::Connection => 2,
+        match what {
+            // Far from the highest bit: so many are never under way.
+            PushBack::Request => self.push_back.fetch_add(1, Ordering::Relaxed),
+            PushBack::Connection => self.push_back.fetch_or(PUSH_BACK_ALL, Ordering::Relaxed),
         };
-        self.push_back.fetch_max(what, Ordering::Relaxed);
     }
 
     /// The peer sends more than is taken of it: behind a request that was refused there was more, and it has never been
@@ -433,17 +436,14 @@ impl Connection {
         self.wants_release.store(wants, Ordering::SeqCst);
     }
 
-    /// What was asked for since the last call.
-    pub(crate) fn take_push_back(&self) -> Option<PushBack> {
+    /// What was asked for since the last call: for how many requests, and whether for all.
+    pub(crate) fn take_push_back(&self) -> (u32, bool) {
         // Nothing, nearly always.
         if self.push_back.load(Ordering::Relaxed) == 0 {
-            return None;
+            return (0, false);
         }
-        match self.push_back.swap(0, Ordering::Relaxed) {
-            0 => None,
-            1 => Some(PushBack::Request),
-            _ => Some(PushBack::Connection),
-        }
+        let asked = self.push_back.swap(0, Ordering::Relaxed);
+        (asked & !PUSH_BACK_ALL, asked & PUSH_BACK_ALL != 0)
     }
 
     pub(crate) fn set_pressed(&self, is_pressed: bool) {

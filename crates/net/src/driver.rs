@@ -25,7 +25,7 @@ use crate::connection::{Connection, Replier, Stage};
 use crate::error::CloseReason;
 use crate::limits::{PARTIAL_FREE_BYTES, READ_BYTES_MAX, READ_BYTES_MIN, ROUNDS_PER_WAKE, WRITE_SLICES_MAX};
 use crate::outbound::Writing;
-use crate::pause::{Pauses, PushBack};
+use crate::pause::Pauses;
 use crate::transport::Transport;
 
 /// What a server, or a client, does with what its peers send. Calls for one connection come one at a
@@ -82,6 +82,7 @@ pub(crate) async fn drive<H: Handler + ?Sized>(
             wants_release: false,
             listed: None,
             pauses: Pauses::new(connection.id()),
+            refused_later: 0,
             pause: None,
             reason: CloseReason::Stopped,
         };
@@ -120,6 +121,8 @@ struct Driver<'a, H: Handler + ?Sized> {
     /// Place in the budget's list of waiters.
     listed: Option<u64>,
     pauses: Pauses,
+    /// Requests of earlier reads that were refused since the last one.
+    refused_later: u32,
     /// Nothing is read until this is over.
     pause: Option<Pin<Box<Sleep>>>,
     reason: CloseReason,
@@ -228,7 +231,9 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
 
     /// The peer sends too much, and is left alone for a while. A drain waits for nobody.
     fn is_paused(&mut self, stage: &Stage, cx: &mut Context<'_>) -> bool {
-        if self.connection.take_push_back() == Some(PushBack::Connection) {
+        let (refused, all) = self.connection.take_push_back();
+        self.refused_later = self.refused_later.saturating_add(refused);
+        if all {
             self.pause();
         }
         if *stage != Stage::Open {
@@ -348,10 +353,10 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
                         requests += 1;
                         let replier = self.connection.admit(&command, frame_bytes);
                         self.handler.handle(command, replier);
-                        match self.connection.take_push_back() {
-                            None => {}
-                            Some(PushBack::Request) => refused += 1,
-                            Some(PushBack::Connection) => self.pause(),
+                        let (more, all) = self.connection.take_push_back();
+                        refused += u64::from(more);
+                        if all {
+                            self.pause();
                         }
                     }
                     if is_late && !self.pauses.is_late(Instant::now) {
@@ -362,7 +367,8 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
                 Err(error) => break Err(CloseReason::Garbage(error)),
             }
         };
-        if refused * 2 > requests {
+        let later = u64::from(std::mem::take(&mut self.refused_later));
+        if (refused + later) * 2 > requests + later {
             self.pause();
         }
         if requests > 0 {

@@ -73,6 +73,8 @@ pub(crate) const CLOCK_WORD_VALID: Duration = Duration::from_secs(10);
 pub(crate) const MEMBER_WORD_VALID: Duration = Duration::from_secs(3);
 /// The feature level at which entries of kind coupled came (formats.md 2.2).
 pub const COUPLED_LEVEL: u32 = 2;
+/// After a snapshot that a follower did not take: its disk may be full, and stay so for long.
+pub(crate) const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 /// Between two tries of a leader without room on its disk to hand over to a node that has some (log.md 10).
 pub(crate) const ROOM_TRANSFER_PAUSE: Duration = Duration::from_secs(5);
 

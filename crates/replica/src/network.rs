@@ -20,7 +20,7 @@ use openraft::storage::Snapshot;
 use std::sync::Arc;
 
 use crate::commits::CommitsWithEntries;
-use crate::limits::{REOPEN_PAUSE, SNAPSHOT_CHUNK_BYTES};
+use crate::limits::{REOPEN_PAUSE, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_RETRY};
 use crate::server::GroupSlot;
 use crate::state_machine::SnapshotTables;
 use crate::types::{
@@ -308,6 +308,7 @@ impl NetSnapshot<TypeConfig> for PeerNetwork {
             end_position: at.end.0,
             chain: at.chain,
             log_time_ms: at.log_time_ms,
+            tables_len: bytes.len() as u64,
         };
         let first = proto::SnapshotChunk { head: Some(head), data: bytes::Bytes::new() };
         let rest = (0..bytes.len()).step_by(SNAPSHOT_CHUNK_BYTES).map(move |from| proto::SnapshotChunk {
@@ -315,15 +316,24 @@ impl NetSnapshot<TypeConfig> for PeerNetwork {
             data: bytes.slice(from..bytes.len().min(from + SNAPSHOT_CHUNK_BYTES)),
         });
         let chunks = stream::iter(std::iter::once(first).chain(rest));
-        tokio::select! {
-            closed = cancel => Err(StreamingError::Closed(closed)),
-            reply = client.snapshot(chunks) => match reply {
-                Err(status) => Err(streaming_error(rpc_error(&status))),
+        let sent = async {
+            match client.snapshot(chunks).await {
+                Err(status) => {
+                    // openraft reads the tables and begins anew at once.
+                    tokio::time::sleep(SNAPSHOT_RETRY).await;
+                    Err(streaming_error(rpc_error(&status)))
+                }
                 Ok(reply) => {
-                    let vote = reply.into_inner().vote.ok_or_else(|| streaming_error(malformed("a snapshot reply without vote")))?;
+                    let vote = reply.into_inner().vote;
+                    let vote =
+                        vote.ok_or_else(|| streaming_error(malformed("a snapshot reply without vote")))?;
                     Ok(SnapshotResponse::new(vote_from_proto(&vote)))
                 }
-            },
+            }
+        };
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            reply = sent => reply,
         }
     }
 }

@@ -11,7 +11,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest,
 };
 use openraft::storage::{Snapshot, SnapshotMeta};
-use store::{Frame, FrameKind, Log, Mutant, Reservation, TablesMeta};
+use store::{Frame, FrameKind, Log, Mutant, Reservation, StoreError, TablesMeta};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -334,6 +334,18 @@ fn append_entries(
     Ok((request, room))
 }
 
+/// Work on the disk for a leader's snapshot; its failure is a refusal, and concerns nothing else.
+async fn on_disk<T: Send + 'static>(
+    slot: &GroupSlot,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Status> {
+    let done = blocking(&**slot.log.disk(), work).await.map_err(fatal)?;
+    done.map_err(|error| {
+        tracing::warn!(group = slot.group, %error, "refusing the leader's snapshot");
+        Status::resource_exhausted(error.to_string())
+    })
+}
+
 fn append_reply(
     result: openraft::raft::StreamAppendResult<TypeConfig>,
     wall_clock: &WallClock,
@@ -548,15 +560,6 @@ impl peer_server::Peer for PeerServer {
         let first = inbound.message().await?.ok_or_else(|| missing("content"))?;
         let head = first.head.ok_or_else(|| missing("head"))?;
         let (slot, raft) = self.running(head.origin.as_ref())?;
-        let mut bytes = bytes::BytesMut::from(&first.data[..]);
-        while let Some(chunk) = inbound.message().await? {
-            if bytes.len() + chunk.data.len() > SNAPSHOT_BYTES_MAX {
-                return Err(Status::invalid_argument(format!(
-                    "tables of more than {SNAPSHOT_BYTES_MAX} bytes"
-                )));
-            }
-            bytes.extend_from_slice(&chunk.data);
-        }
         let vote = head.vote.as_ref().map(vote_from_proto).ok_or_else(|| missing("vote"))?;
         let last = head.last.as_ref().map(log_id_from_proto).ok_or_else(|| missing("last log id"))?;
         let membership = head.membership.as_ref().and_then(membership_from_proto).unwrap_or_default();
@@ -566,12 +569,32 @@ impl peer_server::Peer for PeerServer {
             chain: head.chain,
             log_time_ms: head.log_time_ms,
         };
+        let too_large =
+            || Err(Status::invalid_argument(format!("tables of more than {SNAPSHOT_BYTES_MAX} bytes")));
+        if head.tables_len > SNAPSHOT_BYTES_MAX as u64 {
+            return too_large();
+        }
+        // Like the frames of an append: openraft must never see a snapshot that the disk cannot take (log.md 10). What is
+        // committed here already it does not want.
+        let received = if slot.log.read_committed() < Some(at.last) {
+            let log = slot.log.clone();
+            let received = on_disk(&slot, move || log.receive_snapshot(&at, head.tables_len)).await?;
+            Some(Arc::new(received))
+        } else {
+            None
+        };
+        let mut bytes = bytes::BytesMut::from(&first.data[..]);
+        while let Some(chunk) = inbound.message().await? {
+            if bytes.len() + chunk.data.len() > SNAPSHOT_BYTES_MAX {
+                return too_large();
+            }
+            bytes.extend_from_slice(&chunk.data);
+        }
         let bytes = bytes.freeze();
-        // Like the frames of an append: openraft must never see a snapshot that the disk cannot take (log.md 10).
-        let (log, tables) = (slot.log.clone(), bytes.clone());
-        let received = blocking(&**slot.log.disk(), move || log.receive_snapshot(&at, &tables));
-        let received = received.await.map_err(fatal)?;
-        let received = received.map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        if let Some(received) = received.clone() {
+            let tables = bytes.clone();
+            on_disk(&slot, move || received.fill(&tables)).await?;
+        }
         let snapshot = Snapshot {
             meta: SnapshotMeta {
                 last_log_id: Some(last),
@@ -580,7 +603,7 @@ impl peer_server::Peer for PeerServer {
                     membership,
                 ),
             },
-            snapshot: SnapshotTables { at, bytes, received: Some(Arc::new(received)) },
+            snapshot: SnapshotTables { at, bytes, received },
         };
         let response = raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
         Ok(Response::new(proto::SnapshotReply { vote: Some(vote_to_proto(&response.vote)) }))

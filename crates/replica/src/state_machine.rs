@@ -241,7 +241,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let SnapshotTables { at, bytes, received } = snapshot.clone();
         let installed = blocking(&**self.log.disk(), move || match received {
             Some(received) => log.install_snapshot(&received),
-            None => log.install_snapshot(&log.receive_snapshot(&at, &bytes)?),
+            None => {
+                let received = log.receive_snapshot(&at, bytes.len() as u64)?;
+                received.fill(&bytes)?;
+                log.install_snapshot(&received)
+            }
         });
         installed.await?.map_err(io::Error::other)?;
         self.tables.restore(&saved.state, &snapshot.at).map_err(io::Error::other)?;

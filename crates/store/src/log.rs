@@ -15,15 +15,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::Instant;
 
 use wire::LogPosition;
 
-use crate::disk::Disk;
-use crate::error::StoreError;
-use crate::flush::{Flusher, lock};
+use crate::disk::{Disk, DiskFile};
+use crate::error::{At, StoreError};
+use crate::flush::{Chore, Flusher, lock};
 use crate::frame::{Draft, Frame, Tail};
 use crate::ids::{LogId, LogIndex, Vote};
 use crate::limits::{
@@ -34,7 +34,7 @@ use crate::manifest::Manifest;
 use crate::mutant::Mutant;
 use crate::room::Pool;
 use crate::segment::{SegmentEntry, SegmentKind, opens_segment, place, segment_start};
-use crate::tables::{TablesDir, TablesKind, TablesMeta, remove_if_there};
+use crate::tables::{TablesDir, TablesKind, TablesMeta};
 use crate::writer::{Job, Writer};
 
 /// Called once when the work is durable, or with the error that stopped the log. It runs on a thread of the flusher and
@@ -730,19 +730,20 @@ impl Log {
         }
     }
 
-    /// Writes a leader's snapshot to this disk, of which nothing takes notice before [`Log::install_snapshot`]: a full disk
-    /// refuses here, where it does no harm, and not once Raft counts on it (log.md 10). Durable on return.
+    /// Takes room for a leader's snapshot with `len` bytes of tables, to be filled ([`ReceivedSnapshot::fill`]) and then installed
+    /// ([`Log::install_snapshot`]). A full disk refuses here, where it does no harm, and not once Raft counts on it (log.md 10).
     ///
     /// # Errors
     /// `Invariant` when it names a place where no log can be; those of the disk.
-    pub fn receive_snapshot(&self, meta: &TablesMeta, tables: &[u8]) -> Result<ReceivedSnapshot, StoreError> {
+    pub fn receive_snapshot(&self, meta: &TablesMeta, len: u64) -> Result<ReceivedSnapshot, StoreError> {
         let inner = &*self.0;
         // The peer's word: what cannot be purged to, or read back, must not get into the manifest.
         meta.resume(inner.identity.segment_size)?;
         lock(&inner.state).check_poison()?;
         let number = inner.received_ever.fetch_add(1, Ordering::Relaxed);
-        let path = inner.tables_dir().receive(number, meta, tables)?;
-        Ok(ReceivedSnapshot { log: self.clone(), meta: *meta, path, is_adopted: AtomicBool::new(false) })
+        let (path, file) = inner.tables_dir().receive(number, meta.last.index, len)?;
+        let of = Arc::downgrade(&self.0);
+        Ok(ReceivedSnapshot { of, meta: *meta, path, file, stage: Mutex::new(Stage::Empty) })
     }
 
     /// Makes a leader's snapshot the current one; durable on return. Never touches the log: only a following
@@ -751,19 +752,23 @@ impl Log {
     /// without the truncation would find a log that it takes for corrupt.
     ///
     /// # Errors
-    /// `Invariant` when it is older than the current one, or another log received it; those of the disk.
+    /// `Invariant` when it is older than the current one, was not filled, or another log received it; those of the disk.
     pub fn install_snapshot(&self, received: &ReceivedSnapshot) -> Result<(), StoreError> {
         let inner = &*self.0;
-        if !Arc::ptr_eq(&self.0, &received.log.0) {
+        if !received.of.ptr_eq(&Arc::downgrade(&self.0)) {
             return Err(StoreError::Invariant("another log received this snapshot".into()));
         }
         self.sync_all()?;
         let _tables = lock(&inner.tables);
         lock(&inner.state).check_poison()?;
-        if !received.is_adopted.load(Ordering::Acquire) {
-            inner.tables_dir().adopt(&received.path, &received.meta)?;
-            received.is_adopted.store(true, Ordering::Release);
+        let mut stage = lock(&received.stage);
+        match *stage {
+            Stage::Empty => return Err(StoreError::Invariant("this snapshot was not filled".into())),
+            Stage::Filled => inner.tables_dir().adopt(&received.path, &received.meta)?,
+            Stage::Adopted => {}
         }
+        *stage = Stage::Adopted;
+        drop(stage);
         inner.set_snapshot(&received.meta)
     }
 
@@ -805,13 +810,35 @@ impl Log {
     }
 }
 
-/// A leader's snapshot on this disk, not yet the current one. Dropped before it is installed, it is removed.
+/// A leader's snapshot on this disk, not yet the current one. Dropped before it is installed, it is removed, by a thread of
+/// the flusher. It keeps no log open.
 #[must_use]
 pub struct ReceivedSnapshot {
-    log: Log,
+    of: Weak<Inner>,
     meta: TablesMeta,
     path: PathBuf,
-    is_adopted: AtomicBool,
+    file: Arc<dyn DiskFile>,
+    stage: Mutex<Stage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Empty,
+    Filled,
+    /// The file has the name of a boundary.
+    Adopted,
+}
+
+impl ReceivedSnapshot {
+    /// Writes the tables, for which room was taken; durable on return.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn fill(&self, tables: &[u8]) -> Result<(), StoreError> {
+        self.meta.write(&*self.file, tables).at("write", &self.path)?;
+        *lock(&self.stage) = Stage::Filled;
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for ReceivedSnapshot {
@@ -822,10 +849,12 @@ impl std::fmt::Debug for ReceivedSnapshot {
 
 impl Drop for ReceivedSnapshot {
     fn drop(&mut self) {
-        if !self.is_adopted.load(Ordering::Acquire)
-            && let Err(error) = remove_if_there(&*self.log.0.disk, &self.path)
+        if *lock(&self.stage) != Stage::Adopted
+            && let Some(inner) = self.of.upgrade()
         {
-            tracing::warn!(%error, "cannot remove a snapshot that was not wanted; the next start tries again");
+            // Not here: it may be Raft's own task (log.md 9). Without a log the next open does it.
+            let chore = Chore::Remove(inner.me.clone(), vec![std::mem::take(&mut self.path)]);
+            inner.flusher.add_chore(chore);
         }
     }
 }

@@ -3,11 +3,12 @@
 
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use wire::LogPosition;
 
 use crate::bytes_at::{array, put, u32_at, u64_at};
-use crate::disk::{Disk, read_file, replace_file};
+use crate::disk::{Disk, DiskFile, read_file, replace_file};
 use crate::error::{At, StoreError};
 use crate::frame::Tail;
 use crate::ids::{LogId, LogIndex, Term};
@@ -78,6 +79,16 @@ impl TablesMeta {
         bytes
     }
 
+    /// Writes a file of tables; durable on return.
+    pub(crate) fn write(&self, file: &dyn DiskFile, tables: &[u8]) -> std::io::Result<()> {
+        let len = (HEADER + tables.len()) as u64;
+        file.write_at(0, &[IoSlice::new(&self.encode(tables)), IoSlice::new(tables)])?;
+        if file.len()? != len {
+            file.set_len(len)?;
+        }
+        file.sync_data()
+    }
+
     fn decode(mut bytes: Vec<u8>) -> Result<(Self, Vec<u8>), String> {
         if bytes.len() < HEADER || array(&bytes, 0) != MAGIC {
             return Err("it is no file of tables of this version".into());
@@ -128,27 +139,24 @@ impl TablesDir<'_> {
         replace_file(self.disk, &path, &[&meta.encode(tables), tables]).at("replace", &path)
     }
 
-    /// Writes a boundary under a name of its own, on which nothing is built; durable under it on return.
+    /// Allocates a file for a boundary with `len` bytes of tables, under a name of its own on which nothing is built.
     pub(crate) fn receive(
         &self,
         number: u64,
-        meta: &TablesMeta,
-        tables: &[u8],
-    ) -> Result<PathBuf, StoreError> {
-        let path = self.dir.join(format!("boundary-{}.{number}.new", meta.last.index));
-        let header = meta.encode(tables);
-        let written = (|| {
+        index: LogIndex,
+        len: u64,
+    ) -> Result<(PathBuf, Arc<dyn DiskFile>), StoreError> {
+        let path = self.dir.join(format!("boundary-{index}.{number}.new"));
+        let allocated = (|| {
             let file = self.disk.create(&path)?;
-            file.allocate((HEADER + tables.len()) as u64)?;
-            file.write_at(0, &[IoSlice::new(&header), IoSlice::new(tables)])?;
-            file.sync_data()
+            file.allocate(HEADER as u64 + len)?;
+            Ok(file)
         })();
-        if written.is_err() {
+        if allocated.is_err() {
             // Give back what was taken; when that fails too, the next open does it.
             let _ = self.disk.remove(&path);
         }
-        written.at("write", &path)?;
-        Ok(path)
+        Ok((path.clone(), allocated.at("allocate", &path)?))
     }
 
     /// Gives what was received the name of a boundary, in the place of one of that name.

@@ -147,6 +147,34 @@ async fn requests_of_one_kind_pause_a_connection_only_where_they_are_most_of_it(
     assert_eq!(refuses.batches.load(Ordering::SeqCst), 11, "what came with them did not wait");
 }
 
+/// Answers everything, and then says that what has the body "later" was refused.
+#[derive(Default)]
+struct RefusesLater(Mutex<Option<Arc<net::Connection>>>);
+
+impl Handler for RefusesLater {
+    fn handle(&self, request: RemotingCommand, replier: Replier) {
+        *self.0.lock().unwrap() = Some(replier.connection().clone());
+        echo(request, replier);
+    }
+}
+
+/// Another node may say it, once it has looked at the request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_later_counts_beside_the_next_read() {
+    let refuses = Arc::new(RefusesLater::default());
+    let (server, address) = start(ServerConfig::default(), refuses.clone());
+    let mut peer = Raw::connect(address).await;
+    for (later, next, pauses) in [(3, 3, 0), (3, 2, 1)] {
+        peer.write(&frames(["later"; 5])).await;
+        answers(&mut peer, 5).await;
+        let connection = refuses.0.lock().unwrap().clone().unwrap();
+        (0..later).for_each(|_| connection.push_back(PushBack::Request));
+        peer.write(&frames(vec!["well"; next])).await;
+        answers(&mut peer, next).await;
+        assert_eq!(server.stats().pauses_total, pauses, "{later} were refused before {next} came");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_ends_pauses() {
     let refuses = Arc::new(Refuses::default());

@@ -6,14 +6,12 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use store::{Disk, DiskFile, Map, OsDisk};
 
-use super::cluster::SEGMENT;
-
 #[derive(Default)]
 struct State {
     hung: bool,
     hung_but_for_votes: bool,
     full: bool,
-    /// Allocations that were refused, but for those of segments.
+    /// Allocations for snapshots that were refused.
     refusals: u64,
 }
 
@@ -57,14 +55,15 @@ impl GatedDisk {
         self.0.state.lock().unwrap().full = full;
     }
 
-    /// How many allocations were refused so far, but for those of segments.
+    /// How many allocations for a leader's snapshot were refused so far.
     pub(crate) fn refusals(&self) -> u64 {
         self.0.state.lock().unwrap().refusals
     }
 
     fn file(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        let is_vote = path.file_name().is_some_and(|name| name == "vote");
-        Arc::new(GatedFile { file, gate: self.0.clone(), is_vote })
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let (is_vote, is_boundary) = (name == "vote", name.starts_with("boundary-"));
+        Arc::new(GatedFile { file, gate: self.0.clone(), is_vote, is_boundary })
     }
 }
 
@@ -119,6 +118,7 @@ struct GatedFile {
     file: Arc<dyn DiskFile>,
     gate: Arc<Gate>,
     is_vote: bool,
+    is_boundary: bool,
 }
 
 impl DiskFile for GatedFile {
@@ -137,7 +137,7 @@ impl DiskFile for GatedFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         let room = self.gate.room();
-        if room.is_err() && len < SEGMENT {
+        if room.is_err() && self.is_boundary {
             self.gate.state.lock().unwrap().refusals += 1;
         }
         room?;

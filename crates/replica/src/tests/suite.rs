@@ -167,7 +167,9 @@ async fn tables_after(log: &Log, upto: LogIndex) -> io::Result<(TablesMeta, Vec<
 /// Makes tables the current snapshot: as before a purge where the log holds the entry, else as if a leader had sent them.
 fn make_current(log: &Log, at: &TablesMeta, tables: &[u8]) -> Result<(), StoreError> {
     if frame_of(log, at.last).is_none() {
-        return log.install_snapshot(&log.receive_snapshot(at, tables)?);
+        let received = log.receive_snapshot(at, tables.len() as u64)?;
+        received.fill(tables)?;
+        return log.install_snapshot(&received);
     }
     log.sync_all()?;
     log.save_tables(TablesKind::Boundary, at, tables)?;

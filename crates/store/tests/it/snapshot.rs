@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use store::{
-    CrashDisk, Disk, Flusher, Log, LogId, LogIndex, LogPosition, StoreError, TablesKind, TablesMeta,
+    CrashDisk, Disk, Flusher, Log, LogId, LogIndex, LogPosition, ReceivedSnapshot, StoreError, TablesKind,
+    TablesMeta,
 };
 
 use super::harness::{
@@ -221,8 +222,14 @@ fn a_snapshot_from_beyond_any_log_is_refused() {
     install(&machine.log, &good, b"t").unwrap();
 }
 
+fn receive(log: &Log, meta: &TablesMeta, tables: &[u8]) -> Result<ReceivedSnapshot, StoreError> {
+    let received = log.receive_snapshot(meta, tables.len() as u64)?;
+    received.fill(tables)?;
+    Ok(received)
+}
+
 fn install(log: &Log, meta: &TablesMeta, tables: &[u8]) -> Result<(), StoreError> {
-    log.install_snapshot(&log.receive_snapshot(meta, tables)?)
+    log.install_snapshot(&receive(log, meta, tables)?)
 }
 
 /// log.md 10, for snapshots: what a full disk refuses has changed nothing, and what it took is installed without room.
@@ -234,7 +241,7 @@ fn rule_10_a_snapshot_is_refused_before_it_counts() {
     let tables = vec![7; 50_000];
     let others = names(&machine.disk, "/data/g/tables");
     machine.disk.set_capacity(Some(0));
-    let error = machine.log.receive_snapshot(&boundary, &tables).unwrap_err();
+    let error = receive(&machine.log, &boundary, &tables).unwrap_err();
     assert!(
         matches!(&error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
     );
@@ -244,14 +251,19 @@ fn rule_10_a_snapshot_is_refused_before_it_counts() {
 
     machine.disk.set_capacity(None);
     // One that Raft does not want leaves nothing; one that a crash interrupts is gone at the next open.
-    drop(machine.log.receive_snapshot(&boundary, &tables).unwrap());
+    drop(receive(&machine.log, &boundary, &tables).unwrap());
+    machine.flusher.turn();
     assert_eq!(names(&machine.disk, "/data/g/tables"), others);
-    std::mem::forget(machine.log.receive_snapshot(&boundary, &tables).unwrap());
+    std::mem::forget(receive(&machine.log, &boundary, &tables).unwrap());
     let disk = machine.disk.fork();
     disk.crash(3);
     assert_eq!(names(&Machine::on(disk).disk, "/data/g/tables"), others);
+    let empty = machine.log.receive_snapshot(&boundary, 9).unwrap();
+    assert!(matches!(machine.log.install_snapshot(&empty), Err(StoreError::Invariant(_))));
 
-    let received = machine.log.receive_snapshot(&boundary, &tables).unwrap();
+    // More room than needed is given back.
+    let received = machine.log.receive_snapshot(&boundary, 2 * tables.len() as u64).unwrap();
+    received.fill(&tables).unwrap();
     machine.disk.set_capacity(Some(0));
     machine.log.install_snapshot(&received).unwrap();
     assert_eq!(machine.log.current_snapshot().unwrap(), Some((boundary, tables)));
