@@ -266,7 +266,7 @@ pub fn main(mut tests: Vec<Test>) -> ExitCode {
     let cores = available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(cores + 1);
     tests.sort_by_key(|test| test.company);
-    let stalls = match Stalls::watch(&paths::target()) {
+    let stalls = match Stalls::watch(paths::target()) {
         Ok(stalls) => Arc::new(stalls),
         Err(error) => {
             eprintln!("cannot write to {}: {error}", paths::target().display());
