@@ -28,7 +28,7 @@ pub const SEGMENT_SIZE_TEST_MIN: u64 = 2 * SEGMENT_HEADER_LEN;
 pub const POSITION_MAX: u64 = 1 << 62;
 
 /// Recent frames that stay in memory although they are on disk, bytes per log.
-pub const RECENT_BYTES_MAX: usize = 8 << 20;
+pub const RECENT_BYTES_MAX: usize = 6 << 20;
 /// A draft whose buffer holds more unused bytes than its frame has, plus this, is copied into one that fits: else
 /// `RECENT_BYTES_MAX` would bound something other than memory.
 pub const DRAFT_SLACK_MAX: usize = 4096;
