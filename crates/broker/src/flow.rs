@@ -343,11 +343,33 @@ fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A while of [`PACE_SAMPLE`] or longer in which something is counted.
+struct Window {
+    start: Instant,
+    /// When it began, ns since the start.
+    began: AtomicU64,
+}
+
+impl Window {
+    fn new(start: Instant) -> Window {
+        Window { start, began: AtomicU64::new(0) }
+    }
+
+    /// Begins another where this one is over: how long it was. One caller is told.
+    fn end(&self, now: Instant) -> Option<Duration> {
+        let at = now.saturating_duration_since(self.start).as_nanos() as u64;
+        let began = self.began.load(Ordering::Relaxed);
+        let took = Duration::from_nanos(at.saturating_sub(began));
+        let ends = took >= PACE_SAMPLE
+            && self.began.compare_exchange(began, at, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        ends.then_some(took)
+    }
+}
+
 /// How many sends are refused for rates.
 struct Refusals {
-    start: Instant,
-    /// When the window began that is being counted, ns since the start, and how many there are in it.
-    window: AtomicU64,
+    window: Window,
+    /// In it.
     count: AtomicU64,
     /// There were too many in the last one.
     were_costly: AtomicBool,
@@ -355,29 +377,18 @@ struct Refusals {
 
 impl Refusals {
     fn new(start: Instant) -> Refusals {
-        Refusals {
-            start,
-            window: AtomicU64::new(0),
-            count: AtomicU64::new(0),
-            were_costly: AtomicBool::new(false),
-        }
+        Refusals { window: Window::new(start), count: AtomicU64::new(0), were_costly: AtomicBool::new(false) }
     }
 
     /// Counts one more. Whether they are more than may be had for nothing.
     fn are_costly(&self, now: Instant) -> bool {
-        let at = now.saturating_duration_since(self.start).as_nanos() as u64;
-        let began = self.window.load(Ordering::Relaxed);
-        let took = at.saturating_sub(began);
-        let in_windows = |ns: u64| ns as f64 / PACE_SAMPLE.as_nanos() as f64;
-        let free = RATE_REFUSALS_FREE as f64 * PACE_SAMPLE.as_secs_f64();
-        if in_windows(took) >= 1.0
-            && self.window.compare_exchange(began, at, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
+        let free = |of: Duration| RATE_REFUSALS_FREE as f64 * of.as_secs_f64();
+        if let Some(took) = self.window.end(now) {
             let count = self.count.swap(0, Ordering::Relaxed);
-            self.were_costly.store(count as f64 > free * in_windows(took), Ordering::Relaxed);
+            self.were_costly.store(count as f64 > free(took), Ordering::Relaxed);
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        count as f64 > free || self.were_costly.load(Ordering::Relaxed)
+        count as f64 > free(PACE_SAMPLE) || self.were_costly.load(Ordering::Relaxed)
     }
 }
 
@@ -392,9 +403,7 @@ pub(crate) struct Pace {
     wait_us: AtomicU64,
     /// The last one, as far as `admit` wants to know it: bytes a second, 0 while sends do not wait long.
     bytes_per_second: AtomicU64,
-    start: Instant,
-    /// When the window began, ns since the start.
-    window: AtomicU64,
+    window: Window,
 }
 
 impl Pace {
@@ -405,8 +414,7 @@ impl Pace {
             bytes: AtomicU64::new(0),
             wait_us: AtomicU64::new(0),
             bytes_per_second: AtomicU64::new(0),
-            start,
-            window: AtomicU64::new(0),
+            window: Window::new(start),
         }
     }
 
@@ -449,14 +457,7 @@ impl Pace {
 
     /// Ends the window where it is over. Called often, by whoever has looked at a clock.
     pub(crate) fn sample(&self, now: Instant) {
-        let at = now.saturating_duration_since(self.start).as_nanos() as u64;
-        let began = self.window.load(Ordering::Relaxed);
-        let took = Duration::from_nanos(at.saturating_sub(began));
-        let is_over = took >= PACE_SAMPLE;
-        if !is_over || self.window.compare_exchange(began, at, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
-            return;
-        }
+        let Some(took) = self.window.end(now) else { return };
         let bytes = self.bytes.swap(0, Ordering::Relaxed);
         let waited = Duration::from_micros(self.wait_us.swap(0, Ordering::Relaxed));
         // What is over within a window looks slower than it was, and is to count for little.

@@ -252,11 +252,8 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
             return;
         }
         let waiting = self.buffer.len() as u64 + self.transport.unread_bytes();
-        let was_pressed = self.pauses.is_pressed();
         let pause = self.pauses.begin(waiting, Instant::now());
-        if self.pauses.is_pressed() && !was_pressed {
-            self.connection.set_pressed(true);
-        }
+        self.connection.set_pressed(self.pauses.is_pressed());
         self.pause = Some(Box::pin(tokio::time::sleep(pause)));
         self.traffic.pauses.fetch_add(1, Ordering::Relaxed);
         // What is read next is mostly refused as well: little of it is to wait in memory.
