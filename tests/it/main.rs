@@ -4,6 +4,7 @@ mod admin;
 mod bad_input;
 mod command_line;
 mod conf_files;
+mod consumers;
 mod drill;
 mod failover;
 mod go_client;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         mqadmin_commands::tests(),
         command_line::tests(),
         admin::tests(),
+        consumers::tests(),
         bad_input::tests(),
         replicas_equal::tests(),
         failover::tests(),

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,6 +24,7 @@ pub const UPDATE_AND_CREATE_TOPIC: i32 = 17;
 pub const GET_BROKER_RUNTIME_INFO: i32 = 28;
 pub const GET_MAX_OFFSET: i32 = 30;
 pub const HEART_BEAT: i32 = 34;
+pub const GET_CONSUMER_LIST_BY_GROUP: i32 = 38;
 pub const LOCK_BATCH_MQ: i32 = 41;
 pub const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
 pub const GET_BROKER_CLUSTER_INFO: i32 = 106;
@@ -211,6 +213,24 @@ impl Connection {
         // The peer may close before it has read everything.
         let _ = self.stream.write_all(bytes);
         Ok(self.read()?.map_or(Reaction::Closed, Reaction::Answered))
+    }
+
+    /// Ends as if this host had lost its power: nothing is sent to the peer, which hears of it when it asks. Needs root
+    /// (CAP_NET_ADMIN), and Linux.
+    pub fn vanish(self) -> Result<()> {
+        let on: libc::c_int = 1;
+        // SAFETY: the descriptor is open as long as `self.stream`, and the option's value is an int that outlives the call.
+        let answer = unsafe {
+            libc::setsockopt(
+                self.stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_REPAIR,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        ensure!(answer == 0, "TCP_REPAIR: {}", std::io::Error::last_os_error());
+        Ok(())
     }
 
     /// Says that nothing more will be written.

@@ -70,6 +70,11 @@ async fn raise_level(hosted: Arc<Hosted>) -> Result<(), Error> {
         return Ok(());
     }
     hosted.served_here()?.group.level_known_to_all(FEATURE_LEVEL).await;
+    propose_level(&hosted).await
+}
+
+/// Has the log say that the group is at this build's feature level. Twice harms nobody.
+pub(crate) async fn propose_level(hosted: &Arc<Hosted>) -> Result<(), Error> {
     let reply = hosted.propose_here(Kind::RaiseLevel(RaiseLevel { level: FEATURE_LEVEL }).into()).await?;
     if reply.code != 0 {
         return Err(Error::refused(wire::ResponseCode(reply.code), reply.remark));

@@ -94,7 +94,7 @@ pub(crate) fn attempt(serving: &Serving, wanted: &Wanted, may_block: bool) -> Re
     let units = if may_block {
         serving.index.units(topic, *queue, *from, wanted.units())?
     } else {
-        match serving.index.units_in_memory(topic, *queue, *from, wanted.units()) {
+        match serving.index.units_resident(topic, *queue, *from, wanted.units()) {
             Some(units) => units,
             None => return Ok(None),
         }

@@ -81,8 +81,14 @@ pub const FRAME_BYTES_PER_SECOND_MIN: usize = 256 * 1024;
 /// Nothing read and nothing written (Java: 120 s, both sides).
 pub const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Data waits and the peer takes none of it.
+/// Data waits and the peer takes none of it, or its kernel acknowledges nothing.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A peer that we accepted is asked whether it is still there when nothing came from it for the first time, and then each of
+/// the second (TCP keepalive). Who ended while the network was cut is known by the first answer once it is whole, and his
+/// place in a consumer group is free; who does not answer within [`WRITE_STALL_TIMEOUT`] is gone.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Deadlines are checked this often, for all connections in one pass: no timer per connection.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -10,11 +10,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::limits::{PARTING_TIMEOUT, UNACKNOWLEDGED_TIMEOUT};
+use crate::limits::{
+    KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, PARTING_TIMEOUT, UNACKNOWLEDGED_TIMEOUT, WRITE_STALL_TIMEOUT,
+};
 
 pub(crate) struct Transport {
     stream: TcpStream,
@@ -25,9 +27,17 @@ impl Transport {
     /// An accepted socket. It lingers for no time at all: if this process dies, or drops the socket
     /// without `part`, the kernel answers the peer with RST. A 4.9 client has no handler for a silent
     /// FIN and waits out its timeout, while a reset makes it retry in milliseconds (clients.md, rule 1).
+    ///
+    /// The kernel asks a silent peer whether it is there: one that ended while nothing could reach us would otherwise be a
+    /// member of its consumer groups, and have queues, for two minutes.
     pub(crate) fn accepted(stream: TcpStream, peer: SocketAddr) -> io::Result<Transport> {
         stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        let socket = SockRef::from(&stream);
+        socket.set_linger(Some(Duration::ZERO))?;
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+        socket.set_tcp_keepalive(&keepalive)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(WRITE_STALL_TIMEOUT))?;
         Ok(Transport { stream, peer })
     }
 

@@ -26,6 +26,11 @@ type Place = (LogPosition, u32);
 /// a byte that is wanted: whether all of it is resident says nothing of others.
 const GAP: u64 = 4096;
 
+/// The same where only residency is asked: a few pages more in the answer to one question cost less than a question for each
+/// record, and mostly what lies between the messages of one queue, of others, was read a moment ago as well. Where it was not,
+/// the record behind it is asked for by itself.
+const WIDE_GAP: u64 = 16 << 10;
+
 /// What was found of the records that were asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
@@ -104,21 +109,30 @@ impl Log {
         may_block: bool,
         found: &mut Gathered,
     ) -> Result<bool, StoreError> {
+        let widest = if may_block { GAP } else { WIDE_GAP };
+        let mut gap = widest;
         while let Some((start, first_len)) = wanted.first() {
             let segment = Self::segment_with(view, *start, *first_len as usize)?;
-            let (count, len) = stretch(wanted, segment.start.plus(segment.file.len));
+            let (count, len) = stretch(wanted, segment.start.plus(segment.file.len), gap);
             let mut bytes = self.start_in_map(view, segment, *start, len)?;
             if bytes.len() < len && may_block {
                 bytes = self.bytes_in_files(view, *start, len)?;
             }
+            let mut here = 0;
             for (position, len) in wanted.iter().take(count) {
                 let (at, len) = ((position.0 - start.0) as usize, *len as usize);
                 if at + len > bytes.len() {
-                    return Ok(false);
+                    break;
                 }
                 found.add(&bytes, at, len);
+                here += 1;
             }
-            wanted = wanted.get(count..).unwrap_or_default();
+            if here < count && gap == GAP {
+                return Ok(false);
+            }
+            // What is missing may lie between this record and the next.
+            gap = if here < count { GAP } else { widest };
+            wanted = wanted.get(here..).unwrap_or_default();
         }
         Ok(true)
     }
@@ -149,13 +163,14 @@ impl State {
     }
 }
 
-/// How many records, from the first on, lie in one stretch that ends at or before `limit`, and its length.
-fn stretch(wanted: &[Place], limit: LogPosition) -> (usize, usize) {
+/// How many records, from the first on and with less than `gap` between them, lie in one stretch that ends at or before
+/// `limit`, and its length.
+fn stretch(wanted: &[Place], limit: LogPosition, gap: u64) -> (usize, usize) {
     let mut records = wanted.iter().map(|(position, len)| (*position, position.plus(u64::from(*len))));
     let Some((start, mut end)) = records.next() else { return (0, 0) };
     let mut count = 1;
     for (position, next_end) in records {
-        if position.0.checked_sub(end.0).is_none_or(|gap| gap >= GAP) || next_end > limit {
+        if position.0.checked_sub(end.0).is_none_or(|between| between >= gap) || next_end > limit {
             break;
         }
         end = next_end;

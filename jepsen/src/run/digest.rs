@@ -49,8 +49,9 @@ struct Scanned {
 }
 
 /// Writes down what the replicas hold: digests of all, and of the queues that are asked for every message. `groups`: node
-/// and directory of the group, of nodes that are down.
-pub fn write(groups: &[(u64, PathBuf)], queues: &[Queue], recorder: &Recorder) -> Result<()> {
+/// and directory of the group, of nodes that are down. `flipped`: bits of derived files were, so a page of one may be damaged
+/// that no node has read since.
+pub fn write(groups: &[(u64, PathBuf)], queues: &[Queue], flipped: bool, recorder: &Recorder) -> Result<()> {
     let mut scans = Vec::new();
     let voids = Voids::newest(groups.iter().map(|(_, group)| group.as_path()))?;
     for (node, group) in groups {
@@ -73,7 +74,7 @@ pub fn write(groups: &[(u64, PathBuf)], queues: &[Queue], recorder: &Recorder) -
         log_digests(scan, common, recorder)?;
         queue_digests(scan, recorder);
     }
-    units_and_keys(&scans, recorder)?;
+    units_and_keys(&scans, flipped, recorder)?;
     tables(&scans, recorder)
 }
 
@@ -194,10 +195,12 @@ struct DerivedFiles {
     keys_to: u64,
 }
 
-fn derived_files(scan: &Scan) -> Result<DerivedFiles> {
+fn derived_files(scan: &Scan, flipped: bool) -> Result<DerivedFiles> {
     let mut units: BTreeMap<Queue, Vec<Unit>> = BTreeMap::new();
     for file in files::derived(&scan.group, "queue")? {
-        for Run { topic, queue, first, units: run } in files::read_queue_file(&file)? {
+        for Run { topic, queue, first, units: run } in
+            unless(flipped, files::read_queue_file(&file))?.unwrap_or_default()
+        {
             let queue = units.entry(Queue::new(GROUP, topic, queue)).or_default();
             // A range that no file covers is a gap: what follows it is built again at the next start.
             if queue.len() as u64 == first {
@@ -210,17 +213,30 @@ fn derived_files(scan: &Scan) -> Result<DerivedFiles> {
         if file.from > keys_to.max(FIRST_FRAME) {
             break;
         }
-        keys.extend(files::read_key_file(&file)?);
+        let Some(read) = unless(flipped, files::read_key_file(&file))? else { break };
+        keys.extend(read);
         keys_to = file.to;
     }
     Ok(DerivedFiles { units, keys, keys_to })
 }
 
+/// `None` for a file that was damaged on purpose: it is a gap, as one that is missing.
+fn unless<T>(flipped: bool, read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(error) if flipped && error.is::<files::Damaged>() => {
+            eprintln!("{error}, as it may be");
+            Ok(None)
+        }
+        read => read.map(Some),
+    }
+}
+
 /// Units and keys over the ranges that the files of all nodes cover.
-fn units_and_keys(scans: &[Scan], recorder: &Recorder) -> Result<()> {
+fn units_and_keys(scans: &[Scan], flipped: bool, recorder: &Recorder) -> Result<()> {
     let mut derived = Vec::new();
     for scan in scans {
-        derived.push(derived_files(scan).with_context(|| format!("derived files of node {}", scan.node))?);
+        let files = derived_files(scan, flipped);
+        derived.push(files.with_context(|| format!("derived files of node {}", scan.node))?);
     }
     let Some(first) = scans.first() else { return Ok(()) };
     for queue in first.queues.keys() {

@@ -194,19 +194,33 @@ pub fn derived(group: &Path, ending: &str) -> Result<Vec<Derived>> {
     Ok(found)
 }
 
-/// The content of a paged file; an error names the page that is damaged.
+/// A page of a derived file is not what was written. Whoever reads it has it built again; nobody may have read it yet.
+#[derive(Debug)]
+pub struct Damaged(String);
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Damaged {}
+
+/// The content of a paged file; an error that is [`Damaged`] names the page that is damaged.
 fn content(file: &Derived) -> Result<Vec<u8>> {
     let bytes = fs::read(&file.file).with_context(|| file.file.display().to_string())?;
     let magic = bytes.get(..8).unwrap_or_default().to_vec();
     let mut content = Vec::with_capacity(bytes.len());
     for (number, page) in bytes.chunks(PAGE).enumerate() {
-        let broken = || format!("{}: page {number} is damaged", file.file.display());
+        let broken = || Damaged(format!("{}: page {number} is damaged", file.file.display()));
         let cut = page.len().checked_sub(PAGE - PAGE_CONTENT).with_context(broken)?;
         let (own, crc) = page.split_at(cut);
         let place =
             [&magic[..], &file.from.to_be_bytes(), &file.to.to_be_bytes(), &(number as u64).to_be_bytes()];
         let sum = place.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part));
-        ensure!(crc32c::crc32c_append(sum, own) == u32_at(crc, 0), broken());
+        if crc32c::crc32c_append(sum, own) != u32_at(crc, 0) {
+            return Err(broken().into());
+        }
         content.extend_from_slice(own);
     }
     Ok(content)

@@ -25,7 +25,7 @@ import java.util.concurrent.atomic.AtomicReference;
  * rebalance          --topic T [--group G]: prints the assigned queues each time they change, until stdin closes
  * failover-producer  --topic T --modes sync,async,batch,oneway,pinned [--rate R]: one producer per mode, until stdin closes
  * failover-consumer  --topic T [--group G]: until stdin closes
- * latency            --topic T [--count N] [--rate R] [--size B]: send and end-to-end latency
+ * latency            --topic T [--count N] [--rate R] [--size B] [--senders N]: send and end-to-end latency
  * throughput         --topic T [--threads 64] [--size 1024] [--seconds 30] [--producers 1] [--transactions]: sync sends
  * together           + SCENARIO OPTIONS + SCENARIO OPTIONS ...: several at once in one process
  * </pre>

@@ -213,7 +213,7 @@ pub(crate) fn units(
         let read = if may_block {
             index.units(&queue.topic, queue.queue, *first, span(count))?
         } else {
-            match index.units_in_memory(&queue.topic, queue.queue, *first, span(count)) {
+            match index.units_resident(&queue.topic, queue.queue, *first, span(count)) {
                 Some(read) => read,
                 None => return Ok(None),
             }

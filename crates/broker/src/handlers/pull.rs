@@ -808,7 +808,7 @@ fn wake_queue(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId, until: Ins
             return true;
         }
         if news.as_ref().is_none_or(|news| news.from != seen) {
-            let units = serving.index.units_in_memory(topic, queue, seen, count).unwrap_or_default();
+            let units = serving.index.units_resident(topic, queue, seen, count).unwrap_or_default();
             news = Some(News { from: seen, units, records: None });
         }
         let Some(News { units, records, .. }) = &mut news else { return true };

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use wire::{ResponseCode, to_json};
 
 use crate::call::Call;
+use crate::duties;
 use crate::errors::Error;
 use crate::handlers::step::success;
 use crate::hosted::Hosted;
 use crate::requests::Answer;
-use crate::state::command::{FEATURE_LEVEL, Kind, RaiseLevel};
+use crate::state::command::FEATURE_LEVEL;
 
 /// The status of a group on the node asked, as JSON of [`GroupReport`]. No header.
 pub const GROUP_STATUS: i32 = 30_001;
@@ -184,7 +185,7 @@ pub(crate) fn raise_level<'a>(hosted: &'a Arc<Hosted>, call: &'a Call) -> Answer
                 error => Error::refused(ResponseCode::INVALID_PARAMETER, error.to_string()),
             })?;
             // The duty may do the same at this moment, which harms nobody.
-            hosted.propose_here(Kind::RaiseLevel(RaiseLevel { level: FEATURE_LEVEL }).into()).await?;
+            duties::propose_level(hosted).await?;
         }
         let level = hosted.state.level().to_string();
         Ok(success(&call.request).with_ext("level", &level))

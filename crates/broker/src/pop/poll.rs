@@ -406,7 +406,7 @@ fn may_want(
     if count > PULL_UNITS {
         return true;
     }
-    let units = serving.index.units_in_memory(topic, queue, from, count).unwrap_or_default();
+    let units = serving.index.units_resident(topic, queue, from, count).unwrap_or_default();
     if units.len() != count {
         return true;
     }

@@ -210,6 +210,32 @@ async fn a_batch_is_bounded_whatever_is_asked() {
     node.stop().await;
 }
 
+/// What the index has written to files is read as what it has in memory, while the kernel has it there: a reader that is some
+/// hundred thousand messages behind is not one that waits for the disk.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_in_the_page_cache_comes_in_whole_batches() {
+    let node = OneNode::start().await;
+    node.create_topic("T", 1).await;
+    let many = super::refusing::batch(&vec![("m", ""); 1024]);
+    // A part of the index, and some.
+    for _ in 0..=store::limits::INDEX_PART_UNITS_MAX / 1024 {
+        let response = node.call(many.clone()).await;
+        assert_eq!(response.code, 0, "{:?}", response.remark);
+    }
+    let hosted = node.broker.hosted("b1");
+    let index = &hosted.serving().unwrap().index;
+    let soon = async {
+        while index.stats().files == 0 || index.stats().memory_units > store::limits::INDEX_PART_UNITS_MAX {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The first one opens the file, on a thread that may wait.
+        while node.pull(pull_header("T", 0, 0)).await.messages.len() < 32 {}
+    };
+    tokio::time::timeout(Duration::from_mins(1), soon).await.expect("each brings 8, as if from a disk");
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_of_many_held_pulls_gets_what_it_wants() {
     let node = OneNode::start().await;

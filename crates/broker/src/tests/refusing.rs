@@ -12,7 +12,8 @@ fn with(request: &RemotingCommand, key: &str, value: &str) -> RemotingCommand {
     request.clone().with_ext(key, value)
 }
 
-fn batch(items: &[(&str, &str)]) -> RemotingCommand {
+/// A batch to queue 0 of T.
+pub(super) fn batch(items: &[(&str, &str)]) -> RemotingCommand {
     let mut body = bytes::BytesMut::new();
     for (body_of, properties) in items {
         encode_batch_item(&BatchItem { flag: 0, body: body_of.as_bytes(), properties }, &mut body).unwrap();

@@ -32,7 +32,7 @@ pub(crate) fn look(hosted: &Hosted, serving: &Serving, offset: QueueOffset) -> L
     if !is_stored(hosted, offset) {
         return Look::Missing;
     }
-    let Some(units) = serving.index.units_in_memory(TOPIC, QUEUE, offset, 1) else { return Look::Cold };
+    let Some(units) = serving.index.units_resident(TOPIC, QUEUE, offset, 1) else { return Look::Cold };
     let Some(unit) = units.first() else { return Look::Missing };
     // What is in memory was checked when it came there; what a map shows was not.
     let record = serving.log.read_checked_in_memory(unit.position, unit.size);

@@ -1,7 +1,7 @@
 //! Turns a RocketMQ or DLedger `broker.conf` (Java properties) into a configuration file of ours, and says of each key
 //! what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 /// What became of a key.
@@ -132,7 +132,9 @@ pub(crate) fn import(text: &str) -> Imported {
     // Writing into a String cannot fail.
     let _ = writeln!(toml, "cluster = {}\nnode = {node}\ndata = {}", quoted(cluster), quoted(&data));
     if let Some(list) = source.get(&["namesrvAddr"]) {
-        let servers: Vec<String> = parts(list).map(quoted).collect();
+        // One that is listed twice is one to RocketMQ, and a mistake in our files.
+        let mut seen = HashSet::new();
+        let servers: Vec<String> = parts(list).filter(|server| seen.insert(*server)).map(quoted).collect();
         let _ = writeln!(toml, "nameservers = [{}]", servers.join(", "));
     }
     let _ = writeln!(toml, "\n[peers]");
@@ -317,7 +319,7 @@ mod tests {
             "autoCreateTopicEnable = TRUE \nautoCreateSubscriptionGroup=yes\nslaveReadEnable:True\n\
              messageDelayLevel = 1s 2s\ntimerMaxDelaySec=60\nrecallMessageEnable=false\n\
              defaultTopicQueueNums 16\nmaxMessageSize=4M\nregionId=a\\u0022b\\\n    c\\=d\nbrokerIP1=10.0.0.7\n\
-             namesrvAddr=\\\n  n1:9876; \\\n  n2:9876\n",
+             namesrvAddr=\\\n  n1:9876; \\\n  n2:9876;n1:9876\n",
         );
         let broker = checked(&imported).unwrap().broker.unwrap();
         let group = &broker.groups[0];

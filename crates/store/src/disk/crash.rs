@@ -655,6 +655,11 @@ impl DiskFile for CrashFile {
         Ok(file.live.read(offset, buffer))
     }
 
+    fn read_resident_at(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        // There is nothing to wait for.
+        self.read_at(offset, buffer).is_ok_and(|read| read == buffer.len())
+    }
+
     fn write_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
         let mut world = self.world()?;
         world.step()?;

@@ -59,6 +59,11 @@ pub type Work = Box<dyn FnOnce() + Send>;
 pub trait DiskFile: Send + Sync {
     /// Reads at `offset`; fewer bytes than asked for only at the end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Fills the buffer if all of it is in memory, and so without a wait for the disk. False where it is not, and where
+    /// nobody can say: what is in the buffer then means nothing.
+    fn read_resident_at(&self, _offset: u64, _buffer: &mut [u8]) -> bool {
+        false
+    }
     /// Writes all the buffers, one after the other, at `offset`; extends the file when needed.
     fn write_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()>;
     /// Makes the content and the length durable (fdatasync). After an error nothing that was written since the last
@@ -254,6 +259,18 @@ mod tests {
         check(&CrashDisk::new(1), Path::new("/"));
         let dir = tempfile::tempdir().unwrap();
         check(&OsDisk, dir.path());
+    }
+
+    #[test]
+    fn what_was_written_a_moment_ago_is_read_without_a_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.create(&dir.path().join("file")).unwrap();
+        file.write_all_at(0, b"0123456789").unwrap();
+        let mut buffer = [0; 4];
+        // Elsewhere nobody can say.
+        assert_eq!(file.read_resident_at(3, &mut buffer), cfg!(target_os = "linux"));
+        assert!(cfg!(not(target_os = "linux")) || buffer == *b"3456");
+        assert!(!file.read_resident_at(8, &mut buffer), "the file ends before");
     }
 
     #[test]

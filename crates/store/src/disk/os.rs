@@ -96,6 +96,16 @@ impl DiskFile for OsFile {
         Ok(done)
     }
 
+    #[cfg(target_os = "linux")]
+    fn read_resident_at(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let len = buffer.len();
+        // EAGAIN where it would wait, EOPNOTSUPP where the file system cannot tell: either way the disk is to be asked. Fewer
+        // bytes where only the first are in memory.
+        let read = preadv2(&self.0, &mut [io::IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT);
+        read.is_ok_and(|read| read == len)
+    }
+
     fn write_at(&self, mut offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
         let mut rest = buffers;
         // Bytes of rest[0] that are written already.

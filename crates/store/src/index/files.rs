@@ -76,7 +76,7 @@ impl Files {
 
     /// The file of a run. Readers that hold it may go on when the run is replaced and its name is gone.
     pub(super) fn open(&self, run: &Run) -> io::Result<Arc<dyn DiskFile>> {
-        if let Some(file) = self.open_descriptor(run.id) {
+        if let Some(file) = self.open_already(run) {
             return Ok(file);
         }
         let file = self.disk.open(&self.path(run.kind(), run.range()))?;
@@ -92,11 +92,12 @@ impl Files {
         Ok(file)
     }
 
-    fn open_descriptor(&self, id: u64) -> Option<Arc<dyn DiskFile>> {
+    /// The file of a run, if somebody has opened it.
+    pub(super) fn open_already(&self, run: &Run) -> Option<Arc<dyn DiskFile>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.clock += 1;
         let now = open.clock;
-        let (file, used) = open.files.get_mut(&id)?;
+        let (file, used) = open.files.get_mut(&run.id)?;
         *used = now;
         Some(Arc::clone(file))
     }

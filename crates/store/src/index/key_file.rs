@@ -157,8 +157,12 @@ impl KeyFile {
     }
 
     pub(super) fn new(header: KeyHeader, file: Arc<dyn DiskFile>) -> Self {
-        let pages =
-            Pages { file, seed: file_seed(Kind::Keys, header.range), content_len: header.content_len() };
+        let pages = Pages {
+            file,
+            seed: file_seed(Kind::Keys, header.range),
+            content_len: header.content_len(),
+            may_block: true,
+        };
         Self { header, pages }
     }
 

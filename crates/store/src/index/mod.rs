@@ -14,7 +14,8 @@
 //!   only, merged up to the checkpoint only, and those beyond the checkpoint are dropped at open.
 //! - **Cost** (log.md 19): one file of each kind for a range of the log, whatever the number of queues; a queue costs 26
 //!   bytes and its name in each file, a message 20 bytes and 20 for each of its keys. A look-up is a handful of 4 KiB
-//!   reads in one file, through at most [`crate::limits::INDEX_DESCRIPTORS_MAX`] descriptors; no maps, nothing cached.
+//!   reads in one file, through at most [`crate::limits::INDEX_DESCRIPTORS_MAX`] descriptors; no maps, nothing cached but
+//!   by the kernel: what is in the page cache is read without leave to wait ([`QueueIndex::units_resident`]).
 //! - **Absent here**: which offsets a queue has is decided by the broker's tables, not by this index, and neither is
 //!   what was purged.
 //!

@@ -175,6 +175,8 @@ pub(super) struct Pages {
     pub(super) seed: u32,
     /// Bytes of content in the file.
     pub(super) content_len: u64,
+    /// Whether reads may wait for the disk. `WouldBlock` where one would have to, and may not.
+    pub(super) may_block: bool,
 }
 
 impl Pages {
@@ -182,9 +184,7 @@ impl Pages {
     pub(super) fn read_first(file: &dyn DiskFile, seed: u32) -> Result<Vec<u8>, ReadError> {
         let mut page = vec![0; PAGE_LEN];
         file.read_exact_at(0, &mut page)?;
-        let mut content = Vec::with_capacity(CONTENT_LEN);
-        append_checked(seed, 0, &page, &mut content)?;
-        Ok(content)
+        Ok(checked(seed, 0, &page)?.to_vec())
     }
 
     /// `len` bytes from `at`; damage when they reach beyond the content.
@@ -200,26 +200,40 @@ impl Pages {
         let pages_end = end.div_ceil(CONTENT_LEN as u64);
         let start = first * PAGE_LEN as u64;
         let stop = (pages_end * PAGE_LEN as u64).min(file_len);
-        let mut raw = vec![0; (stop - start) as usize];
-        self.file.read_exact_at(start, &mut raw)?;
-        let mut content = Vec::with_capacity(raw.len());
-        for (number, page) in (first..).zip(raw.chunks(PAGE_LEN)) {
-            append_checked(self.seed, number, page, &mut content)?;
+        // Mostly one or two pages, of which little is wanted.
+        let (mut few, mut many) = ([0; 2 * PAGE_LEN], Vec::new());
+        let raw_len = (stop - start) as usize;
+        let raw = match few.get_mut(..raw_len) {
+            Some(raw) => raw,
+            None => {
+                many.resize(raw_len, 0);
+                &mut many[..]
+            }
+        };
+        if self.may_block {
+            self.file.read_exact_at(start, raw)?;
+        } else if !self.file.read_resident_at(start, raw) {
+            return Err(ReadError::Io(io::ErrorKind::WouldBlock.into()));
         }
-        content.drain(..(at - first * CONTENT_LEN as u64) as usize);
-        content.truncate(len);
+        let mut content = Vec::with_capacity(len);
+        let mut skip = (at - first * CONTENT_LEN as u64) as usize;
+        for (number, page) in (first..).zip(raw.chunks(PAGE_LEN)) {
+            let here = checked(self.seed, number, page)?.get(skip..).unwrap_or_default();
+            content.extend_from_slice(here.get(..len - content.len()).unwrap_or(here));
+            skip = 0;
+        }
         Ok(content)
     }
 }
 
-fn append_checked(seed: u32, number: u64, page: &[u8], content: &mut Vec<u8>) -> Result<(), ReadError> {
-    let bad = || ReadError::damaged(format!("page {number} fails its checksum"));
-    let (bytes, crc) = page.split_last_chunk::<CRC_LEN>().ok_or_else(bad)?;
-    if page_crc(seed, number, bytes) != u32::from_be_bytes(*crc) {
-        return Err(bad());
-    }
-    content.extend_from_slice(bytes);
-    Ok(())
+/// The content of a page.
+fn checked(seed: u32, number: u64, page: &[u8]) -> Result<&[u8], ReadError> {
+    let content = page.split_last_chunk::<CRC_LEN>();
+    let content =
+        content.filter(|(content, crc)| page_crc(seed, number, content) == u32::from_be_bytes(**crc));
+    content
+        .map(|(content, _)| content)
+        .ok_or_else(|| ReadError::damaged(format!("page {number} fails its checksum")))
 }
 
 /// Reads content from one place to another, in order, a few pages at a time.

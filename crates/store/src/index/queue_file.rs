@@ -128,13 +128,18 @@ impl QueueFile {
         Ok(header)
     }
 
-    pub(super) fn new(header: QueueHeader, file: Arc<dyn DiskFile>) -> Result<Self, ReadError> {
+    /// `may_block`: see [`Pages`].
+    pub(super) fn new(
+        header: QueueHeader,
+        file: Arc<dyn DiskFile>,
+        may_block: bool,
+    ) -> Result<Self, ReadError> {
         let (Some(buckets_at), Some(directory_at), Some(content_len)) =
             (header.buckets_at(), header.directory_at(), header.content_len())
         else {
             return Err(ReadError::damaged("its header names more than a file can hold"));
         };
-        let pages = Pages { file, seed: file_seed(Kind::Queue, header.range), content_len };
+        let pages = Pages { file, seed: file_seed(Kind::Queue, header.range), content_len, may_block };
         Ok(Self { header, pages, buckets_at, directory_at })
     }
 

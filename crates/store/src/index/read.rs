@@ -1,5 +1,6 @@
 //! Answers: memory first, under the lock and only as long as it takes to copy what is wanted; then files, without it.
 
+use std::io;
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
 use wire::{LogPosition, QueueId, QueueOffset};
@@ -33,7 +34,7 @@ impl QueueIndex {
             match self.0.look(wanted) {
                 Look::Done(units) => return Ok(units),
                 Look::InFiles(view) => {
-                    let units = self.0.units_in_files(wanted, &view);
+                    let units = self.0.units_in_files(wanted, &view, Wait::ForDisk);
                     if let Some(units) = self.0.settle(units)? {
                         return Ok(units);
                     }
@@ -42,17 +43,20 @@ impl QueueIndex {
         }
     }
 
-    /// As [`QueueIndex::units`], but touches no file: `None` when it would have to.
-    pub fn units_in_memory(
+    /// As [`QueueIndex::units`], but waits for no disk: what is in files is read where it is in the page cache, of files that
+    /// are open already. `None`: it belongs on a thread that may block.
+    pub fn units_resident(
         &self,
         topic: &str,
         queue: QueueId,
         from: QueueOffset,
         max: usize,
     ) -> Option<Vec<Unit>> {
-        match self.0.look(Wanted { topic, queue: queue.0, from: from.0, max }) {
+        let wanted = Wanted { topic, queue: queue.0, from: from.0, max };
+        match self.0.look(wanted) {
             Look::Done(units) => Some(units),
-            Look::InFiles(_) => None,
+            // Gaps and damage are for who may wait.
+            Look::InFiles(view) => self.0.units_in_files(wanted, &view, Wait::Never).ok(),
         }
     }
 
@@ -146,6 +150,14 @@ struct Wanted<'a> {
     max: usize,
 }
 
+/// What a read of a file that is not in memory does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    ForDisk,
+    /// It fails.
+    Never,
+}
+
 #[derive(Clone, Copy)]
 struct WantedKey {
     hash: u32,
@@ -231,16 +243,16 @@ impl Inner {
         if view.shelf.spans().is_empty() { Look::Done(units) } else { Look::InFiles(view) }
     }
 
-    fn units_in_files(&self, wanted: Wanted<'_>, view: &View) -> Result<Vec<Unit>, Trouble> {
+    fn units_in_files(&self, wanted: Wanted<'_>, view: &View, wait: Wait) -> Result<Vec<Unit>, Trouble> {
         let Wanted { topic, queue, from, max } = wanted;
         let mut units = Vec::new();
         let spans = view.shelf.spans();
-        let Some(found) = self.find(wanted, spans)? else { return Ok(units) };
+        let Some(found) = self.find(wanted, spans, wait)? else { return Ok(units) };
         let mut next = from;
         for span in spans.iter().skip(found) {
             // What follows a gap proves by its offset that nothing is missing.
             let Span::File(run) = span else { continue };
-            let file = self.queue_file(run)?;
+            let file = self.queue_file(run, wait)?;
             let extents = file.extents(topic, queue).map_err(in_file(run))?;
             let Some(extent) = extents.iter().find(|extent| next < extent.first + extent.count) else {
                 continue;
@@ -259,7 +271,7 @@ impl Inner {
 
     /// The file that holds an offset, by bisection: offsets of a queue rise with the log. Files without the queue say
     /// nothing, so the search walks down to the next that has it; a queue that is in every file costs a logarithm.
-    fn find(&self, wanted: Wanted<'_>, spans: &[Span]) -> Result<Option<usize>, Trouble> {
+    fn find(&self, wanted: Wanted<'_>, spans: &[Span], wait: Wait) -> Result<Option<usize>, Trouble> {
         let (mut low, mut high) = (0, spans.len());
         // A gap that may hold the offset: it lies above everything that is known to be older.
         let mut gap = None;
@@ -275,8 +287,8 @@ impl Inner {
                     }
                     Span::File(run) => run,
                 };
-                let extents =
-                    self.queue_file(run)?.extents(wanted.topic, wanted.queue).map_err(in_file(run))?;
+                let file = self.queue_file(run, wait)?;
+                let extents = file.extents(wanted.topic, wanted.queue).map_err(in_file(run))?;
                 let extents = extents.iter().map(|extent| (extent.first, extent.first + extent.count));
                 match place(extents, wanted.from) {
                     Place::Absent => {}
@@ -321,7 +333,8 @@ impl Inner {
         let in_span = |span: &Span| match span {
             Span::Gap(range) => Err(Trouble::Gap(*range)),
             Span::File(run) => {
-                let extents = self.queue_file(run)?.extents(topic, queue).map_err(in_file(run))?;
+                let file = self.queue_file(run, Wait::ForDisk)?;
+                let extents = file.extents(topic, queue).map_err(in_file(run))?;
                 let ends = extents.first().zip(extents.last());
                 Ok(ends.map(|(first, last)| (first.first, last.first + last.count)))
             }
@@ -393,12 +406,17 @@ impl Inner {
         Ok(found)
     }
 
-    fn queue_file(&self, run: &Arc<Run>) -> Result<QueueFile, Trouble> {
+    fn queue_file(&self, run: &Arc<Run>, wait: Wait) -> Result<QueueFile, Trouble> {
         let Header::Queue(header) = run.header else {
             return Err(in_file(run)(ReadError::damaged("not a queue file")));
         };
-        let open = || QueueFile::new(header, self.files.open(run)?);
-        open().map_err(in_file(run))
+        let file = match wait {
+            Wait::ForDisk => self.files.open(run),
+            // To open a file may take reads.
+            Wait::Never => self.files.open_already(run).ok_or_else(|| io::ErrorKind::WouldBlock.into()),
+        };
+        let file = file.map_err(|error| in_file(run)(error.into()))?;
+        QueueFile::new(header, file, wait == Wait::ForDisk).map_err(in_file(run))
     }
 
     /// Turns trouble into an error, or into `None`: look again, the picture has changed.

@@ -391,7 +391,7 @@ impl Inner {
             let file =
                 self.files.open_unknown(run.kind(), run.range()).map_err(|error| damaged(error.into()))?;
             match run.header {
-                Header::Queue(header) => queues.push(QueueFile::new(header, file).map_err(damaged)?),
+                Header::Queue(header) => queues.push(QueueFile::new(header, file, true).map_err(damaged)?),
                 Header::Keys(header) => keys.push((KeyFile::new(header, file), header)),
             }
         }

@@ -424,6 +424,14 @@ fn rule_9_many_records_come_from_the_map_as_far_as_they_are_resident_and_committ
     }
     // Once everything was read.
     assert_eq!(log.read_records(&all).unwrap().count, all.len());
+    // What is missing lies between two messages that are near each other, and is asked for by nobody.
+    let page = rustix::param::page_size() as u64;
+    let first = all[0].0.0 + u64::from(all[0].1);
+    let hole = first.next_multiple_of(page)..first.next_multiple_of(page) + 2 * page;
+    let behind = *all.iter().find(|(position, _)| position.0 >= hole.end).unwrap();
+    let two = [all[0], behind];
+    file.forget(hole.start, hole.end - hole.start);
+    assert_eq!(log.read_records_resident(&two).unwrap().count, 2, "{two:?} around {hole:?}");
     let found = log.read_records_resident(&all).unwrap();
     assert_eq!((found.count, found.pieces.len()), (all.len(), 400));
     let whole: Vec<u8> = frames.iter().flat_map(store::Frame::body).collect();

@@ -385,7 +385,7 @@ fn reseal(bytes: &mut [u8], kind: Kind, range: LogRange) {
 fn use_file(file: &Arc<dyn DiskFile>, kind: Kind, range: LogRange) -> Result<(), ReadError> {
     match kind {
         Kind::Queue => {
-            let queues = QueueFile::new(QueueFile::check(&**file, range)?, Arc::clone(file))?;
+            let queues = QueueFile::new(QueueFile::check(&**file, range)?, Arc::clone(file), true)?;
             for (topic, queue) in [("t0", 0), ("t1", 2), ("rare-10", 0), ("none", 1)] {
                 for extent in queues.extents(topic, queue)? {
                     queues.units(extent, 0, 1000)?;
