@@ -304,6 +304,7 @@ fn spec(
         liveness: LivenessBounds {
             quiet_gap_ms: matrix.quiet_gap,
             elections_per_minute: matrix.elections,
+            progress_min: workload.progress_min(),
             ..LivenessBounds::default()
         },
         searched: !matrix.no_search && can_search(),

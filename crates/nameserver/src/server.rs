@@ -26,7 +26,8 @@ pub struct NameServerConfig {
 impl Default for NameServerConfig {
     fn default() -> NameServerConfig {
         NameServerConfig {
-            server: ServerConfig::default(),
+            // A broker that is cut off from this nameserver alone keeps its routes for two minutes (protocol.md 2).
+            server: ServerConfig { keepalive: false, ..ServerConfig::default() },
             kv_path: None,
             settings: Settings::default(),
             allows_updates: true,

@@ -28,6 +28,9 @@ pub struct ServerConfig {
     pub connection: ConnectionConfig,
     pub connections_max: usize,
     pub connections_per_ip_max: usize,
+    /// The kernel asks silent peers whether they are there, and a connection whose peer is not ends
+    /// ([`limits::KEEPALIVE_IDLE`]). Without, the idle timeout tells.
+    pub keepalive: bool,
     /// How often deadlines are looked at, and so how late they may be.
     pub sweep_interval: Duration,
     /// Bytes held for peers. Clones of a configuration share it: give every server of a process a
@@ -41,6 +44,7 @@ impl Default for ServerConfig {
             connection: ConnectionConfig::default(),
             connections_max: limits::CONNECTIONS_MAX,
             connections_per_ip_max: limits::CONNECTIONS_PER_IP_MAX,
+            keepalive: true,
             sweep_interval: limits::SWEEP_INTERVAL,
             budget: Arc::default(),
         }
@@ -260,7 +264,7 @@ fn admit<H: Handler + ?Sized>(
     handler: &Arc<H>,
     tasks: &TaskTracker,
 ) {
-    let Ok(transport) = Transport::accepted(stream, peer) else {
+    let Ok(transport) = Transport::accepted(stream, peer, shared.config.keepalive) else {
         return;
     };
     let Some(seat) = Seat::take(shared, peer.ip()) else {

@@ -28,16 +28,18 @@ impl Transport {
     /// without `part`, the kernel answers the peer with RST. A 4.9 client has no handler for a silent
     /// FIN and waits out its timeout, while a reset makes it retry in milliseconds (clients.md, rule 1).
     ///
-    /// The kernel asks a silent peer whether it is there: one that ended while nothing could reach us would otherwise be a
-    /// member of its consumer groups, and have queues, for two minutes.
-    pub(crate) fn accepted(stream: TcpStream, peer: SocketAddr) -> io::Result<Transport> {
+    /// With `keepalive` the kernel asks a silent peer whether it is there: one that ended while nothing could reach us would
+    /// otherwise be a member of its consumer groups, and have queues, for two minutes.
+    pub(crate) fn accepted(stream: TcpStream, peer: SocketAddr, keepalive: bool) -> io::Result<Transport> {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
         socket.set_linger(Some(Duration::ZERO))?;
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-        socket.set_tcp_keepalive(&keepalive)?;
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(WRITE_STALL_TIMEOUT))?;
+        if keepalive {
+            let times = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+            socket.set_tcp_keepalive(&times)?;
+            #[cfg(target_os = "linux")]
+            socket.set_tcp_user_timeout(Some(WRITE_STALL_TIMEOUT))?;
+        }
         Ok(Transport { stream, peer })
     }
 

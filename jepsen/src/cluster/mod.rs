@@ -20,7 +20,7 @@ pub mod shell;
 pub mod space;
 pub mod wait;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -142,6 +142,8 @@ pub struct Cluster {
     network: Network,
     throttled: Vec<String>,
     exits: Vec<Exit>,
+    /// Files that were damaged on purpose. What they were may have been put back since.
+    struck: BTreeSet<PathBuf>,
     lease: Lease,
 }
 
@@ -192,8 +194,19 @@ impl Cluster {
         let nameservers = (1..=plan.nameservers).map(|n| Nameserver::make(&plan, n));
         let nameservers = nameservers.collect::<Result<Vec<_>>>()?;
         let (stop, throttled, exits) = (stop.clone(), Vec::new(), Vec::new());
-        let mut cluster =
-            Cluster { plan, stop, admin, spaces, nodes, nameservers, network, throttled, exits, lease };
+        let mut cluster = Cluster {
+            plan,
+            stop,
+            admin,
+            spaces,
+            nodes,
+            nameservers,
+            network,
+            throttled,
+            exits,
+            struck: BTreeSet::new(),
+            lease,
+        };
         cluster.start_missing()?;
         cluster.wait_whole(START)?;
         Ok(cluster)
@@ -235,6 +248,16 @@ impl Cluster {
     /// A node together with the lease, in which processes that serve it are written down.
     pub fn node_and_lease(&mut self, id: u64) -> (&mut Node, &Lease) {
         (&mut self.nodes[id as usize - 1], &self.lease)
+    }
+
+    /// A file was damaged on purpose.
+    pub fn note_struck(&mut self, file: PathBuf) {
+        self.struck.insert(file);
+    }
+
+    /// The files that were.
+    pub fn struck(&self) -> &BTreeSet<PathBuf> {
+        &self.struck
     }
 
     /// Every node's id.

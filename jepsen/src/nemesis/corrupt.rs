@@ -167,6 +167,7 @@ impl Fault for Corrupt {
         let (file, range) = self.zone.target(&group, world.rng)?;
         ensure!(!range.is_empty(), "{} is empty", file.display());
         self.saved = Some((file.clone(), std::fs::read(&file)?));
+        world.cluster.note_struck(file.clone());
         // A torn write begins where the log ends; what lies further behind is what an older one left.
         let at_end = self.zone == Zone::Tail && world.rng.random();
         let at = if at_end { range.start } else { world.rng.random_range(range.clone()) };

@@ -10,7 +10,7 @@
 //! table     tables/boundary-<index> and checkpoint-<index> of the same index: equal bytes
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -49,9 +49,13 @@ struct Scanned {
 }
 
 /// Writes down what the replicas hold: digests of all, and of the queues that are asked for every message. `groups`: node
-/// and directory of the group, of nodes that are down. `flipped`: bits of derived files were, so a page of one may be damaged
-/// that no node has read since.
-pub fn write(groups: &[(u64, PathBuf)], queues: &[Queue], flipped: bool, recorder: &Recorder) -> Result<()> {
+/// and directory of the group, of nodes that are down. `struck`: files that were damaged on purpose.
+pub fn write(
+    groups: &[(u64, PathBuf)],
+    queues: &[Queue],
+    struck: &BTreeSet<PathBuf>,
+    recorder: &Recorder,
+) -> Result<()> {
     let mut scans = Vec::new();
     let voids = Voids::newest(groups.iter().map(|(_, group)| group.as_path()))?;
     for (node, group) in groups {
@@ -74,7 +78,7 @@ pub fn write(groups: &[(u64, PathBuf)], queues: &[Queue], flipped: bool, recorde
         log_digests(scan, common, recorder)?;
         queue_digests(scan, recorder);
     }
-    units_and_keys(&scans, flipped, recorder)?;
+    units_and_keys(&scans, struck, recorder)?;
     tables(&scans, recorder)
 }
 
@@ -195,12 +199,13 @@ struct DerivedFiles {
     keys_to: u64,
 }
 
-fn derived_files(scan: &Scan, flipped: bool) -> Result<DerivedFiles> {
+/// A file that was damaged on purpose, and that no node has read since, counts as what a node would make of it: what the log
+/// says of its range.
+fn derived_files(scan: &Scan, struck: &BTreeSet<PathBuf>) -> Result<DerivedFiles> {
     let mut units: BTreeMap<Queue, Vec<Unit>> = BTreeMap::new();
     for file in files::derived(&scan.group, "queue")? {
-        for Run { topic, queue, first, units: run } in
-            unless(flipped, files::read_queue_file(&file))?.unwrap_or_default()
-        {
+        let runs = unless_struck(struck, &file, files::read_queue_file(&file))?;
+        for Run { topic, queue, first, units: run } in runs.unwrap_or_else(|| runs_of(scan, &file)) {
             let queue = units.entry(Queue::new(GROUP, topic, queue)).or_default();
             // A range that no file covers is a gap: what follows it is built again at the next start.
             if queue.len() as u64 == first {
@@ -213,18 +218,31 @@ fn derived_files(scan: &Scan, flipped: bool) -> Result<DerivedFiles> {
         if file.from > keys_to.max(FIRST_FRAME) {
             break;
         }
-        let Some(read) = unless(flipped, files::read_key_file(&file))? else { break };
-        keys.extend(read);
+        match unless_struck(struck, &file, files::read_key_file(&file))? {
+            Some(read) => keys.extend(read),
+            None => keys.extend(scan.keys.iter().filter(|(_, position)| file.covers(*position))),
+        }
         keys_to = file.to;
     }
     Ok(DerivedFiles { units, keys, keys_to })
 }
 
-/// `None` for a file that was damaged on purpose: it is a gap, as one that is missing.
-fn unless<T>(flipped: bool, read: Result<T>) -> Result<Option<T>> {
+/// What a queue file of this range ought to hold.
+fn runs_of(scan: &Scan, file: &files::Derived) -> Vec<Run> {
+    let run = |(queue, scanned): (&Queue, &Scanned)| {
+        let at = |unit: &Unit| file.covers(files::position(unit));
+        let first = scanned.units.iter().position(at)?;
+        let units = scanned.units[first..].iter().take_while(|unit| at(unit)).copied().collect();
+        Some(Run { topic: queue.topic.clone(), queue: queue.id, first: first as u64, units })
+    };
+    scan.queues.iter().filter_map(run).collect()
+}
+
+/// `None` for a damaged file that was struck.
+fn unless_struck<T>(struck: &BTreeSet<PathBuf>, file: &files::Derived, read: Result<T>) -> Result<Option<T>> {
     match read {
-        Err(error) if flipped && error.is::<files::Damaged>() => {
-            eprintln!("{error}, as it may be");
+        Err(error) if error.is::<files::Damaged>() && struck.contains(&file.file) => {
+            eprintln!("{error}, on purpose");
             Ok(None)
         }
         read => read.map(Some),
@@ -232,10 +250,10 @@ fn unless<T>(flipped: bool, read: Result<T>) -> Result<Option<T>> {
 }
 
 /// Units and keys over the ranges that the files of all nodes cover.
-fn units_and_keys(scans: &[Scan], flipped: bool, recorder: &Recorder) -> Result<()> {
+fn units_and_keys(scans: &[Scan], struck: &BTreeSet<PathBuf>, recorder: &Recorder) -> Result<()> {
     let mut derived = Vec::new();
     for scan in scans {
-        let files = derived_files(scan, flipped);
+        let files = derived_files(scan, struck);
         derived.push(files.with_context(|| format!("derived files of node {}", scan.node))?);
     }
     let Some(first) = scans.first() else { return Ok(()) };

@@ -172,6 +172,13 @@ pub struct Derived {
     pub file: PathBuf,
 }
 
+impl Derived {
+    /// Whether the range holds a position of the log.
+    pub fn covers(&self, position: u64) -> bool {
+        (self.from..self.to).contains(&position)
+    }
+}
+
 /// The derived files with an ending that count: of those whose ranges overlap, the longest of those that begin first.
 pub fn derived(group: &Path, ending: &str) -> Result<Vec<Derived>> {
     let mut found = Vec::new();
@@ -236,6 +243,11 @@ pub fn unit(position: u64, size: u32, tags_code: i64) -> Unit {
     unit[8..12].copy_from_slice(&size.to_be_bytes());
     unit[12..].copy_from_slice(&tags_code.to_be_bytes());
     unit
+}
+
+/// The position in the log that a unit names.
+pub fn position(unit: &Unit) -> u64 {
+    u64_at(unit, 0)
 }
 
 /// Consecutive units of one queue.

@@ -268,8 +268,7 @@ impl Run<'_> {
         let groups: Vec<(u64, PathBuf)> =
             cluster.ids().into_iter().map(|id| (id, cluster.node(id).group_dir())).collect();
         let queues = Load::queues(self.spec.workload, &self.spec.options);
-        let flipped = self.spec.stages.iter().any(|stage| stage.kind.name == "flip-derived");
-        let digests = digest::write(&groups, &queues, flipped, &self.recorder);
+        let digests = digest::write(&groups, &queues, cluster.struck(), &self.recorder);
         self.attempt(digests);
         self.phase(Phase::End);
         Ok(())

@@ -645,11 +645,13 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
     if let Some(next) = QueueOffset::from_wire(next) {
         hosted.served.note(group, &plan.topic.name, plan.queue, next, now);
     }
-    // A reader that lags is sent to a follower where these may serve it, and back when it has caught up.
-    let suggested = match (hosted.settings.follower_reads(), cold) {
-        (false, _) => 0,
-        (true, true) => plan.slow_broker,
-        (true, false) => plan.usual_broker,
+    // A reader that lags is sent to a follower where these may serve it, and back when it has caught up, not when the
+    // follower's kernel has read ahead of it.
+    let lags = || cold || (!plan.led && is_behind(hosted, plan, next));
+    let suggested = match hosted.settings.follower_reads() {
+        false => 0,
+        true if lags() => plan.slow_broker,
+        true => plan.usual_broker,
     };
     let mut response =
         pull.call.response(status.code(plan.offset)).with_remark(status.name()).with_body(body);
@@ -665,6 +667,13 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
     }
     .encode(&mut response.ext);
     pull.call.answer(response);
+}
+
+/// Whether what follows is older than the newest messages.
+fn is_behind(hosted: &Hosted, plan: &Plan, next: i64) -> bool {
+    let index = hosted.serving().map(|serving| &serving.index);
+    let next = QueueOffset::from_wire(next);
+    index.zip(next).is_some_and(|(index, next)| !index.is_in_memory(&plan.topic.name, plan.queue, next))
 }
 
 /// The leader answers, without holding; what it does not find is held here, and woken by what is applied here.

@@ -267,9 +267,10 @@ mod tests {
         let file = OsDisk.create(&dir.path().join("file")).unwrap();
         file.write_all_at(0, b"0123456789").unwrap();
         let mut buffer = [0; 4];
-        // Elsewhere nobody can say.
-        assert_eq!(file.read_resident_at(3, &mut buffer), cfg!(target_os = "linux"));
-        assert!(cfg!(not(target_os = "linux")) || buffer == *b"3456");
+        // Some file systems (tmpfs) cannot tell, and then nobody is told.
+        if file.read_resident_at(3, &mut buffer) {
+            assert_eq!(buffer, *b"3456");
+        }
         assert!(!file.read_resident_at(8, &mut buffer), "the file ends before");
     }
 

@@ -60,6 +60,13 @@ impl QueueIndex {
         }
     }
 
+    /// Whether the units of a queue from an offset on are in this index's own memory, which holds the newest: a reader of
+    /// those does not lag.
+    pub fn is_in_memory(&self, topic: &str, queue: QueueId, from: QueueOffset) -> bool {
+        let wanted = Wanted { topic, queue: queue.0, from: from.0, max: 1 };
+        matches!(self.0.look(wanted), Look::Done(_))
+    }
+
     /// One unit; `None` when the queue has none at this offset. About five small reads when it is in a file, so that
     /// a binary search over a queue costs little.
     ///
