@@ -1,6 +1,7 @@
-//! Log time: the clock by which the log counts (log.md 15). Store timestamps, retention and leases follow it, so one node
-//! whose wall clock is wrong must not carry the group into the future: log time never falls, and it jumps ahead of the
-//! monotonic clock only to where the clocks of a majority are.
+//! Log time: the clock by which the log counts (log.md 15). Store timestamps, delays, retention and leases follow it, so one
+//! node whose wall clock is wrong must not carry the group along, into the future or into standing still: log time follows
+//! the clock in the middle of the voters' clocks, never falls, and jumps ahead of the monotonic clock only to where the clocks
+//! of a majority are.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -52,30 +53,45 @@ impl VoterClocks {
         }
     }
 
-    /// Whether a majority of `voters` voters, of which this node is one, has a clock that says about `wall_ms` now.
-    fn agree(&self, wall_ms: u64, voters: usize, now: Instant) -> bool {
+    /// What this clock, which says `wall_ms`, and those of the other voters say now, sorted.
+    fn all(&self, wall_ms: u64, now: Instant) -> Vec<u64> {
         let clocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let near = |&&(said, at): &&(u64, Instant)| {
+        let others = clocks.values().filter_map(|&(said, at)| {
             let since = now.saturating_duration_since(at);
             // What a node that is gone said last vouches for nothing.
-            let is_fresh = since <= CLOCK_WORD_VALID;
-            is_fresh && (said + since.as_millis() as u64).abs_diff(wall_ms) <= CLOCKS_APART.as_millis() as u64
-        };
-        1 + clocks.values().filter(near).count() > voters / 2
+            (since <= CLOCK_WORD_VALID).then(|| said + since.as_millis() as u64)
+        });
+        let mut all: Vec<u64> = others.chain([wall_ms]).collect();
+        all.sort_unstable();
+        all
     }
 }
 
-/// The log time of the newest entry, and when it was taken or arrived here.
+/// The clock in the middle, so that it takes two wrong ones of three to lead astray. Of two in the middle, that one counts which
+/// has gone on as time has.
+fn middle(sorted: &[u64], paced_ms: u64) -> u64 {
+    let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    if low.abs_diff(paced_ms) <= high.abs_diff(paced_ms) { low } else { high }
+}
+
+/// Whether clocks of a majority of `voters` voters say about `time_ms`.
+fn agree(all: &[u64], time_ms: u64, voters: usize) -> bool {
+    let near = |clock: &&u64| clock.abs_diff(time_ms) <= CLOCKS_APART.as_millis() as u64;
+    all.iter().filter(near).count() > voters / 2
+}
+
+/// The log time of the newest entry, and when it was that: when the entry was made or arrived here, or a little before.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogClock {
     last_ms: u64,
     at: Instant,
 }
 
-/// A wall clock that is ahead of what a majority says.
+/// This node's wall clock is not that of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ahead {
-    pub(crate) by_ms: u64,
+pub(crate) struct Astray {
+    /// How far ahead of log time it is.
+    pub(crate) by_ms: i64,
 }
 
 impl LogClock {
@@ -90,10 +106,9 @@ impl LogClock {
         now: Instant,
         clocks: &VoterClocks,
         voters: usize,
-    ) -> (u64, Option<Ahead>) {
-        let (time, ahead) = self.peek(wall_ms, now, clocks, voters);
-        *self = LogClock { last_ms: time, at: now };
-        (time, ahead)
+    ) -> (u64, Option<Astray>) {
+        *self = self.then(wall_ms, now, clocks, voters);
+        (self.last_ms, self.astray(wall_ms))
     }
 
     /// The same, if an entry were made; none is.
@@ -103,23 +118,45 @@ impl LogClock {
         now: Instant,
         clocks: &VoterClocks,
         voters: usize,
-    ) -> (u64, Option<Ahead>) {
-        let paced_ms = self.last_ms + now.saturating_duration_since(self.at).as_millis() as u64;
+    ) -> (u64, Option<Astray>) {
+        let then = self.then(wall_ms, now, clocks, voters);
+        (then.last_ms, then.astray(wall_ms))
+    }
+
+    fn then(&self, wall_ms: u64, now: Instant, clocks: &VoterClocks, voters: usize) -> LogClock {
+        let LogClock { last_ms, at } = *self;
         // The first entry of a group has nothing to be measured by.
-        let is_first = self.last_ms == 0;
-        let is_pace = is_first || wall_ms <= paced_ms + CLOCK_LEAD.as_millis() as u64;
-        if is_pace || clocks.agree(wall_ms, voters, now) || Mutant::LogTimeFollowsClock.is_on() {
-            (wall_ms.max(self.last_ms), None)
-        } else {
-            (paced_ms, Some(Ahead { by_ms: wall_ms - paced_ms }))
+        if last_ms == 0 || Mutant::LogTimeFollowsClock.is_on() {
+            return LogClock { last_ms: wall_ms.max(last_ms), at: now };
         }
+        let passed_ms = now.saturating_duration_since(at).as_millis() as u64;
+        let paced_ms = last_ms + passed_ms;
+        let all = clocks.all(wall_ms, now);
+        let clock_ms = middle(&all, paced_ms);
+        // What is less than a millisecond is kept for the next one: there may be many in each.
+        let after =
+            |ms: u64, passed_ms: u64| LogClock { last_ms: ms, at: at + Duration::from_millis(passed_ms) };
+        if clock_ms > paced_ms + CLOCK_LEAD.as_millis() as u64 && !agree(&all, clock_ms, voters) {
+            return after(paced_ms, passed_ms);
+        }
+        // Clocks that were set back are waited for, but not by standing still: what is due would have to wait as long.
+        let slowed_ms = last_ms + passed_ms / 2;
+        if clock_ms < slowed_ms {
+            return after(slowed_ms, passed_ms / 2 * 2);
+        }
+        LogClock { last_ms: clock_ms, at: now }
+    }
+
+    fn astray(&self, wall_ms: u64) -> Option<Astray> {
+        let by_ms = wall_ms.cast_signed() - self.last_ms.cast_signed();
+        (by_ms.unsigned_abs() > CLOCK_LEAD.as_millis() as u64).then_some(Astray { by_ms })
     }
 }
 
 const _: () = assert!(CLOCK_LEAD.as_millis() < CLOCKS_APART.as_millis());
 
-/// How often a clock that is ahead is spoken of.
-pub(crate) const AHEAD_NOTICE: Duration = Duration::from_mins(1);
+/// How often a clock that is wrong is spoken of.
+pub(crate) const ASTRAY_NOTICE: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
@@ -142,7 +179,8 @@ mod tests {
         let mut clock = LogClock::new(1_000_000, start);
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(clock.next(1_000_500, at(500), &nobody, 3), (1_000_500, None));
-        assert_eq!(clock.next(900_000, at(600), &nobody, 3), (1_000_500, None), "set back");
+        let set_back = clock.next(900_000, at(600), &nobody, 3);
+        assert_eq!(set_back, (1_000_550, Some(Astray { by_ms: -100_550 })), "at half the pace");
         assert_eq!(clock.next(1_000_700, at(700), &nobody, 3), (1_000_700, None));
         assert_eq!(clock.next(1_001_700, at(700), &nobody, 3), (1_001_700, None), "slewed, within the lead");
     }
@@ -160,7 +198,7 @@ mod tests {
         }
         let later = start + Duration::from_secs(1);
         assert_eq!(clock.peek(1_002_000, later, &nobody, 3), (1_002_000, None));
-        assert_eq!(clock.peek(900_000, later, &nobody, 3), (1_000_000, None), "as the next entry would be");
+        assert_eq!(clock.peek(900_000, later, &nobody, 3).0, 1_000_500, "as the next entry would be");
     }
 
     #[test]
@@ -179,9 +217,64 @@ mod tests {
         for n in 1..=100 {
             now += Duration::from_millis(10);
             let wall = 1_000_000 + YEARS + n * 10;
-            let (time, ahead) = clock.next(wall, now, &others, 3);
-            assert_eq!(time, 1_000_000 + n * 10, "the pace of the monotonic clock");
-            assert_eq!(ahead, Some(Ahead { by_ms: YEARS }));
+            let (time, astray) = clock.next(wall, now, &others, 3);
+            assert_eq!(time, 1_000_010 + n * 10, "the middle of three");
+            assert_eq!(astray, Some(Astray { by_ms: YEARS.cast_signed() - 10 }));
+        }
+    }
+
+    /// Any of three, by days or seconds, ahead or behind, moves and stops nothing.
+    #[test]
+    fn log_time_goes_on_with_the_clock_in_the_middle() {
+        const DAY: i64 = 24 * 3600 * 1000;
+        let start = Instant::now();
+        for wrong in 0..3 {
+            for by_ms in [2_000, -2_000, 50_000, -50_000, DAY, -DAY, YEARS.cast_signed()] {
+                let wrong_by = |node: usize| if node == wrong { by_ms } else { 0 };
+                let mut clock = LogClock::new(1_000_000_000_000, start);
+                for n in 1..=50 {
+                    let (ms, now) = (n * 100, start + Duration::from_millis(n * 100));
+                    let said = |node| (1_000_000_000_000 + ms).saturating_add_signed(wrong_by(node));
+                    let others = clocks(&[(2, said(1)), (3, said(2))], now);
+                    let (time, astray) = clock.next(said(0), now, &others, 3);
+                    assert_eq!(time, 1_000_000_000_000 + ms, "node {wrong} is wrong by {by_ms} ms");
+                    assert_eq!(
+                        astray.is_some(),
+                        wrong == 0,
+                        "node {wrong} by {by_ms} ms, after {ms} ms: {astray:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_clocks_the_one_counts_that_goes_on_as_time_does() {
+        let start = Instant::now();
+        for by_ms in [-3_600_000_i64, 3_600_000] {
+            let mut clock = LogClock::new(1_000_000_000, start);
+            for n in 1..=100_u64 {
+                let now = start + Duration::from_millis(n * 10);
+                let right = 1_000_000_000 + n * 10;
+                let wrong = right.saturating_add_signed(by_ms);
+                assert_eq!(clock.next(wrong, now, &clocks(&[(2, right)], now), 3).0, right);
+                assert_eq!(clock.peek(right, now, &clocks(&[(2, wrong)], now), 3).0, right);
+            }
+        }
+    }
+
+    /// More than a thousand entries a second must not stop a clock that goes by its pace.
+    #[test]
+    fn what_is_less_than_a_millisecond_adds_up() {
+        let start = Instant::now();
+        let nobody = VoterClocks::default();
+        for (wall, want) in [(1_000_000 + YEARS, 1_001_000), (900_000, 1_000_500)] {
+            let mut clock = LogClock::new(1_000_000, start);
+            let mut time = 0;
+            for n in 1..=5_000 {
+                time = clock.next(wall, start + Duration::from_micros(n * 200), &nobody, 3).0;
+            }
+            assert_eq!(time, want, "after a second by a clock that says {wall}");
         }
     }
 
@@ -197,7 +290,8 @@ mod tests {
         let mut clock = LogClock::new(1_000_000, start);
         let nobody = VoterClocks::default();
         let waits = clock.next(1_002_000 + day, now, &nobody, 3);
-        assert_eq!(waits, (1_002_000, Some(Ahead { by_ms: day })), "until another says so too");
+        let by_ms = day.cast_signed();
+        assert_eq!(waits, (1_002_000, Some(Astray { by_ms })), "until another says so too");
         let mut clock = LogClock::new(1_000_000, start);
         let later = now + CLOCK_WORD_VALID;
         let stale = clock.next(1_002_000 + day, later, &others, 3);

@@ -26,7 +26,7 @@ use crate::limits::{
     BYTES_IN_FLIGHT_MAX, COUPLED_LEVEL, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES, PENDING_BYTES_MAX,
     PROPOSAL_BYTES_MAX, PROPOSAL_TIMEOUT, REJECTED_PAUSE, SETTLE_GRACE,
 };
-use crate::log_clock::{AHEAD_NOTICE, Ahead, LogClock};
+use crate::log_clock::{ASTRAY_NOTICE, Astray, LogClock};
 use crate::server::GroupSlot;
 use crate::state_machine::AppliedUpTo;
 use crate::types::{Applied, Completion, Data, TypeConfig, command_data};
@@ -325,7 +325,7 @@ pub(crate) struct Proposer {
     /// Where answers are given.
     serving: Handle,
     /// When a clock ahead was last spoken of.
-    ahead_told: Option<Instant>,
+    astray_told: Option<Instant>,
 }
 
 impl Proposer {
@@ -353,7 +353,7 @@ impl Proposer {
             outstanding,
             undecided: Vec::new(),
             serving,
-            ahead_told: None,
+            astray_told: None,
         };
         (intake, proposer)
     }
@@ -515,15 +515,15 @@ impl Proposer {
     fn log_time_ms(&mut self, clock: &mut LogClock) -> u64 {
         let now = Instant::now();
         let wall_ms = self.slot.wall_clock.now_ms();
-        let (time, ahead) = clock.next(wall_ms, now, &self.slot.clocks, self.slot.voters.len());
-        if let Some(Ahead { by_ms }) = ahead
-            && self.ahead_told.is_none_or(|told| now.duration_since(told) >= AHEAD_NOTICE)
+        let (time, astray) = clock.next(wall_ms, now, &self.slot.clocks, self.slot.voters.len());
+        if let Some(Astray { by_ms }) = astray
+            && self.astray_told.is_none_or(|told| now.duration_since(told) >= ASTRAY_NOTICE)
         {
-            self.ahead_told = Some(now);
+            self.astray_told = Some(now);
             tracing::error!(
                 group = self.slot.group,
                 by_ms,
-                "this node's wall clock is ahead, and no majority of clocks confirms it: log time does not follow"
+                "this node's wall clock is not that of the log, which goes by the clocks of a majority: one of them is wrong"
             );
         }
         time
