@@ -65,6 +65,9 @@ pub(crate) const BARRIERS_WAITING_MAX: usize = 16 << 10;
 pub(crate) const FULL_HOLD_BACK: Duration = Duration::from_secs(1);
 /// How far log time may run ahead of the monotonic clock by this node's wall clock alone (log.md 15).
 pub(crate) const CLOCK_LEAD: Duration = Duration::from_secs(1);
+/// How far a leader's wall clock counts that is not the one in the middle of the voters' (formats.md 2.4): more than clocks are
+/// apart that something keeps right, and what others say of theirs is late.
+pub(crate) const CLOCK_SLACK: Duration = Duration::from_millis(100);
 /// Wall clocks that differ by no more than this agree (log.md 15).
 pub(crate) const CLOCKS_APART: Duration = Duration::from_mins(1);
 /// For how long a node's word about its clock counts: it comes with each heartbeat.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use store::Mutant;
 
 use crate::NodeId;
-use crate::limits::{CLOCK_LEAD, CLOCK_WORD_VALID, CLOCKS_APART};
+use crate::limits::{CLOCK_LEAD, CLOCK_SLACK, CLOCK_WORD_VALID, CLOCKS_APART};
 
 /// A node's wall clock. A clone is the same clock.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +46,8 @@ impl Eq for WallClock {}
 pub(crate) struct VoterClocks(Mutex<BTreeMap<NodeId, (u64, Instant)>>);
 
 impl VoterClocks {
-    /// `wall_ms` is 0 where a node does not say.
+    /// `wall_ms` is 0 where a node does not say. The newest word counts, though it may have been long under way: an older one
+    /// may be of a clock that has been set right since, and with another wrong one would be a majority.
     pub(crate) fn note(&self, node: NodeId, wall_ms: u64, now: Instant) {
         if wall_ms > 0 {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node, (wall_ms, now));
@@ -56,15 +57,18 @@ impl VoterClocks {
     /// What this clock, which says `wall_ms`, and those of the other voters say now, sorted.
     fn all(&self, wall_ms: u64, now: Instant) -> Vec<u64> {
         let clocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = clocks.values().filter_map(|&(said, at)| {
-            let since = now.saturating_duration_since(at);
-            // What a node that is gone said last vouches for nothing.
-            (since <= CLOCK_WORD_VALID).then(|| said + since.as_millis() as u64)
-        });
+        let others = clocks.values().filter_map(|word| says_now(*word, now));
         let mut all: Vec<u64> = others.chain([wall_ms]).collect();
         all.sort_unstable();
         all
     }
+}
+
+/// What a clock says by now that said something at a time; `None` where that is too long ago: a node that is gone vouches for
+/// nothing.
+fn says_now((said_ms, at): (u64, Instant), now: Instant) -> Option<u64> {
+    let since = now.saturating_duration_since(at);
+    (since <= CLOCK_WORD_VALID).then(|| said_ms + since.as_millis() as u64)
 }
 
 /// The clock in the middle, so that it takes two wrong ones of three to lead astray. Of two in the middle, that one counts which
@@ -133,10 +137,10 @@ impl LogClock {
         let paced_ms = last_ms + passed_ms;
         let all = clocks.all(wall_ms, now);
         let middle_ms = middle(&all, paced_ms);
-        let lead_ms = CLOCK_LEAD.as_millis() as u64;
+        let (lead_ms, slack_ms) = (CLOCK_LEAD.as_millis() as u64, CLOCK_SLACK.as_millis() as u64);
         // What others say comes some milliseconds late, now more and now less: a delay would be counted from one and to another.
-        // So one's own clock counts where it is as right as may be.
-        let clock_ms = if wall_ms.abs_diff(middle_ms) <= lead_ms { wall_ms } else { middle_ms };
+        // So one's own clock counts as far as it may be right.
+        let clock_ms = wall_ms.clamp(middle_ms.saturating_sub(slack_ms), middle_ms + slack_ms);
         // What is less than a millisecond is kept for the next one: there may be many in each.
         let after =
             |ms: u64, passed_ms: u64| LogClock { last_ms: ms, at: at + Duration::from_millis(passed_ms) };
@@ -222,8 +226,8 @@ mod tests {
             now += Duration::from_millis(10);
             let wall = 1_000_000 + YEARS + n * 10;
             let (time, astray) = clock.next(wall, now, &others, 3);
-            assert_eq!(time, 1_000_010 + n * 10, "the middle of three, for its own is wrong");
-            assert_eq!(astray, Some(Astray { by_ms: YEARS.cast_signed() - 10 }));
+            assert_eq!(time, 1_000_110 + n * 10, "the middle of three, and the slack");
+            assert_eq!(astray, Some(Astray { by_ms: YEARS.cast_signed() - 110 }));
         }
     }
 
@@ -241,7 +245,9 @@ mod tests {
                     let said = |node| (1_000_000_000_000 + ms).saturating_add_signed(wrong_by(node));
                     let others = clocks(&[(2, said(1)), (3, said(2))], now);
                     let (time, astray) = clock.next(said(0), now, &others, 3);
-                    assert_eq!(time, 1_000_000_000_000 + ms, "node {wrong} is wrong by {by_ms} ms");
+                    let slack = if wrong == 0 { CLOCK_SLACK.as_millis() as u64 } else { 0 };
+                    let off = time.abs_diff(1_000_000_000_000 + ms);
+                    assert!(off <= slack, "{off} ms off, with node {wrong} wrong by {by_ms} ms");
                     assert_eq!(
                         astray.is_some(),
                         wrong == 0,
@@ -274,10 +280,23 @@ mod tests {
                 let now = start + Duration::from_millis(n * 10);
                 let right = 1_000_000_000 + n * 10;
                 let wrong = right.saturating_add_signed(by_ms);
-                assert_eq!(clock.next(wrong, now, &clocks(&[(2, right)], now), 3).0, right);
-                assert_eq!(clock.peek(right, now, &clocks(&[(2, wrong)], now), 3).0, right);
+                let off = clock.next(wrong, now, &clocks(&[(2, right)], now), 3).0.abs_diff(right);
+                assert!(off <= CLOCK_SLACK.as_millis() as u64, "{off} ms off");
+                let off = clock.peek(right, now, &clocks(&[(2, wrong)], now), 3).0.abs_diff(right);
+                assert!(off <= CLOCK_SLACK.as_millis() as u64, "{off} ms off, the other's being wrong");
             }
         }
+    }
+
+    /// Two clocks that are wrong by the same, one after the other (simulation, seed 52).
+    #[test]
+    fn a_clock_that_was_set_right_confirms_no_other() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let others = clocks(&[(2, 1_000_000), (3, 1_000_000 + YEARS)], start);
+        others.note(NodeId(3), 1_000_050, at(50));
+        others.note(NodeId(2), 1_000_100 + YEARS, at(100));
+        assert_eq!(LogClock::new(1_000_000, start).next(1_000_100, at(100), &others, 3), (1_000_100, None));
     }
 
     /// More than a thousand entries a second must not stop a clock that goes by its pace.

@@ -23,8 +23,8 @@ use wire::{LogPosition, QueueId, QueueOffset};
 use crate::group::{Raft, Role};
 use crate::level;
 use crate::limits::{
-    BYTES_IN_FLIGHT_MAX, COUPLED_LEVEL, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES, PENDING_BYTES_MAX,
-    PROPOSAL_BYTES_MAX, PROPOSAL_TIMEOUT, REJECTED_PAUSE, SETTLE_GRACE,
+    BYTES_IN_FLIGHT_MAX, CLOCK_WORD_VALID, COUPLED_LEVEL, ENTRIES_IN_FLIGHT_EAGER, ENTRY_BYTES,
+    PENDING_BYTES_MAX, PROPOSAL_BYTES_MAX, PROPOSAL_TIMEOUT, REJECTED_PAUSE, SETTLE_GRACE,
 };
 use crate::log_clock::{ASTRAY_NOTICE, Astray, LogClock};
 use crate::server::GroupSlot;
@@ -325,6 +325,8 @@ pub(crate) struct Proposer {
     /// Where answers are given.
     serving: Handle,
     /// When a clock ahead was last spoken of.
+    /// This node's clock is not the log's since then, and when that was said last.
+    astray_since: Option<Instant>,
     astray_told: Option<Instant>,
 }
 
@@ -353,6 +355,7 @@ impl Proposer {
             outstanding,
             undecided: Vec::new(),
             serving,
+            astray_since: None,
             astray_told: None,
         };
         (intake, proposer)
@@ -516,7 +519,13 @@ impl Proposer {
         let now = Instant::now();
         let wall_ms = self.slot.wall_clock.now_ms();
         let (time, astray) = clock.next(wall_ms, now, &self.slot.clocks, self.slot.voters.len());
-        if let Some(Astray { by_ms }) = astray
+        let Some(Astray { by_ms }) = astray else {
+            self.astray_since = None;
+            return time;
+        };
+        let since = *self.astray_since.get_or_insert(now);
+        // Not one that was asleep and has not heard anybody yet.
+        if now.duration_since(since) >= CLOCK_WORD_VALID
             && self.astray_told.is_none_or(|told| now.duration_since(told) >= ASTRAY_NOTICE)
         {
             self.astray_told = Some(now);

@@ -139,7 +139,12 @@ impl Machine {
     fn batch_applied(&mut self) {
         let Some(at) = self.applied else { return };
         self.tables.after_apply(at.end);
-        self.applied_tx.send_replace(Some(up_to(&at)));
+        self.applied_tx.send_modify(|known| {
+            // Time has gone on since an entry had it, also where those behind it (blanks) have no other.
+            let since = known.filter(|known| known.log_time_ms == at.log_time_ms).map(|known| known.at);
+            let up_to = up_to(&at);
+            *known = Some(AppliedUpTo { at: since.unwrap_or(up_to.at), ..up_to });
+        });
         let (position, time) = self.last_checkpoint;
         let due = at.end.0.saturating_sub(position.0) >= CHECKPOINT_BYTES
             || (at.end > position && time.elapsed() >= self.checkpoint_interval);

@@ -647,7 +647,7 @@ fn answer(hosted: &Hosted, pull: Pull, plan: &Plan, read: Read) {
     }
     // A reader that lags is sent to a follower where these may serve it, and back when it has caught up, not when the
     // follower's kernel has read ahead of it.
-    let lags = || cold || (!plan.led && is_behind(hosted, plan, next));
+    let lags = || cold || (!plan.led && next < range.next.to_wire() && is_behind(hosted, plan, next));
     let suggested = match hosted.settings.follower_reads() {
         false => 0,
         true if lags() => plan.slow_broker,
