@@ -324,7 +324,6 @@ pub(crate) struct Proposer {
     undecided: Vec<Arc<InFlight>>,
     /// Where answers are given.
     serving: Handle,
-    /// When a clock ahead was last spoken of.
     /// This node's clock is not the log's since then, and when that was said last.
     astray_since: Option<Instant>,
     astray_told: Option<Instant>,

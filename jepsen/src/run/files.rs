@@ -202,16 +202,9 @@ pub fn derived(group: &Path, ending: &str) -> Result<Vec<Derived>> {
 }
 
 /// A page of a derived file is not what was written. Whoever reads it has it built again; nobody may have read it yet.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct Damaged(String);
-
-impl std::fmt::Display for Damaged {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Damaged {}
 
 /// The content of a paged file; an error that is [`Damaged`] names the page that is damaged.
 fn content(file: &Derived) -> Result<Vec<u8>> {
