@@ -240,6 +240,8 @@ func transactions(o options) error {
 		}
 	}
 	<-stdin
+	// What was decided later is asked for until then.
+	time.Sleep(time.Duration(o.settle) * time.Millisecond)
 	newLine("done").print()
 	return p.Shutdown()
 }
@@ -260,6 +262,9 @@ func request(o options) error {
 			l.put("reply", string(reply.Body))
 		}
 		l.put("start", begin).put("end", now()).print()
+		if !pause(o.rate) {
+			break
+		}
 	}
 	newLine("done").print()
 	return s.producer.Shutdown()

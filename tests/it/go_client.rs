@@ -28,6 +28,11 @@ pub(crate) fn tests() -> Vec<Test> {
             &[Requirement::Go, Requirement::Java, Requirement::OwnCluster],
             leader_killed,
         ),
+        test(
+            "go_client::features_through_a_kill",
+            &[Requirement::Go, Requirement::OwnCluster],
+            features_through_a_kill,
+        ),
     ]
 }
 
@@ -145,8 +150,7 @@ fn features(scratch: &Scratch) -> Result<()> {
 
     transactions.wait_until("half messages", PATIENCE, |s| s.sends().len() >= 8)?;
     let halves = transactions.sends();
-    let mut committed = sent(&halves);
-    committed.retain(|value| value.contains("commit"));
+    let committed = committed(&halves);
     let arrived = tx
         .wait_until("committed transactions", PATIENCE, |s| values(&s.deliveries()).is_superset(&committed));
     c.result(arrived);
@@ -443,6 +447,9 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         if !has_even_only {
             c.none("skipped", &history::skipped(&deliveries));
         }
+        if *name == "orderly" {
+            c.none("out of order", &history::out_of_order(&deliveries));
+        }
         scratch.report(&format!(
             "{name}: {} deliveries, {:?}",
             deliveries.len(),
@@ -511,6 +518,208 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         history::failed(&sends).len(),
         Duration::from_nanos(gap as u64),
         history::duplicates(&deliveries),
+    ));
+    c.end()
+}
+
+/// What runs in [`features_through_a_kill`], each in a process of its own.
+struct Busy {
+    base: String,
+    /// By mode; `delay` and `retry` are sends to topics of that name.
+    producers: Vec<(&'static str, Scenario)>,
+    transactions: Scenario,
+    requests: Scenario,
+    reply: Scenario,
+    consumers: BTreeMap<&'static str, Scenario>,
+}
+
+impl Busy {
+    const MODES: [&str; 5] = ["sync", "async", "oneway", "batch", "ordered"];
+
+    fn start(starter: &Starter<'_>, base: String) -> Result<Busy> {
+        let mut consumers = BTreeMap::new();
+        for (name, of, rest) in [
+            ("everything", "all", ""),
+            ("orderly", "all", "-orderly"),
+            ("delay", "delay", ""),
+            ("retry", "retry", "-reject 1 -reject-level 2"),
+            ("plain", "retry", "-reject 1"),
+            ("dead", "retry", "-reject 9 -max-reconsume 1"),
+            ("tx", "tx", ""),
+        ] {
+            let line = format!("consume -topic {base}_{of} -group {base}_g_{name} {rest}");
+            consumers.insert(name, starter.start(name, &line)?);
+        }
+        let line = format!("reply -topic {base}_request -group {base}_g_request");
+        let mut reply = starter.start("reply", &line)?;
+        reply.wait_started()?;
+        for consumer in consumers.values_mut() {
+            consumer.wait_started()?;
+        }
+        let send = |name: &'static str, topic: &str, rest: &str| {
+            let line = format!("failover -topic {base}_{topic} -group {base}_p_{name} -prefix {name} {rest}");
+            anyhow::Ok((name, starter.start(&format!("producer-{name}"), &line)?))
+        };
+        let mut producers = Vec::new();
+        for mode in Busy::MODES {
+            producers.push(send(mode, "all", &format!("-mode {mode} -rate 10"))?);
+        }
+        producers.push(send("delay", "delay", "-rate 10 -delay 2")?);
+        producers.push(send("retry", "retry", "-rate 3")?);
+        let line =
+            format!("transactions -topic {base}_tx -group {base}_p_tx -count 1000000 -rate 5 -settle 5000");
+        let transactions = starter.start("transactions", &format!("{line} -decisions {DECISIONS}"))?;
+        let line = format!("request -topic {base}_request -group {base}_p -count 1000000 -rate 3");
+        let requests = starter.start("requests", &line)?;
+        Ok(Busy { base, producers, transactions, requests, reply, consumers })
+    }
+
+    /// Waits until each gets to every group what it began after `since`, nanoseconds since 1970. A request goes where its
+    /// client likes.
+    fn wait_working(&mut self, since: i64, groups: usize) -> Result<()> {
+        let all = self.producers.iter_mut().map(|(_, producer)| producer).chain([&mut self.transactions]);
+        for producer in all {
+            producer.wait_until("sends to every group", PATIENCE, |s| {
+                let fresh: Vec<history::Send> =
+                    s.sends().into_iter().filter(|send| send.ok && send.start > since).collect();
+                let places = fresh.iter().filter_map(|send| send.place.as_ref());
+                let brokers: BTreeSet<&str> = places.map(|place| place.broker.as_str()).collect();
+                // One-way sends are told no place; enough of them have been everywhere.
+                brokers.len() == groups || (fresh.len() > 20 * groups && brokers.is_empty())
+            })?;
+        }
+        self.requests.wait_until("an answered request", PATIENCE, |s| {
+            s.others("request").iter().any(|r| r["ok"] == true && r["start"].as_i64() > Some(since))
+        })
+    }
+
+    fn sends(&self, name: &str) -> Vec<history::Send> {
+        self.producers.iter().filter(|(of, _)| *of == name).flat_map(|(_, p)| p.sends()).collect()
+    }
+
+    /// Ends what sends, then waits for what was acknowledged and ends what consumes: what each consumer got.
+    fn finish(&mut self, c: &mut Complaints) -> Result<BTreeMap<&'static str, Vec<Delivery>>> {
+        for (_, producer) in &mut self.producers {
+            producer.finish()?;
+        }
+        self.transactions.finish()?;
+        self.requests.finish()?;
+        self.reply.finish()?;
+        let all: Vec<history::Send> = Busy::MODES.iter().flat_map(|mode| self.sends(mode)).collect();
+        let mut got = BTreeMap::new();
+        let (delay, retry, tx) = (self.sends("delay"), self.sends("retry"), self.transactions.sends());
+        for (name, consumer) in &mut self.consumers {
+            let arrived =
+                match *name {
+                    "everything" | "orderly" => consumer
+                        .wait_until(name, PATIENCE, |s| history::lost(&all, &s.deliveries()).is_empty()),
+                    "delay" => consumer
+                        .wait_until(name, PATIENCE, |s| history::lost(&delay, &s.deliveries()).is_empty()),
+                    "tx" => consumer
+                        .wait_until(name, PATIENCE, |s| values(&s.deliveries()).is_superset(&committed(&tx))),
+                    _ => consumer.wait_until(name, PATIENCE, |s| {
+                        values(&attempt(&s.deliveries(), 1)).is_superset(&sent(&retry))
+                    }),
+                };
+            c.about(name);
+            c.result(arrived);
+            consumer.finish()?;
+            got.insert(*name, consumer.deliveries());
+        }
+        Ok(got)
+    }
+}
+
+/// What a producer decided to commit, at once or when it was asked.
+fn committed(sends: &[history::Send]) -> BTreeSet<String> {
+    let mut committed = sent(sends);
+    committed.retain(|value| value.contains("commit"));
+    committed
+}
+
+fn attempt(deliveries: &[Delivery], n: u32) -> Vec<Delivery> {
+    deliveries.iter().filter(|delivery| delivery.attempt == n).cloned().collect()
+}
+
+/// Every kind of send, delays, retries and dead letters, transactions and requests, while a leader of three groups dies.
+fn features_through_a_kill(scratch: &Scratch) -> Result<()> {
+    const GROUPS: u8 = 3;
+    /// May have been under way when the leader died: what a consumer of this client handles at once.
+    const IN_FLIGHT: usize = 20;
+    let mut cluster = Cluster::start(scratch, Plan::new(3, GROUPS))?;
+    let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv() };
+    let base = scratch.unique("go");
+    for topic in ["all", "delay", "retry", "tx", "request"] {
+        cluster.create_topic(&format!("{base}_{topic}"), 2)?;
+    }
+    let mut busy = Busy::start(&starter, base)?;
+    busy.wait_working(0, GROUPS.into())?;
+    let leader = cluster.leader("broker-b")?;
+    cluster.kill(leader)?;
+    busy.wait_working(now()?, GROUPS.into())?;
+    cluster.start_node(leader)?;
+    cluster.wait_whole()?;
+
+    let mut c = Complaints::default();
+    let got = busy.finish(&mut c)?;
+    let all: Vec<history::Send> = Busy::MODES.iter().flat_map(|mode| busy.sends(mode)).collect();
+    for name in ["everything", "orderly"] {
+        c.about(name);
+        c.none("lost", &history::lost(&all, &got[name]));
+        c.none("skipped", &history::skipped(&got[name]));
+        c.none("unexpected", &history::unexpected(&all, &got[name]));
+        c.none("contradictions", &history::contradictions(&all, &got[name]));
+    }
+    c.none("out of order", &history::out_of_order(&got["orderly"]));
+
+    c.about("delay");
+    let (delay, retry) = (busy.sends("delay"), busy.sends("retry"));
+    c.none("lost", &history::lost(&delay, &got["delay"]));
+    c.none("unexpected", &history::unexpected(&delay, &got["delay"]));
+    let level_ms = cluster::DELAY_LEVELS_S[1] as i64 * 1000;
+    let Punctuality { soonest, latest } =
+        history::punctuality(&delay, &got["delay"], |_| level_ms).context("no delayed message")?;
+    c.check(soonest >= 0, || format!("{} ms early", -soonest));
+
+    for name in ["retry", "plain", "dead"] {
+        c.about(name);
+        for n in 0..=1 {
+            let lost: Vec<String> =
+                sent(&retry).difference(&values(&attempt(&got[name], n))).cloned().collect();
+            c.none(&format!("lost at attempt {n}"), &lost);
+        }
+        let again = history::stored_twice(&attempt(&got[name], 1));
+        c.check(again.len() <= IN_FLIGHT, || format!("retried twice: {again:?}"));
+    }
+    let line = format!("consume -topic %DLQ%{0}_g_dead -group {0}_g_letters -idle 3000", busy.base);
+    let mut letters = starter.start("letters", &line)?;
+    letters.join(PATIENCE)?;
+    let lost: Vec<String> = sent(&retry).difference(&values(&letters.deliveries())).cloned().collect();
+    c.none("dead letters lost", &lost);
+
+    c.about("transactions");
+    let tx = busy.transactions.sends();
+    c.none("lost", &committed(&tx).difference(&values(&got["tx"])).collect::<Vec<_>>());
+    c.none("rolled back", &got["tx"].iter().filter(|d| d.value.contains("rollback")).collect::<Vec<_>>());
+    c.none("committed twice", &history::stored_twice(&got["tx"]));
+
+    c.about("requests");
+    let requests = busy.requests.others("request");
+    let is_wrong = |r: &&serde_json::Value| {
+        r["ok"] == true && r["reply"] != format!("re: {}", r["value"].as_str().unwrap_or("")).as_str()
+    };
+    c.none("the wrong reply", &requests.iter().filter(is_wrong).collect::<Vec<_>>());
+    for (name, producer) in &busy.producers {
+        let sends = producer.sends();
+        scratch.report(&format!("{name}: {} sends, {} failed", sends.len(), history::failed(&sends).len()));
+    }
+    scratch.report(&format!(
+        "delayed messages {soonest} to {latest} ms late; {} transactions, {} failed; {} requests, {} failed; {:?}",
+        tx.len(),
+        history::failed(&tx).len(),
+        requests.len(),
+        requests.iter().filter(|r| r["ok"] != true).count(),
+        history::duplicates(&got["everything"]),
     ));
     c.end()
 }

@@ -2,18 +2,22 @@
 //! offsets that an administrator moves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use tests::cluster::{Cluster, Plan, Running};
 use tests::history::{self, Delivery};
 use tests::java::{self, Kit};
 use tests::mqadmin;
+use tests::remoting::Connection;
 use tests::runner::{Requirement, Scratch, Test, test};
 use tests::scenario::Scenario;
 
 /// Longer than a client's route poll, 30 s.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Of the topic whose groups are moved while leaders die.
+const QUEUES: usize = 2;
 
 pub(crate) fn tests() -> Vec<Test> {
     type Check = fn(&Scratch, &str) -> Result<()>;
@@ -38,8 +42,16 @@ pub(crate) fn tests() -> Vec<Test> {
     tests.push(test("java_consumption::where_new_groups_begin", &needs, move |scratch| {
         where_new_groups_begin(scratch, &all)
     }));
+    let all = versions.clone();
     tests.push(test("java_consumption::order_through_a_kill", &needs, move |scratch| {
-        order_through_a_kill(scratch, &versions)
+        order_through_a_kill(scratch, &all)
+    }));
+    let all = versions.clone();
+    tests.push(test("java_consumption::reset_through_kills", &needs, move |scratch| {
+        reset_through_kills(scratch, &all)
+    }));
+    tests.push(test("java_consumption::reads_at_followers", &needs, move |scratch| {
+        reads_at_followers(scratch, &versions)
     }));
     tests
 }
@@ -196,9 +208,40 @@ fn reset_while_running(scratch: &Scratch, version: &str) -> Result<()> {
     let again = consumer.deliveries().split_off(60);
     ensure!(values(&again) == numbered("late", 0..30), "{again:?}");
 
+    // One queue back to an offset.
+    let place =
+        consumer.deliveries().iter().map(|d| d.place.clone()).max_by_key(|p| p.offset).context("none")?;
+    let (master, queue) = (cluster.master(&place.broker)?, place.queue.to_string());
+    let back = (place.offset - 2).to_string();
+    let to = ["-s", "0", "-b", &master, "-q", &queue, "-o", &back];
+    mqadmin::run(
+        scratch.dir(),
+        namesrv,
+        &[&["resetOffsetByTime", "-g", &group, "-t", &topic], &to[..]].concat(),
+    )?;
+    consumer.wait_until("three again", PATIENCE, |c| c.deliveries().len() >= 93)?;
+    let again = consumer.deliveries().split_off(90);
+    let offsets: BTreeSet<i64> = again.iter().map(|d| d.place.offset).collect();
+    let wanted = (place.offset - 2..=place.offset).collect();
+    ensure!(again.iter().all(|d| d.place.queue == place.queue) && offsets == wanted, "{again:?}");
+
+    // Forward, over what it has not been given yet: the group stands at the end, whatever it reads meanwhile.
+    let said = mqadmin::run(
+        scratch.dir(),
+        namesrv,
+        &["resetOffsetByTime", "-g", &group, "-t", &topic, "-s", "now"],
+    )?;
+    ensure!(mqadmin::rows(&said).len() == queues, "{said}");
+    send(scratch, &kit, "last", namesrv, &topic, &["--count", "10", "--prefix", "last"])?;
+    consumer.wait_until("the last ones", PATIENCE, |c| c.deliveries().len() >= 103)?;
+
     // Its commits count again: it ends where it has come to.
     consumer.finish()?;
-    ensure!(consumer.deliveries().len() == 90, "{:?}", &consumer.deliveries()[90..]);
+    let deliveries = consumer.deliveries();
+    ensure!(
+        deliveries.len() == 103 && values(&deliveries[93..]) == numbered("last", 0..10),
+        "{deliveries:?}"
+    );
     let progress = mqadmin::run(scratch.dir(), namesrv, &["consumerProgress", "-g", &group, "-t", &topic])?;
     ensure!(progress.contains("Diff Total: 0"), "{progress}");
     Ok(())
@@ -330,72 +373,319 @@ fn where_new_groups_begin(scratch: &Scratch, versions: &[String]) -> Result<()> 
     Ok(())
 }
 
-/// Offsets that came before their predecessor had come: a consumer of ordered messages may get some again, and goes on
-/// from there, but never passes one over.
-fn out_of_order(deliveries: &[Delivery]) -> Vec<String> {
-    let mut next: BTreeMap<(&str, u32), i64> = BTreeMap::new();
-    let mut last: BTreeMap<(&str, u32), i64> = BTreeMap::new();
-    let mut found = Vec::new();
-    for Delivery { place, .. } in deliveries {
-        let queue = (place.broker.as_str(), place.queue);
-        let next = next.entry(queue).or_insert(place.offset);
-        let is_next_of_last = last.insert(queue, place.offset).is_none_or(|last| place.offset == last + 1);
-        // Back is allowed, and then one after the other again.
-        if place.offset > *next || !(is_next_of_last || place.offset < *next) {
-            found.push(format!("{place} where {next} was next"));
-        }
-        *next = (*next).max(place.offset + 1);
-    }
-    found
+/// A producer that sends to each queue in order, and the consumers of one version, in the order in which they came.
+struct Ordered {
+    version: String,
+    kit: Kit,
+    topic: String,
+    group: String,
+    producer: Scenario,
+    consumers: Vec<Scenario>,
 }
 
-fn order_through_a_kill(scratch: &Scratch, versions: &[String]) -> Result<()> {
-    let mut cluster = Cluster::start(scratch, Plan::new(3, 1))?;
-    let namesrv = cluster.namesrv();
-    let groups = cluster.plan().groups.clone();
-    let mut clients = Vec::new();
-    for version in versions {
-        let kit = java::kit(version)?;
-        let name = kit.version.replace('.', "_");
+impl Ordered {
+    const QUEUES: usize = 3;
+
+    fn start(scratch: &Scratch, cluster: &Cluster, version: &str) -> Result<Ordered> {
+        let (kit, namesrv) = (java::kit(version)?, cluster.namesrv());
+        let name = version.replace('.', "_");
         let (topic, group) = (format!("t_{name}"), format!("g_{name}"));
-        cluster.create_topic(&topic, 3)?;
-        let arguments = ["--topic", &topic, "--group", &group, "--orderly"];
-        let consumer = consumer(scratch, &kit, &format!("consumer-{name}"), &namesrv, &arguments, 3)?;
+        cluster.create_topic(&topic, Ordered::QUEUES as u32)?;
         let arguments = ["failover-producer", "--topic", &topic, "--modes", "pinned", "--rate", "50"];
-        let mut producer = kit.scenario(scratch.dir(), &format!("producer-{name}"), &namesrv, &arguments)?;
-        producer.wait_until("sends", PATIENCE, |p| p.sends().len() > 100)?;
-        clients.push((version, producer, consumer));
+        let producer = kit.scenario(scratch.dir(), &format!("producer-{name}"), &namesrv, &arguments)?;
+        let version = version.to_owned();
+        let mut ordered = Ordered { version, kit, topic, group, producer, consumers: Vec::new() };
+        ordered.join(scratch, cluster)?;
+        ordered.producer.wait_until("sends", PATIENCE, |p| p.sends().len() > 100)?;
+        Ok(ordered)
     }
-    let leader = cluster.leader(&groups[0])?;
-    let killed = clients.iter().map(|(_, producer, _)| producer.sends().len()).collect::<Vec<_>>();
-    cluster.kill(leader)?;
-    for ((_, producer, _), before) in clients.iter_mut().zip(killed) {
-        // Pinned sends fail until the producer polls its route again.
-        producer.wait_until("sends at the next leader", PATIENCE, |p| {
-            p.sends().iter().skip(before).filter(|send| send.ok).count() > 200
-        })?;
+
+    /// One more consumer.
+    fn join(&mut self, scratch: &Scratch, cluster: &Cluster) -> Result<()> {
+        let name = format!("{}-{}", self.group, self.consumers.len());
+        let arguments = ["consume", "--topic", &self.topic, "--group", &self.group, "--orderly"];
+        self.consumers.push(self.kit.scenario(scratch.dir(), &name, &cluster.namesrv(), &arguments)?);
+        Ok(())
     }
-    cluster.start_node(leader)?;
-    for (version, producer, consumer) in &mut clients {
-        producer.finish()?;
-        let sends = producer.sends();
-        consumer.wait_until("every acknowledged message", PATIENCE, |c| {
-            history::lost(&sends, &c.deliveries()).is_empty()
+
+    /// Waits until those that are left have every queue among them, and each has one at least.
+    fn wait_shared(&mut self, running: std::ops::Range<usize>) -> Result<()> {
+        for at in running.clone() {
+            let consumer = &mut self.consumers[at];
+            consumer.wait_until("queues of its own", PATIENCE, |c| !c.assigned().is_empty())?;
+        }
+        tests::wait::until_true("every queue once", PATIENCE, || {
+            let mut all: Vec<String> =
+                self.consumers[running.clone()].iter().flat_map(Scenario::assigned).collect();
+            all.sort_unstable();
+            let count = all.len();
+            all.dedup();
+            Ok(count == Ordered::QUEUES && all.len() == count)
+        })
+    }
+
+    /// Waits for what is acknowledged from now on.
+    fn wait_sends(&mut self, count: usize) -> Result<()> {
+        let before = self.producer.sends().len();
+        self.producer.wait_until("sends", PATIENCE, |p| {
+            p.sends().iter().skip(before).filter(|send| send.ok).count() > count
+        })
+    }
+
+    /// What all of them got, in the order of time.
+    fn deliveries(&self) -> Vec<Delivery> {
+        let mut all: Vec<Delivery> = self.consumers.iter().flat_map(Scenario::deliveries).collect();
+        all.sort_by_key(|delivery| delivery.at);
+        all
+    }
+
+    fn judge(&mut self, scratch: &Scratch) -> Result<()> {
+        self.producer.finish()?;
+        let sends = self.producer.sends();
+        tests::wait::until_true("every acknowledged message", PATIENCE, || {
+            Ok(history::lost(&sends, &self.deliveries()).is_empty())
         })?;
-        consumer.finish()?;
-        let deliveries = consumer.deliveries();
-        let disorder = out_of_order(&deliveries);
+        // The first one has stopped.
+        for consumer in &mut self.consumers[1..] {
+            consumer.finish()?;
+        }
+        let (version, deliveries) = (&self.version, self.deliveries());
+        let disorder = history::out_of_order(&deliveries);
         ensure!(disorder.is_empty(), "{version}: {disorder:?}");
         let skipped = history::skipped(&deliveries);
         ensure!(skipped.is_empty(), "{version}: {skipped:?}");
         let contradictions = history::contradictions(&sends, &deliveries);
         ensure!(contradictions.is_empty(), "{version}: {contradictions:?}");
+        let of_each: Vec<usize> = self.consumers.iter().map(|c| c.deliveries().len()).collect();
+        ensure!(of_each.iter().all(|count| *count > 0), "{version}: one has got nothing: {of_each:?}");
         scratch.report(&format!(
-            "{version}: {} sends, {} deliveries, {:?}",
+            "{version}: {} sends, {of_each:?} deliveries, {:?}",
             sends.len(),
-            deliveries.len(),
             history::duplicates(&deliveries)
         ));
+        Ok(())
     }
+}
+
+/// A consumer joins, the leader dies, a consumer stops and another comes: each queue goes on in order all the time.
+fn order_through_a_kill(scratch: &Scratch, versions: &[String]) -> Result<()> {
+    let mut cluster = Cluster::start(scratch, Plan::new(3, 1))?;
+    let groups = cluster.plan().groups.clone();
+    let mut all = Vec::new();
+    for version in versions {
+        all.push(Ordered::start(scratch, &cluster, version)?);
+    }
+    for ordered in &mut all {
+        ordered.join(scratch, &cluster)?;
+    }
+    for ordered in &mut all {
+        ordered.wait_shared(0..2)?;
+        ordered.wait_sends(50)?;
+    }
+    let leader = cluster.leader(&groups[0])?;
+    cluster.kill(leader)?;
+    for ordered in &mut all {
+        // Pinned sends fail until the producer polls its route again.
+        ordered.wait_sends(200).context("sends at the next leader")?;
+    }
+    cluster.start_node(leader)?;
+    for ordered in &mut all {
+        ordered.consumers[0].finish()?;
+        ordered.wait_shared(1..2)?;
+        ordered.join(scratch, &cluster)?;
+    }
+    for ordered in &mut all {
+        ordered.wait_shared(1..3)?;
+        ordered.wait_sends(50)?;
+        let version = ordered.version.clone();
+        ordered.judge(scratch).context(version)?;
+    }
+    Ok(())
+}
+
+/// What is done to a stopped group while leaders die: moved back to the middle, or past all that it has not read.
+struct Moved {
+    version: String,
+    kit: Kit,
+    topic: String,
+    back: String,
+    ahead: String,
+    /// Between the first messages and the others, milliseconds since 1970.
+    middle_ms: i64,
+}
+
+impl Moved {
+    /// Both groups have been here and are gone: one has read everything, one nothing.
+    fn prepare(scratch: &Scratch, cluster: &Cluster, version: &str) -> Result<Moved> {
+        let (kit, namesrv) = (java::kit(version)?, cluster.namesrv());
+        let name = version.replace('.', "_");
+        let (topic, back, ahead) = (format!("t_{name}"), format!("back_{name}"), format!("ahead_{name}"));
+        cluster.create_topic(&topic, QUEUES as u32)?;
+        let start = |group: &str| {
+            let arguments = ["--topic", &topic, "--group", group];
+            consumer(scratch, &kit, &format!("first-{group}"), &namesrv, &arguments, QUEUES)
+        };
+        start(&ahead)?.finish()?;
+        let mut reader = start(&back)?;
+        let count = |prefix| ["--count", "30", "--prefix", prefix];
+        send(scratch, &kit, &format!("early-{name}"), &namesrv, &topic, &count("early"))?;
+        reader.wait_until("the early ones", PATIENCE, |c| c.deliveries().len() >= 30)?;
+        let newest = reader.deliveries().iter().map(|d| d.stored_ms).max().context("no delivery")?;
+        tests::wait::until_true("the next millisecond", PATIENCE, || Ok(now_ms()? > newest + 1))?;
+        send(scratch, &kit, &format!("late-{name}"), &namesrv, &topic, &count("late"))?;
+        reader.wait_until("the late ones", PATIENCE, |c| c.deliveries().len() >= 60)?;
+        reader.finish()?;
+        Ok(Moved { version: version.to_owned(), kit, topic, back, ahead, middle_ms: newest + 1 })
+    }
+
+    /// Asks as an administrator would: again until the tool says that it is done.
+    fn reset(&self, shell: &mut mqadmin::Shell) -> Result<()> {
+        let middle = self.middle_ms.to_string();
+        let commands = [
+            vec!["resetOffsetByTime", "-g", &self.back, "-t", &self.topic, "-s", &middle],
+            vec!["skipAccumulatedMessage", "-g", &self.ahead, "-t", &self.topic],
+        ];
+        for command in commands {
+            tests::wait::until("a reset", PATIENCE, || {
+                let said = shell.run(&command)?;
+                ensure!(mqadmin::rows(&said).len() == QUEUES, "{said}");
+                Ok(Some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Each group goes on from where it was moved to.
+    fn check(&self, scratch: &Scratch, namesrv: &str) -> Result<()> {
+        let count = ["--count", "10", "--prefix", "new"];
+        send(scratch, &self.kit, &format!("new-{}", self.version), namesrv, &self.topic, &count)?;
+        let new = numbered("new", 0..10);
+        let late_and_new = &numbered("late", 0..30) | &new;
+        for (group, wanted) in [(&self.back, late_and_new), (&self.ahead, new)] {
+            let arguments = ["--topic", &self.topic, "--group", group];
+            let name = format!("second-{group}");
+            let mut again = consumer(scratch, &self.kit, &name, namesrv, &arguments, QUEUES)?;
+            again.wait_until("what it was moved to", PATIENCE, |c| c.deliveries().len() >= wanted.len())?;
+            again.finish()?;
+            let deliveries = again.deliveries();
+            ensure!(
+                values(&deliveries) == wanted && deliveries.len() == wanted.len(),
+                "{group}: {deliveries:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The leader dies while groups that nobody consumes for are moved, and the next one before anybody does: what the tool has
+/// said is done stays done.
+fn reset_through_kills(scratch: &Scratch, versions: &[String]) -> Result<()> {
+    let plan = Plan { preferred_leaders: false, ..Plan::new(3, 1) };
+    let group = plan.groups[0].clone();
+    let mut cluster = Cluster::start(scratch, plan)?;
+    let mut moved = Vec::new();
+    for version in versions {
+        moved.push(Moved::prepare(scratch, &cluster, version)?);
+    }
+    let mut shell = mqadmin::Shell::start(scratch.dir(), &cluster.namesrv())?;
+    let leader = cluster.leader(&group)?;
+    let (begins, begun) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let resets = scope.spawn(|| {
+            for (n, moved) in moved.iter().enumerate() {
+                if n == 1 {
+                    // Nobody listens any more who does not need it.
+                    let _ = begins.send(());
+                }
+                moved.reset(&mut shell)?;
+            }
+            anyhow::Ok(())
+        });
+        begun.recv_timeout(PATIENCE).context("the resets have not begun")?;
+        cluster.kill(leader)?;
+        resets.join().map_err(|_| anyhow!("the resets panicked"))?
+    })?;
+    cluster.start_node(leader)?;
+    cluster.wait_whole()?;
+    let leader = cluster.leader(&group)?;
+    cluster.kill(leader)?;
+    tests::wait::until_true("another leader", PATIENCE, || Ok(cluster.leader(&group)? != leader))?;
+    // A client may begin with any nameserver, and 5.3.3 gives up where it is the dead node's.
+    cluster.start_node(leader)?;
+    cluster.wait_whole()?;
+    for moved in &moved {
+        moved.check(scratch, &cluster.namesrv()).with_context(|| moved.version.clone())?;
+    }
+    Ok(())
+}
+
+/// Groups that usually read at a follower read what they are behind with there (the end of a queue is the leader's to tell), go on
+/// when it dies, and pass over nothing.
+fn reads_at_followers(scratch: &Scratch, versions: &[String]) -> Result<()> {
+    const BACKLOG: usize = 1000;
+    let mut plan = Plan::new(3, 1);
+    plan.group_settings.push("follower_reads = true".into());
+    let group = plan.groups[0].clone();
+    let mut cluster = Cluster::start(scratch, plan)?;
+    let namesrv = cluster.namesrv();
+    let mut shell = mqadmin::Shell::start(scratch.dir(), &namesrv)?;
+    let members = cluster.brokers()?.remove(&group).context("no such group")?;
+    let (id, first) = members.into_iter().find(|(id, _)| *id > 0).context("no follower")?;
+    let (master, id) = (cluster.address(cluster.leader(&group)?, &group).to_owned(), id.to_string());
+    let mut clients = Vec::new();
+    for version in versions {
+        let kit = java::kit(version)?;
+        let name = kit.version.replace('.', "_");
+        let (topic, readers) = (format!("t_{name}"), format!("g_{name}"));
+        cluster.create_topic(&topic, QUEUES as u32)?;
+        shell.run(&["updateSubGroup", "-b", &master, "-g", &readers, "-s", "true", "-i", &id])?;
+        let count = ["--count", &BACKLOG.to_string(), "--prefix", "early"];
+        let early = send(scratch, &kit, &format!("early-{name}"), &namesrv, &topic, &count)?;
+        clients.push((kit, topic, readers, early));
+    }
+    let mut consumers = Vec::new();
+    for (kit, topic, readers, _) in &clients {
+        // Clients that poll routes each second: the one that dies is a follower, of whose end nobody tells them.
+        let arguments = ["--topic", topic, "--group", readers, "--from", "first", "--poll-ms", "1000"];
+        let name = format!("consumer-{}", kit.version);
+        consumers.push(consumer(scratch, kit, &name, &namesrv, &arguments, QUEUES)?);
+    }
+    for consumer in &mut consumers {
+        consumer.wait_until("what there was", PATIENCE, |c| c.deliveries().len() >= BACKLOG)?;
+    }
+    // The first of each queue came from the leader, and sent them there.
+    let runtime = Connection::open(&first, PATIENCE)?.runtime()?;
+    let given: usize = runtime.get("msgGetTotalTodayNow").context("no such key")?.parse()?;
+    let all = BACKLOG * clients.len();
+    ensure!(given * 10 >= all * 7, "the follower gave {given} of {all}");
+
+    let mut producers = Vec::new();
+    for (kit, topic, ..) in &clients {
+        let arguments = ["failover-producer", "--topic", topic, "--rate", "50"];
+        let name = format!("producer-{}", kit.version);
+        producers.push(kit.scenario(scratch.dir(), &name, &namesrv, &arguments)?);
+    }
+    let more = |consumer: &mut Scenario| {
+        let so_far = consumer.deliveries().len();
+        consumer.wait_until("more messages", PATIENCE, |c| c.deliveries().len() > so_far + 100)
+    };
+    consumers.iter_mut().try_for_each(more)?;
+    let node = (1..=3).find(|node| cluster.address(*node, &group) == first).context("nobody is that")?;
+    ensure!(node != cluster.leader(&group)?, "it leads by now");
+    cluster.kill(node)?;
+    consumers.iter_mut().try_for_each(more).context("once the follower was dead")?;
+    for (((kit, .., early), producer), consumer) in clients.iter().zip(&mut producers).zip(&mut consumers) {
+        producer.finish()?;
+        let sends = [early.clone(), producer.sends()].concat();
+        consumer
+            .wait_until("every message", PATIENCE, |c| history::lost(&sends, &c.deliveries()).is_empty())?;
+        consumer.finish()?;
+        let (version, deliveries) = (&kit.version, consumer.deliveries());
+        let skipped = history::skipped(&deliveries);
+        ensure!(skipped.is_empty(), "{version}: {skipped:?}");
+        let contradictions = history::contradictions(&sends, &deliveries);
+        ensure!(contradictions.is_empty(), "{version}: {contradictions:?}");
+    }
+    scratch.report(&format!("the follower gave {given} of {all} messages"));
     Ok(())
 }

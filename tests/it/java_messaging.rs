@@ -247,7 +247,7 @@ fn features(scratch: &Scratch) -> Result<()> {
         clients.push(start(scratch, &cluster, &version)?);
     }
     for (names, _) in &clients {
-        leave_orphans(scratch, &cluster, names)?;
+        leave_orphans(scratch, cluster.namesrv(), names)?;
     }
     let mut complaints = Complaints::default();
     for (names, scenario) in &mut clients {
@@ -275,7 +275,7 @@ fn features(scratch: &Scratch) -> Result<()> {
 }
 
 /// A producer leaves transactions undecided and dies.
-fn leave_orphans(scratch: &Scratch, cluster: &Running, names: &Names) -> Result<()> {
+fn leave_orphans(scratch: &Scratch, namesrv: &str, names: &Names) -> Result<()> {
     let line = format!(
         "transactions --topic {} --group {} --count {ORPHANS} --decisions later-commit --undecided \
          --send-timeout-ms 15000",
@@ -284,7 +284,7 @@ fn leave_orphans(scratch: &Scratch, cluster: &Running, names: &Names) -> Result<
     );
     let kit = java::kit(&names.version)?;
     let name = format!("doomed-{}", names.version);
-    let mut doomed = kit.scenario(scratch.dir(), &name, cluster.namesrv(), &words(&[line])[0])?;
+    let mut doomed = kit.scenario(scratch.dir(), &name, namesrv, &words(&[line])[0])?;
     doomed.wait_until("half messages", PATIENCE, |doomed| doomed.sends().len() >= ORPHANS)?;
     doomed.kill()
 }
@@ -555,9 +555,11 @@ impl Pair {
     fn start(scratch: &Scratch, cluster: &Cluster, version: &str) -> Result<Pair> {
         let kit = java::kit(version)?;
         let names = Names::new(scratch, &kit);
-        for feature in ["delay", "timer", "retry", "recall", "tx", "request"] {
+        for feature in ["delay", "timer", "retry", "recall", "tx", "orphan", "request", "large"] {
             cluster.create_topic(&names.topic(feature), QUEUES as u32)?;
         }
+        // how a client writes the topic of a namespace
+        cluster.create_topic(&format!("space%{}", names.topic("space")), QUEUES as u32)?;
         let common = "--poll-ms 1000 --heartbeat-ms 1000";
         let send = |feature: &str, rate: u32, rest: &str| {
             let (topic, group) = (names.topic(feature), names.producers(feature));
@@ -577,6 +579,14 @@ impl Pair {
                 names.topic("tx"),
                 names.producers("tx"),
             ),
+            // Answers for the producer of the same group that is killed.
+            format!(
+                "transactions --topic {} --group {} --retries 0 --count 1 --decisions commit --prefix heir {common}",
+                names.topic("orphan"),
+                names.producers("orphan"),
+            ),
+            send("large", 3, &format!("--size {LARGE_BYTES}")),
+            send("space", 3, "--namespace space --unit blue"),
             format!(
                 "request --topic {} --group {} --count 100000 --rate 3 --ttl-ms 3000 {common}",
                 names.topic("request"),
@@ -587,11 +597,17 @@ impl Pair {
         let mut consuming = vec![
             consume("delay", "delay", ""),
             consume("retry", "retry", "--reject 1"),
+            consume("level", "retry", "--reject 1 --reject-level 2"),
+            consume("back", "retry", "--send-back 1"),
             consume("dead", "retry", "--reject 99 --max-reconsume 1"),
             consume("tx", "tx", ""),
+            consume("orphan", "orphan", ""),
+            consume("large", "large", ""),
+            consume("space", "space", "--namespace space --unit blue"),
             format!("reply --topic {topic} --group {group} --from first {common}"),
             // The messages with an even number.
             consume("sql", "retry", "--sql (TAGS='A')AND(n>=0)"),
+            consume("tags", "retry", "--tags A"),
             consume("cast", "retry", "--broadcasting"),
             consume("reset", "retry", ""),
             consume("trace", "retry", "--trace"),
@@ -599,6 +615,11 @@ impl Pair {
                 "lite-pull --topic {} --group {} --from first {common}",
                 names.topic("retry"),
                 names.group("lite"),
+            ),
+            format!(
+                "lite-pull --topic {} --group {} --assign {common}",
+                names.topic("retry"),
+                names.group("assign"),
             ),
         ];
         if names.five {
@@ -616,7 +637,7 @@ impl Pair {
 
     /// The features that send messages of their own.
     fn sending(&self) -> Vec<&'static str> {
-        let mut features = vec!["delay", "retry", "tx"];
+        let mut features = vec!["delay", "retry", "tx", "large", "space"];
         if self.names.five {
             features.extend(["timer", "recall"]);
         }
@@ -639,28 +660,31 @@ impl Pair {
     fn wait_arrived(&mut self) -> Result<()> {
         let names = self.names.clone();
         let sent_to = |feature: &str| sent(&self.producers.sends_to(&names.topic(feature)));
+        let whole = ["delay", "timer", "large", "space"];
         let mut wanted: Vec<(&str, BTreeSet<String>)> =
-            vec![("delay", sent_to("delay")), ("timer", sent_to("timer"))];
+            whole.map(|feature| (feature, sent_to(feature))).to_vec();
         wanted.push(("tx", committed(&self.producers.sends_to(&names.topic("tx")))));
         let (tried, recalled) = recalls_of(&self.producers);
         let mut kept = sent_to("recall");
         kept.retain(|value| !tried.contains(value) && !recalled.contains(value));
         wanted.push(("recall", kept));
         let retried = sent_to("retry");
-        for feature in ["cast", "lite", "reset"] {
+        for feature in ["cast", "lite", "assign", "reset"] {
             wanted.push((feature, retried.clone()));
         }
-        wanted.push(("sql", even(&retried)));
+        for feature in ["sql", "tags"] {
+            wanted.push((feature, even(&retried)));
+        }
         self.consumers.wait_until("all deliveries", PATIENCE, |scenario| {
             let seen = Seen { names: &names, scenario };
-            let again = |feature: &str| {
+            let again = |feature: &&str| {
                 let mut deliveries = seen.deliveries(feature);
                 deliveries.retain(|delivery| delivery.attempt >= 1);
                 retried.is_subset(&values(&deliveries))
             };
             wanted.iter().all(|(feature, wanted)| wanted.is_subset(&values(&seen.deliveries(feature))))
-                && again("retry")
-                && again("dead")
+                && ["retry", "level", "dead"].iter().all(again)
+                && values(&seen.deliveries("orphan")).len() > ORPHANS
         })
     }
 }
@@ -778,6 +802,10 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
     for pair in &pairs {
         traced.push(traced_send(&mut shell, pair, 0)?);
     }
+    // Nobody is left to ask but another producer of the group, and another leader asks.
+    for pair in &pairs {
+        leave_orphans(scratch, &cluster.namesrv(), &pair.names)?;
+    }
     let mut resets = Vec::new();
     let mut killed = 0;
     for round in 1..=KILLS {
@@ -825,14 +853,16 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
 
 /// Consumers that acknowledge nothing by a retry: what they are to get of the messages of `retry`, and no more.
 fn judge_readers(sent: &BTreeSet<String>, received: Seen, c: &mut Complaints) {
-    for feature in ["cast", "lite", "sql"] {
+    for (feature, is_filtered) in
+        [("cast", false), ("lite", false), ("assign", false), ("sql", true), ("tags", true)]
+    {
         let deliveries = received.deliveries(feature);
-        let wanted = if feature == "sql" { even(sent) } else { sent.clone() };
+        let wanted = if is_filtered { even(sent) } else { sent.clone() };
         let lost: Vec<&String> = wanted.iter().filter(|v| !values(&deliveries).contains(*v)).collect();
         c.none(&format!("{feature}: lost"), &lost);
-        if feature == "sql" {
+        if is_filtered {
             let odd = deliveries.iter().filter(|d| !number(&d.value).is_multiple_of(2));
-            c.none("sql: what the filter leaves out", &odd.collect::<Vec<_>>());
+            c.none(&format!("{feature}: what the filter leaves out"), &odd.collect::<Vec<_>>());
         } else {
             c.none(&format!("{feature}: skipped"), &history::skipped(&deliveries));
         }
@@ -946,15 +976,36 @@ fn judge(scratch: &Scratch, pair: &Pair, letters: &[Delivery], c: &mut Complaint
         pair.producers.others("check").len(),
     ));
 
+    let orphans = received.deliveries("orphan");
+    c.check(values(&orphans).len() == ORPHANS + 1, || format!("{} orphans committed", orphans.len()));
+    c.none("orphans committed twice", &history::stored_twice(&orphans));
+    for feature in ["large", "space"] {
+        let (sends, deliveries) = (sent_by.sends(feature), received.deliveries(feature));
+        let lost: Vec<String> = sent(&sends).difference(&values(&deliveries)).cloned().collect();
+        c.none(&format!("{feature} lost"), &lost);
+        c.none(&format!("{feature} unexpected"), &history::unexpected(&sends, &deliveries));
+        c.none(&format!("{feature} skipped"), &history::skipped(&deliveries));
+        c.none(&format!("{feature} spoilt"), &deliveries.iter().filter(|d| !d.intact).collect::<Vec<_>>());
+    }
+
     let sends = sent_by.sends("retry");
-    for (group, delays) in [("retry", 1), ("dead", 1)] {
+    let given_back: BTreeSet<String> = pair
+        .consumers
+        .others("sent_back")
+        .iter()
+        .filter(|sent| sent["ok"] == true)
+        .filter_map(|sent| sent["value"].as_str().map(str::to_owned))
+        .collect();
+    for (group, delays) in [("retry", 1), ("level", 1), ("back", 1), ("dead", 1)] {
         let deliveries = received.deliveries(group);
         let attempt = |n: u32| {
             let of_attempt: Vec<Delivery> = deliveries.iter().filter(|d| d.attempt == n).cloned().collect();
             of_attempt
         };
         for n in 0..=delays {
-            let lost: Vec<String> = sent(&sends).difference(&values(&attempt(n))).cloned().collect();
+            // A call that fails is the listener's to repeat, and this one does not.
+            let wanted = if group == "back" && n > 0 { given_back.clone() } else { sent(&sends) };
+            let lost: Vec<String> = wanted.difference(&values(&attempt(n))).cloned().collect();
             c.none(&format!("{group}: lost at attempt {n}"), &lost);
         }
         let again = history::stored_twice(&attempt(1));

@@ -165,6 +165,25 @@ pub fn skipped(deliveries: &[Delivery]) -> Vec<String> {
     found
 }
 
+/// Offsets that came before their predecessor had come: a consumer of ordered messages may get some again, and goes on
+/// from there, but never passes one over.
+pub fn out_of_order(deliveries: &[Delivery]) -> Vec<String> {
+    let mut next: BTreeMap<(&str, u32), i64> = BTreeMap::new();
+    let mut last: BTreeMap<(&str, u32), i64> = BTreeMap::new();
+    let mut found = Vec::new();
+    for Delivery { place, .. } in deliveries {
+        let queue = (place.broker.as_str(), place.queue);
+        let next = next.entry(queue).or_insert(place.offset);
+        let is_next_of_last = last.insert(queue, place.offset).is_none_or(|last| place.offset == last + 1);
+        // Back is allowed, and then one after the other again.
+        if place.offset > *next || !(is_next_of_last || place.offset < *next) {
+            found.push(format!("{place} where {next} was next"));
+        }
+        *next = (*next).max(place.offset + 1);
+    }
+    found
+}
+
 /// How often something arrived again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Duplicates {

@@ -58,6 +58,14 @@ impl Creations {
         Creations { under_way: Mutex::default(), waiting: Mutex::default(), count: AtomicUsize::new(0), max }
     }
 
+    /// What a send is told for which there is no room.
+    pub(crate) fn full(&self) -> Error {
+        Error::Overloaded(format!(
+            "{0} sends wait for their topic to be created (waiting_for_topic: {0})",
+            self.max
+        ))
+    }
+
     pub(crate) fn join(&self, call: Call) -> Join {
         if self.count.load(Ordering::Acquire) == 0 {
             return Join::No(call);
@@ -83,8 +91,7 @@ impl Creations {
             // A topic whose sends are being let go has none that waits.
             if waiting.calls >= self.max || (is_new && waiting.topics.len() >= self.max) {
                 drop(waiting);
-                let remark = "too many sends wait for their topic".into();
-                return hosted.fail(call, Error::Overloaded(remark));
+                return hosted.fail(call, self.full());
             }
             waiting.topics.entry(config.name.clone()).or_default().push(call);
             waiting.calls += 1;

@@ -161,8 +161,9 @@ pub(crate) fn late(request: &RemotingCommand) -> Option<(ResponseCode, &'static 
     is_send.then(|| (busy_code(request), LATE_REMARK))
 }
 
-const LATE_REMARK: &str =
-    "broker busy, start flow control for a while: it has waited too long behind others that were refused";
+/// Made once: see [`late`]. Its number is [`net::limits::LATE`].
+const LATE_REMARK: &str = "broker busy, start flow control for a while: it has waited for 1500 ms or more behind others that were refused";
+const _: () = assert!(net::limits::LATE.as_millis() == 1500);
 
 /// What a client is told that comes too fast: sync producers of RocketMQ from 5.3 on try 2 at another broker, those of
 /// all versions 14 (clients.md 2).

@@ -460,7 +460,8 @@ impl Hosted {
 
     fn refuse_parking(&self, mut call: Call) {
         call.push_back(PushBack::Connection);
-        let remark = format!("too many requests wait for a leader of {} on this node", self.name());
+        let remark =
+            format!("requests wait for a leader of {} on this node, {}", self.name(), self.park.limits());
         let (code, remark) = Error::Overloaded(remark).answer();
         call.refuse(code, remark);
     }

@@ -50,6 +50,11 @@ impl<T: Waits> Park<T> {
         }
     }
 
+    /// How much may wait, as an operator sets it.
+    pub(crate) fn limits(&self) -> String {
+        format!("as many as may (parked_requests: {}, parked_bytes: {})", self.max_count, self.max_bytes)
+    }
+
     pub(crate) fn ticket(&self) -> Ticket {
         Ticket(self.tickets.fetch_add(1, Ordering::Relaxed))
     }

@@ -30,7 +30,7 @@ use crate::forward::Answers;
 use crate::handlers::raft::{self, GroupReport};
 use crate::handlers::send;
 use crate::hosted::{Hosted, Toward};
-use crate::limits::{CLOSE_GRACE, DRAIN_MAX, DRAIN_MIN, DRAIN_QUIET};
+use crate::limits::{CLOSE_GRACE, DRAIN_MAX, DRAIN_MIN, DRAIN_QUIET, Limits};
 use crate::{flow, life, pop, registration, registry};
 
 /// What the groups of a process share.
@@ -205,7 +205,7 @@ impl Broker {
             .build()
             .map_err(BrokerError::Runtime)?;
         let node = Node::new(config.clone());
-        let server_config = server_config(&config);
+        let server_config = config.limits.server_config();
         let mut servers = Vec::new();
         for (group, listeners) in config.groups.iter().zip(bound) {
             let store_host = store_host(group).await?;
@@ -388,18 +388,21 @@ fn listen(group: &mut GroupConfig) -> Result<Listeners, BrokerError> {
     Ok(listeners)
 }
 
-fn server_config(config: &BrokerConfig) -> ServerConfig {
-    let limits = &config.limits;
-    ServerConfig {
-        connection: ConnectionConfig {
-            frame_bytes_max: limits.frame_bytes,
-            in_flight_bytes_max: limits.in_flight_bytes_per_connection,
-            ..ConnectionConfig::default()
-        },
-        connections_max: limits.connections,
-        connections_per_ip_max: limits.connections_per_ip,
-        budget: Arc::new(Budget::new(limits.in_flight_bytes, limits.unread_bytes)),
-        ..ServerConfig::default()
+impl Limits {
+    /// What a server takes on by these limits, with a budget of its own for what is in flight and unread.
+    pub fn server_config(&self) -> ServerConfig {
+        ServerConfig {
+            connection: ConnectionConfig {
+                frame_bytes_max: self.frame_bytes,
+                in_flight_bytes_max: self.in_flight_bytes_per_connection,
+                ..ConnectionConfig::default()
+            },
+            connections_max: self.connections,
+            connections_per_ip_max: self.connections_per_ip,
+            receive_buffer_bytes: self.receive_buffer_bytes,
+            budget: Arc::new(Budget::new(self.in_flight_bytes, self.unread_bytes)),
+            ..ServerConfig::default()
+        }
     }
 }
 

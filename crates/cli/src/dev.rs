@@ -52,7 +52,7 @@ async fn serve(args: DevArgs, started: Instant) -> anyhow::Result<()> {
     };
     let kv_path = data.join("nameserver-kv.json");
     std::fs::create_dir_all(&data).with_context(|| format!("{} cannot be made", data.display()))?;
-    let nameserver = node::start_nameserver(nameserver_address, Some(kv_path))?;
+    let nameserver = node::start_nameserver(nameserver_address, Some(kv_path), &broker::Limits::default())?;
     let nodes = 1..=NODES;
     let mut peers = BTreeMap::new();
     for n in nodes.clone() {

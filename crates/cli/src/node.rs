@@ -21,7 +21,7 @@ pub(crate) fn run(checked: Checked) -> anyhow::Result<()> {
 async fn serve(checked: Checked) -> anyhow::Result<()> {
     let nameserver = match checked.nameserver {
         None => None,
-        Some(role) => Some(start_nameserver(role.listen, role.kv_file)?),
+        Some(role) => Some(start_nameserver(role.listen, role.kv_file, &role.limits)?),
     };
     let groups = checked.broker.as_ref().map_or_else(Vec::new, |config| config.groups.clone());
     let mut broker = match checked.broker {
@@ -69,12 +69,53 @@ pub(crate) async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// By the limits of its node, but for that of a frame: a broker's may hold its whole table of topics.
 pub(crate) fn start_nameserver(
     address: std::net::SocketAddr,
     kv_path: Option<std::path::PathBuf>,
+    limits: &broker::Limits,
 ) -> anyhow::Result<NameServer> {
     let listeners = Listeners::new()
         .bind("nameserver", address)
         .with_context(|| format!("the nameserver cannot listen on {address}"))?;
-    Ok(NameServer::start(NameServerConfig { kv_path, ..NameServerConfig::default() }, listeners)?)
+    let default = NameServerConfig::default();
+    let mut server = limits.server_config();
+    server.connection.frame_bytes_max = default.server.connection.frame_bytes_max;
+    server.keepalive = default.server.keepalive;
+    Ok(NameServer::start(NameServerConfig { server, kv_path, ..default }, listeners)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_nameserver_keeps_to_the_limits_of_its_node() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let limits = broker::Limits { connections: 2, ..broker::Limits::default() };
+        let nameserver = {
+            let _inside = runtime.enter();
+            start_nameserver((Ipv4Addr::LOCALHOST, 0).into(), None, &limits).unwrap()
+        };
+        let address = nameserver.listeners()[0].address;
+        let connect = || {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            stream
+        };
+        let (mut one, mut two, mut three) = (connect(), connect(), connect());
+        three.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut byte = [0];
+        // Closed or reset, and the others wait for what the server has to say.
+        assert!(!three.read(&mut byte).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+        for within in [&mut one, &mut two] {
+            let error = within.read(&mut byte).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        }
+        runtime.block_on(nameserver.shutdown(Duration::ZERO));
+    }
 }

@@ -3,13 +3,18 @@
 //! ```text
 //! in flight   requests taken and not answered, frames that have arrived in part   full: stop reading
 //! outbound    replies and pushes not yet taken by the kernel                      full: reset who reads too slowly
+//! late turns  connections that read what is late                                  none: wait (pause.rs)
 //! ```
 //!
 //! Locks: `waiting` is a leaf, held for a push or a take.
 
-use std::sync::Mutex;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::Waker;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::thread::available_parallelism;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::lock;
 
@@ -24,6 +29,53 @@ pub struct Budget {
     /// somebody waits.
     generation: AtomicU64,
     waiting: Mutex<Vec<Waker>>,
+    late_turns: Arc<Semaphore>,
+}
+
+/// A connection's turn to read what is late, in the order in which they asked. As many at once as can run: more of them would
+/// share the processors, and none would read faster than its peer sends.
+#[derive(Default)]
+pub(crate) enum LateTurn {
+    #[default]
+    None,
+    Waits(Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>),
+    Has {
+        _permit: Option<OwnedSemaphorePermit>,
+    },
+}
+
+impl LateTurn {
+    /// Asks for a turn where there is none, and says whether it has come.
+    pub(crate) fn is_mine(&mut self, budget: &Budget) -> bool {
+        if matches!(self, LateTurn::None) {
+            let turns = budget.late_turns.clone();
+            *self = match turns.clone().try_acquire_owned() {
+                Ok(permit) => LateTurn::Has { _permit: Some(permit) },
+                // Nobody closes it.
+                Err(_) => LateTurn::Waits(Box::pin(async move { turns.acquire_owned().await.ok() })),
+            };
+        }
+        matches!(self, LateTurn::Has { .. })
+    }
+
+    /// Whether one that was asked for has not come; if so, the task is woken when it does.
+    pub(crate) fn is_awaited(&mut self, cx: &mut Context<'_>) -> bool {
+        let LateTurn::Waits(turn) = self else { return false };
+        match turn.as_mut().poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(permit) => {
+                *self = LateTurn::Has { _permit: permit };
+                false
+            }
+        }
+    }
+
+    /// Gives it to the next.
+    pub(crate) fn end(&mut self) {
+        if matches!(self, LateTurn::Has { .. }) {
+            *self = LateTurn::None;
+        }
+    }
 }
 
 impl Budget {
@@ -35,6 +87,7 @@ impl Budget {
             outbound_max: outbound_bytes_max,
             generation: AtomicU64::new(0),
             waiting: Mutex::new(Vec::new()),
+            late_turns: Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from))),
         }
     }
 
@@ -155,5 +208,33 @@ mod tests {
         let budget = Budget::new(800, 1);
         let mut listed = None;
         assert!(!budget.wait(&mut listed, Waker::noop()));
+    }
+
+    #[test]
+    fn turns_to_read_what_is_late_come_in_order() {
+        let budget = Budget::default();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut at_once: Vec<LateTurn> = Vec::new();
+        at_once.resize_with(available_parallelism().unwrap().get(), LateTurn::default);
+        for turn in &mut at_once {
+            assert!(!turn.is_awaited(&mut cx), "it was not asked for");
+            assert!(turn.is_mine(&budget) && turn.is_mine(&budget) && !turn.is_awaited(&mut cx));
+        }
+        let mut later = [LateTurn::None, LateTurn::None];
+        for turn in &mut later {
+            assert!(!turn.is_mine(&budget) && turn.is_awaited(&mut cx));
+            turn.end();
+            assert!(!turn.is_mine(&budget), "one that waits keeps its place");
+        }
+        at_once[0].end();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert!(later[1].is_awaited(&mut cx) && !later[0].is_awaited(&mut cx));
+        assert!(later[0].is_mine(&budget));
+        // Dropped with its connection.
+        drop(later);
+        at_once.clear();
+        assert_eq!(budget.late_turns.available_permits(), available_parallelism().unwrap().get());
     }
 }

@@ -21,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 use wire::RemotingCommand;
 
+use crate::budget::LateTurn;
 use crate::connection::{Connection, Replier, Stage};
 use crate::error::CloseReason;
 use crate::limits::{PARTIAL_FREE_BYTES, READ_BYTES_MAX, READ_BYTES_MIN, ROUNDS_PER_WAKE, WRITE_SLICES_MAX};
@@ -84,6 +85,8 @@ pub(crate) async fn drive<H: Handler + ?Sized>(
             pauses: Pauses::new(connection.id()),
             refused_later: 0,
             pause: None,
+            late_turn: LateTurn::None,
+            drains: false,
             reason: CloseReason::Stopped,
         };
         handler.opened(&connection);
@@ -125,6 +128,10 @@ struct Driver<'a, H: Handler + ?Sized> {
     refused_later: u32,
     /// Nothing is read until this is over.
     pause: Option<Pin<Box<Sleep>>>,
+    /// What is late is read in turn.
+    late_turn: LateTurn,
+    /// Whatever there is is to be read, for the connection is to end.
+    drains: bool,
     reason: CloseReason,
 }
 
@@ -174,6 +181,8 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
                 _ => {}
             }
             if self.connection.rest(&stage, is_blocked, cx.waker()) {
+                // Whoever waits for something else does not keep others from it.
+                self.late_turn.end();
                 return Ok(());
             }
         }
@@ -236,14 +245,16 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         if all {
             self.pause();
         }
-        if *stage != Stage::Open {
+        self.drains = *stage != Stage::Open;
+        if self.drains {
             self.pause = None;
+            self.late_turn = LateTurn::None;
         }
         let is_paused = self.pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_pending());
         if !is_paused {
             self.pause = None;
         }
-        is_paused
+        is_paused || self.late_turn.is_awaited(cx)
     }
 
     /// Begins a pause, unless there is one.
@@ -307,6 +318,7 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
     fn note_level(&mut self) {
         if self.pauses.is_pressed() && self.pause.is_none() && !self.has_leftovers {
             self.pauses.end();
+            self.late_turn.end();
             self.connection.set_pressed(false);
         }
     }
@@ -331,6 +343,11 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         let mut requests = 0;
         let mut refused = 0;
         let mut is_late = self.pauses.is_late(Instant::now);
+        if is_late && !self.drains && !self.late_turn.is_mine(&self.connection.budget) {
+            self.has_leftovers = true;
+            self.note_partial(false);
+            return Ok(());
+        }
         self.connection.set_late(is_late);
         let result = loop {
             if self.connection.is_overloaded() || self.pause.is_some() {
@@ -358,6 +375,7 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
                     }
                     if is_late && !self.pauses.is_late(Instant::now) {
                         is_late = false;
+                        self.late_turn.end();
                         self.connection.set_late(false);
                     }
                 }

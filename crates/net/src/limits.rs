@@ -42,6 +42,11 @@ pub const IN_FLIGHT_BYTES_TOTAL_MAX: usize = 256 * 1024 * 1024;
 /// header each must not cost 20,000 updates, and together hold 80 MiB at most.
 pub const PARTIAL_FREE_BYTES: usize = 4 * 1024;
 
+/// What a peer may have sent that was not read yet, in the kernel. What lies there when there is too much has waited for
+/// nothing, and Linux would let it grow to 6 MiB and more for each connection. Kafka's brokers have 100 KiB
+/// (`socket.receive.buffer.bytes`).
+pub const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
+
 /// Replies and pushes that wait for the peer to read: beyond the first, nothing more is read from
 /// that peer; beyond the second, it is a slow reader and is reset.
 pub const OUTBOUND_PAUSE_BYTES: usize = 4 * 1024 * 1024;

@@ -8,7 +8,9 @@
 //! To read a request and to refuse it costs a good part of what it costs to do it. So after a refusal the rest stays where it
 //! is: in the socket, whose window closes, and then in the peer, which knows best what of it is still wanted. Where something
 //! has lain there for too long, all of it is late (`Pauses::is_late`), for what the peer's own socket holds has waited as well:
-//! it is read and refused until nothing is left, and what comes then is fresh.
+//! it is read and refused until nothing is left, and what comes then is fresh. Few connections do so at once, in turn
+//! (`LateTurn`): each is then through in a moment, where many would share the processors and read no faster than their peers
+//! send.
 
 use std::time::Duration;
 

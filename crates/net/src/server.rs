@@ -31,6 +31,8 @@ pub struct ServerConfig {
     /// The kernel asks silent peers whether they are there, and a connection whose peer is not ends
     /// ([`limits::KEEPALIVE_IDLE`]). Without, the idle timeout tells.
     pub keepalive: bool,
+    /// What a connection may have sent that was not read yet, in the kernel; 0: what the system gives it.
+    pub receive_buffer_bytes: usize,
     /// How often deadlines are looked at, and so how late they may be.
     pub sweep_interval: Duration,
     /// Bytes held for peers. Clones of a configuration share it: give every server of a process a
@@ -45,6 +47,7 @@ impl Default for ServerConfig {
             connections_max: limits::CONNECTIONS_MAX,
             connections_per_ip_max: limits::CONNECTIONS_PER_IP_MAX,
             keepalive: true,
+            receive_buffer_bytes: limits::RECEIVE_BUFFER_BYTES,
             sweep_interval: limits::SWEEP_INTERVAL,
             budget: Arc::default(),
         }
@@ -264,7 +267,9 @@ fn admit<H: Handler + ?Sized>(
     handler: &Arc<H>,
     tasks: &TaskTracker,
 ) {
-    let Ok(transport) = Transport::accepted(stream, peer, shared.config.keepalive) else {
+    let Ok(transport) =
+        Transport::accepted(stream, peer, shared.config.keepalive, shared.config.receive_buffer_bytes)
+    else {
         return;
     };
     let Some(seat) = Seat::take(shared, peer.ip()) else {

@@ -30,9 +30,20 @@ impl Transport {
     ///
     /// With `keepalive` the kernel asks a silent peer whether it is there: one that ended while nothing could reach us would
     /// otherwise be a member of its consumer groups, and have queues, for two minutes.
-    pub(crate) fn accepted(stream: TcpStream, peer: SocketAddr, keepalive: bool) -> io::Result<Transport> {
+    ///
+    /// `receive_buffer_bytes` bounds what the peer may have sent that we have not read; 0 leaves it to the system, which lets
+    /// it grow to many MiB for whoever sends fast.
+    pub(crate) fn accepted(
+        stream: TcpStream,
+        peer: SocketAddr,
+        keepalive: bool,
+        receive_buffer_bytes: usize,
+    ) -> io::Result<Transport> {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
+        if receive_buffer_bytes > 0 {
+            socket.set_recv_buffer_size(receive_buffer_bytes)?;
+        }
         socket.set_linger(Some(Duration::ZERO))?;
         if keepalive {
             let times = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);

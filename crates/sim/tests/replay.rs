@@ -92,7 +92,9 @@ seeds_that_failed! {
     a_follower_that_must_catch_up_does_with_small_segments: 15;
     a_leader_whose_idle_log_failed_ends: 24;
     a_dead_peer_does_not_make_a_leader_spin: 37;
+    log_time_does_not_run_ahead_of_a_clock_that_was_set_right: 52;
     a_leaders_stream_to_a_node_whose_sync_fails_ends_once: 64;
+    a_full_disk_takes_no_snapshot_and_lives: 97;
     and_so_it_does_under_load: 138;
 }
 

@@ -79,7 +79,7 @@ pub fn write(
         queue_digests(scan, recorder);
     }
     units_and_keys(&scans, struck, recorder)?;
-    tables(&scans, recorder)
+    tables(&scans, struck, recorder)
 }
 
 fn scan(node: u64, group: &Path, judged: &Voids) -> Result<Scan> {
@@ -204,7 +204,7 @@ struct DerivedFiles {
 fn derived_files(scan: &Scan, struck: &BTreeSet<PathBuf>) -> Result<DerivedFiles> {
     let mut units: BTreeMap<Queue, Vec<Unit>> = BTreeMap::new();
     for file in files::derived(&scan.group, "queue")? {
-        let runs = unless_struck(struck, &file, files::read_queue_file(&file))?;
+        let runs = unless_struck(struck, &file.file, files::read_queue_file(&file))?;
         for Run { topic, queue, first, units: run } in runs.unwrap_or_else(|| runs_of(scan, &file)) {
             let queue = units.entry(Queue::new(GROUP, topic, queue)).or_default();
             // A range that no file covers is a gap: what follows it is built again at the next start.
@@ -218,7 +218,7 @@ fn derived_files(scan: &Scan, struck: &BTreeSet<PathBuf>) -> Result<DerivedFiles
         if file.from > keys_to.max(FIRST_FRAME) {
             break;
         }
-        match unless_struck(struck, &file, files::read_key_file(&file))? {
+        match unless_struck(struck, &file.file, files::read_key_file(&file))? {
             Some(read) => keys.extend(read),
             None => keys.extend(scan.keys.iter().filter(|(_, position)| file.covers(*position))),
         }
@@ -239,9 +239,9 @@ fn runs_of(scan: &Scan, file: &files::Derived) -> Vec<Run> {
 }
 
 /// `None` for a damaged file that was struck.
-fn unless_struck<T>(struck: &BTreeSet<PathBuf>, file: &files::Derived, read: Result<T>) -> Result<Option<T>> {
+fn unless_struck<T>(struck: &BTreeSet<PathBuf>, file: &Path, read: Result<T>) -> Result<Option<T>> {
     match read {
-        Err(error) if error.is::<files::Damaged>() && struck.contains(&file.file) => {
+        Err(error) if error.is::<files::Damaged>() && struck.contains(file) => {
             eprintln!("{error}, on purpose");
             Ok(None)
         }
@@ -309,8 +309,9 @@ fn hash_of_keys(keys: &[(u32, u64)], below: u64) -> u64 {
     hash.digest()
 }
 
-/// Tables that were taken at the same entry on every node.
-fn tables(scans: &[Scan], recorder: &Recorder) -> Result<()> {
+/// Tables that were taken at the same entry on every node. Those that were struck and that no node has needed since are left out:
+/// a node that would read them takes others.
+fn tables(scans: &[Scan], struck: &BTreeSet<PathBuf>, recorder: &Recorder) -> Result<()> {
     let mut held: BTreeMap<String, Vec<(usize, PathBuf)>> = BTreeMap::new();
     for (at, scan) in scans.iter().enumerate() {
         for file in files::files(&scan.group.join("tables"))? {
@@ -323,6 +324,11 @@ fn tables(scans: &[Scan], recorder: &Recorder) -> Result<()> {
     for (name, files) in held.into_iter().filter(|(_, files)| files.len() == scans.len()) {
         for (at, file) in files {
             let bytes = fs::read(&file)?;
+            if struck.contains(&file)
+                && unless_struck(struck, &file, files::tables_in(&file, &bytes))?.is_none()
+            {
+                continue;
+            }
             note(&scans[at], DigestOf::Table, name.clone(), (0, 0), xxh3_64(&bytes), false, recorder);
         }
     }
@@ -341,5 +347,56 @@ mod tests {
         let one = hash_of_keys(&[(1, 10), (2, 20), (3, 99)], 50);
         assert_eq!(one, hash_of_keys(&[(2, 20), (1, 10)], 50));
         assert_ne!(one, hash_of_keys(&[(2, 20), (1, 11)], 50));
+    }
+
+    /// A node whose log has ten messages in each of two queues, from 5,000 on, 100 bytes each and each with a key.
+    fn scanned(group: &Path) -> Scan {
+        let unit = |n: u64| files::unit(5_000 + 100 * n, 100, 0);
+        let of = |parity| Scanned {
+            units: (0..20).filter(|n| n % 2 == parity).map(unit).collect(),
+            ..Scanned::default()
+        };
+        Scan {
+            node: 1,
+            group: group.to_owned(),
+            end: End { position: 7_000, index: 20, term: 1, chain: 0, frames: 20 },
+            queues: (0..2).map(|parity| (Queue::new(GROUP, "t", parity), of(u64::from(parity)))).collect(),
+            keys: (0..20).map(|n| (n, 5_000 + 100 * u64::from(n))).collect(),
+            voids: 0,
+        }
+    }
+
+    #[test]
+    fn a_struck_file_counts_as_what_the_log_says_of_its_range_and_another_damaged_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let queues = dir.path().join("queues");
+        fs::create_dir(&queues).unwrap();
+        // Both hold nothing that could be read.
+        let (queue, keys) = (queues.join("4096-6000.queue"), queues.join("4096-6500.keys"));
+        fs::write(&queue, vec![7; 8192]).unwrap();
+        fs::write(&keys, vec![7; 8192]).unwrap();
+        let scan = scanned(dir.path());
+
+        let both = BTreeSet::from([queue.clone(), keys]);
+        let files = derived_files(&scan, &both).unwrap();
+        // Messages 0 to 9 lie below 6,000, 0 to 14 below 6,500.
+        for (id, queue) in &scan.queues {
+            assert_eq!(files.units[id], queue.units[..5]);
+        }
+        assert_eq!((files.keys.as_slice(), files.keys_to), (&scan.keys[..15], 6_500));
+
+        let error = derived_files(&scan, &BTreeSet::from([queue])).err().expect("the keys were not struck");
+        assert!(error.is::<files::Damaged>(), "{error:#}");
+    }
+
+    #[test]
+    fn runs_of_a_later_file_begin_where_the_log_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let scan = scanned(dir.path());
+        let file = files::Derived { from: 6_000, to: 6_300, file: PathBuf::new() };
+        let runs: Vec<(u32, u64, usize)> =
+            runs_of(&scan, &file).iter().map(|run| (run.queue, run.first, run.units.len())).collect();
+        // Messages 10, 11 and 12.
+        assert_eq!(runs, [(0, 5, 2), (1, 5, 1)]);
     }
 }

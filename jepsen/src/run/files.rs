@@ -326,17 +326,11 @@ impl Voids {
             return Ok(Voids::default());
         };
         let bytes = fs::read(&file)?;
-        let tables = (|| {
-            ensure!(bytes.starts_with(b"RMQTAB01") && u64_at(&bytes, 8) == upto, "another header");
-            let length = usize::try_from(u64_at(&bytes, 48))?;
-            let tables = bytes.get(64..).and_then(|rest| rest.get(..length)).context("too short")?;
-            ensure!(
-                crc32c::crc32c_append(crc32c::crc32c(&bytes[..56]), tables) == u32_at(&bytes, 56),
-                "it is damaged"
-            );
+        let voids = (|| {
+            ensure!(bytes.len() >= 64 && u64_at(&bytes, 8) == upto, "another header");
             // `Tables`, field 3: the broker's, of which field 12.
             let mut indexes = BTreeSet::new();
-            for state in bytes_fields(tables, 3)? {
+            for state in bytes_fields(tables_in(&file, &bytes)?, 3)? {
                 for mut packed in bytes_fields(state, 12)? {
                     while !packed.is_empty() {
                         indexes.insert(varint(&mut packed)?);
@@ -345,7 +339,7 @@ impl Voids {
             }
             Ok(Voids { upto: Some(upto), indexes })
         })();
-        tables.with_context(|| file.display().to_string())
+        voids.with_context(|| file.display().to_string())
     }
 
     /// An entry beyond the checkpoint is an error.
@@ -357,6 +351,16 @@ impl Voids {
         );
         Ok(self.indexes.contains(&index))
     }
+}
+
+/// The tables in a file of them, a checkpoint or a boundary; an error that is [`Damaged`] if they are not what was written.
+pub fn tables_in<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
+    let broken = || Damaged(format!("{}: the tables are damaged", file.display()));
+    let header = bytes.get(..64).filter(|header| header.starts_with(b"RMQTAB01")).with_context(broken)?;
+    let length = usize::try_from(u64_at(header, 48))?;
+    let tables = bytes[64..].get(..length).with_context(broken)?;
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&header[..56]), tables);
+    if sum == u32_at(header, 56) { Ok(tables) } else { Err(broken().into()) }
 }
 
 /// The fields of a protobuf message with a number, as far as they are bytes.
@@ -411,6 +415,26 @@ mod tests {
         let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..12]), &frame[16..]);
         frame[12..16].copy_from_slice(&crc.to_be_bytes());
         frame
+    }
+
+    #[test]
+    fn tables_are_what_was_written_or_damaged() {
+        let mut file = vec![0; 64];
+        file[..8].copy_from_slice(b"RMQTAB01");
+        file[48..56].copy_from_slice(&6_u64.to_be_bytes());
+        file.extend_from_slice(b"tables");
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&file[..56]), b"tables");
+        file[56..60].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(tables_in(Path::new("t"), &file).unwrap(), b"tables");
+        for at in (0..60).chain(64..70) {
+            let mut struck = file.clone();
+            struck[at] ^= 4;
+            let error = tables_in(Path::new("t"), &struck).unwrap_err();
+            assert!(error.is::<Damaged>(), "byte {at}: {error:#}");
+        }
+        for length in [0, 63, 69] {
+            assert!(tables_in(Path::new("t"), &file[..length]).unwrap_err().is::<Damaged>(), "{length}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::call::Call;
 use crate::errors::Error;
 use crate::handlers::step::{self, success};
 use crate::hosted::{Hosted, Serving, lock};
+use crate::limits::ADMIN_SCANS;
 use crate::requests::Answer;
 use crate::state::{Command, CommitBatch, CommitKey, CommitMerger, NoCommitKey, QueueRange, Reply};
 
@@ -354,7 +355,9 @@ pub(crate) async fn scanning<T: Send + 'static>(
 ) -> Result<T, Error> {
     let turn = hosted.admin_scans.clone().acquire_owned();
     let Ok(turn) = tokio::time::timeout_at(deadline.into(), turn).await else {
-        return Err(Error::Overloaded("too many scans for administrators are under way".into()));
+        return Err(Error::Overloaded(format!(
+            "{ADMIN_SCANS} scans for administrators are under way, as many as may"
+        )));
     };
     in_turn(hosted, turn, work).await
 }

@@ -746,9 +746,9 @@ fn hold(hosted: &Arc<Hosted>, topic: &Arc<str>, queue: QueueId, held: HeldPull) 
         Err(NotHeld::Full(held)) => {
             // Not 19: the client would ask again at once. After any error it waits a second.
             let remark = format!(
-                "{} pulls are held in {} on this node; no more are",
-                hosted.node.config.limits.held_pulls,
-                hosted.name()
+                "pulls are held in {} on this node, as many as may be (held_pulls: {})",
+                hosted.name(),
+                hosted.node.config.limits.held_pulls
             );
             held.pull.pull.call.refuse(ResponseCode::SYSTEM_BUSY, remark);
         }

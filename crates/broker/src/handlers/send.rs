@@ -72,9 +72,7 @@ pub(crate) fn send(hosted: &Arc<Hosted>, call: Call) {
     // While a topic is being created, its sends wait together, in order.
     let call = match hosted.creations.join(call) {
         Join::Waits => return,
-        Join::Full(call) => {
-            return hosted.fail(call, Error::Overloaded("too many sends wait for their topic".into()));
-        }
+        Join::Full(call) => return hosted.fail(call, hosted.creations.full()),
         Join::No(call) => call,
     };
     send_now(hosted, call);

@@ -41,6 +41,34 @@ async fn any_node_answers_or_passes_on() {
     three.stop().await;
 }
 
+/// The client's address, not that of the node that passes its message on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_was_passed_on_was_born_at_its_client() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let three = Three::start(|_| {}).await;
+    let leader = three.leader().await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.7:0".parse().unwrap()).unwrap();
+    let mut client =
+        socket.connect(three.addresses[&three.other_than(leader)].parse().unwrap()).await.unwrap();
+    let mut buffer = bytes::BytesMut::new();
+    send_request("T", 0, "", "x").encode(&mut buffer);
+    client.write_all(&buffer).await.unwrap();
+    buffer.clear();
+    let response = loop {
+        if let Some(response) = wire::decode_frame(&mut buffer, 1 << 20).unwrap() {
+            break response;
+        }
+        assert!(client.read_buf(&mut buffer).await.unwrap() > 0, "closed");
+    };
+    assert_eq!(response.code, 0, "{:?}", response.remark);
+    let pulled = three.at(leader).ask(RequestCode::PULL_MESSAGE, &pull_header("T", 0, 0)).await;
+    let messages = Message::decode_all(&pulled.body).unwrap();
+    assert_eq!(messages[0].born_host, client.local_addr().unwrap());
+    three.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_may_read_where_allowed() {
     let three = Three::start(|config| config.groups[0].follower_reads = true.into()).await;

@@ -56,6 +56,28 @@ async fn a_message_is_stored_with_what_the_broker_adds() {
     node.stop().await;
 }
 
+/// RocketMQ's string of properties has \u{1} behind a name and \u{2} behind a value; every other byte is a value's own. What breaks
+/// that form is read as a Java client reads it, so it harms the message that has it and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn properties_with_control_bytes_are_kept_as_they_are() {
+    let node = OneNode::start().await;
+    let odd = "a\u{0}b\u{3}\r\n\t\u{1b}[31m\u{7f}";
+    let given = format!("odd\u{1}{odd}\u{2}TAGS\u{1}x\u{2}");
+    assert_eq!(node.call(send_request("T", 0, &given, "one")).await.code, 0);
+    for broken in ["\u{1}\u{1}\u{2}\u{2}\u{1}", "no value\u{2}k\u{1}v\u{1}w\u{2}KEYS\u{1}k1"] {
+        assert_eq!(node.call(send_request("T", 0, broken, "broken")).await.code, 0);
+    }
+    assert_eq!(node.call(send_request("T", 0, "odd\u{1}even\u{2}", "last")).await.code, 0);
+    let pulled = node.pull(pull_header("T", 0, 0)).await;
+    let bodies: Vec<&[u8]> = pulled.messages.iter().map(|message| &message.body[..]).collect();
+    assert_eq!(bodies, [&b"one"[..], b"broken", b"broken", b"last"]);
+    let property = |at: usize, name: &str| pulled.messages[at].properties.get(name).map(String::as_str);
+    assert_eq!((property(0, "odd"), property(0, "TAGS")), (Some(odd), Some("x")));
+    assert_eq!((property(2, "k"), property(2, "KEYS")), (Some("v\u{1}w"), Some("k1")));
+    assert_eq!(property(3, "odd"), Some("even"));
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_old_code_a_missing_unique_key_and_any_queue() {
     let node = OneNode::start().await;

@@ -6,8 +6,8 @@ use std::time::Instant;
 use net::{Handler, Replier};
 use tokio::sync::mpsc;
 use wire::{
-    Body, CheckTransactionStateRequest, EndTransactionRequest, HeartbeatData, OffsetMessageId, ProducerData,
-    prop, properties_get, sysflag, topic as system,
+    Body, CheckTransactionStateRequest, EndTransactionRequest, HeartbeatData, Language, OffsetMessageId,
+    ProducerData, prop, properties_get, sysflag, topic as system,
 };
 
 use super::clocks::HOUR_MS;
@@ -115,6 +115,15 @@ async fn producer(
     id: &str,
     group: &str,
 ) -> (Client, mpsc::UnboundedReceiver<RemotingCommand>) {
+    producer_of(Language::Java, address, id, group).await
+}
+
+async fn producer_of(
+    language: Language,
+    address: &str,
+    id: &str,
+    group: &str,
+) -> (Client, mpsc::UnboundedReceiver<RemotingCommand>) {
     let (sender, asked) = mpsc::unbounded_channel();
     let client = Client::with_handler(ClientConfig::default(), Arc::new(Asked(Mutex::new(sender))));
     let data = HeartbeatData {
@@ -122,7 +131,8 @@ async fn producer(
         producer_data_set: vec![ProducerData { group_name: group.into() }],
         ..HeartbeatData::default()
     };
-    let request = RemotingCommand::request(RequestCode::HEART_BEAT).with_body(data.encode());
+    let mut request = RemotingCommand::request(RequestCode::HEART_BEAT).with_body(data.encode());
+    request.language = language;
     assert_eq!(client.call(address, request, SOON).await.unwrap().code, 0);
     (client, asked)
 }
@@ -533,6 +543,19 @@ async fn an_end_finds_its_group() {
     let start = Instant::now();
     while keys(&client, &three.addresses[&1], "T").await.is_empty() {
         assert!(start.elapsed() < SOON, "the end did not find its group");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // As Go does, which is shown another id with the message than it is told.
+    drop((producer, checks));
+    let (producer, mut checks) = producer_of(Language::Go, &other_group[2], "c2", "p").await;
+    let resent = half_request("T", 0, "K2", &[(prop::TRANSACTION_ID, "K0")]);
+    send_half(&client, &three.addresses[&1], resent).await;
+    let check = asked(&mut checks).await;
+    let transaction_id = Some(check.message.properties[prop::TRANSACTION_ID].clone());
+    let request = end_request(&EndTransactionRequest { transaction_id, ..answer(&check, COMMIT) }).oneway();
+    producer.send_oneway(&other_group[2], request, SOON).await.unwrap();
+    while keys(&client, &three.addresses[&1], "T").await != ["K1", "K2"] {
+        assert!(start.elapsed() < SOON * 2, "the end of a Go client did not find its group");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(stored(&client, &other_group[0], "T").await.is_empty());

@@ -19,8 +19,8 @@ use futures::stream::{self, StreamExt};
 use replica::MessagesProposal;
 use tokio_util::sync::CancellationToken;
 use wire::{
-    CheckTransactionStateRequest, MessageError, OffsetMessageId, QueueId, QueueOffset, RemotingCommand,
-    RequestCode, StoredMessage, perm, prop, topic as system,
+    CheckTransactionStateRequest, Language, MessageError, OffsetMessageId, QueueId, QueueOffset,
+    RemotingCommand, RequestCode, StoredMessage, perm, prop, topic as system,
 };
 
 use crate::creation;
@@ -274,12 +274,12 @@ async fn ask_producer(hosted: &Hosted, turn: &Turn) -> Result<(), String> {
     let group = half.property(prop::PGROUP).ok_or("the half message names no producer group")?;
     let producers = hosted.node.clients.producers(group);
     let checks = turn.count.saturating_add(1);
-    let request = request(hosted, &half, checks)?;
     let first = (half.queue_offset.0 as usize).wrapping_add(checks as usize);
     let mut why = format!("no producer of {group} is connected");
     for n in 0..producers.len().min(PRODUCERS_TRIED) {
         let producer = &producers[first.wrapping_add(n) % producers.len()];
-        match hosted.node.tell_client(&producer.id, request.clone()).await {
+        let request = request(hosted, &half, checks, producer.language)?;
+        match hosted.node.tell_client(&producer.id, request).await {
             Ok(()) => return Ok(()),
             Err(error) => why = error.to_string(),
         }
@@ -290,20 +290,29 @@ async fn ask_producer(hosted: &Hosted, turn: &Turn) -> Result<(), String> {
 /// Of those that seem to be connected and are not (Java tries as many).
 const PRODUCERS_TRIED: usize = 3;
 
-fn request(hosted: &Hosted, half: &StoredMessage<'_>, checks: u32) -> Result<RemotingCommand, String> {
+fn request(
+    hosted: &Hosted,
+    half: &StoredMessage<'_>,
+    checks: u32,
+    language: Language,
+) -> Result<RemotingCommand, String> {
     let unique = half.unique_id().unwrap_or_default();
     let token = Token { node: hosted.node.id, group: hosted.name(), position: half.position, unique };
+    let token = token.to_string();
+    // The Go client (v2.1.2) takes the `transactionId` of a 39 for its message id, and answers with the message's own instead
+    // (CheckTransactionStateRequestHeader.Decode, transactionProducer.checkTransactionState).
+    let shown_id = (language == Language::Go).then_some(token.as_str());
     let id = OffsetMessageId { host: hosted.store_host, position: half.position };
     let header = CheckTransactionStateRequest {
         topic: Some(half::TOPIC.to_owned()),
         tran_state_table_offset: half.queue_offset.to_wire(),
         commit_log_offset: half.position.to_wire(),
         msg_id: Some(unique.to_owned()),
-        transaction_id: Some(token.to_string()),
+        transaction_id: Some(token.clone()),
         offset_msg_id: Some(id.to_string()),
         broker_name: Some(hosted.name().to_owned()),
     };
-    let body = half::shown(half, checks)?;
+    let body = half::shown(half, checks, shown_id)?;
     Ok(RemotingCommand::request(RequestCode::CHECK_TRANSACTION_STATE)
         .with_header(&header)
         .with_body(body)

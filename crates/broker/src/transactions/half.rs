@@ -114,10 +114,14 @@ pub(crate) fn resumed(aside: &StoredMessage<'_>, store_host: SocketAddr) -> Resu
     encode(&NewMessage { topic: TOPIC, queue_id: QUEUE, properties: &properties, store_host, ..copy(aside) })
 }
 
-/// What a producer is shown when it is asked: the message as it sent it, and where the half of it lies.
-pub(crate) fn shown(half: &StoredMessage<'_>, checks: u32) -> Result<Bytes, String> {
+/// What a producer is shown when it is asked: the message as it sent it, and where the half of it lies. `id`: what it is to have
+/// for its `__transactionId__`, if there is room, in place of its own.
+pub(crate) fn shown(half: &StoredMessage<'_>, checks: u32, id: Option<&str>) -> Result<Bytes, String> {
     let (topic, queue) = real(half).ok_or("the half message names no topic and queue")?;
-    let properties = rewritten(half, |_| false, Some(checks));
+    let mut properties = rewritten(half, |name| id.is_some() && name == prop::TRANSACTION_ID, Some(checks));
+    if let Some(id) = id {
+        push_if_it_fits(&mut properties, prop::TRANSACTION_ID, id);
+    }
     let message = NewMessage { topic, queue_id: queue, properties: &properties, ..copy(half) };
     let mut record = encode(&message).map_err(|error| error.to_string())?;
     let patched = patch_queue_offset(&mut record, half.queue_offset)
@@ -154,13 +158,17 @@ fn rewritten(half: &StoredMessage<'_>, drop: impl Fn(&str) -> bool, checks: Opti
         }
     }
     if let Some(checks) = checks {
-        let before = properties.len();
-        properties_push(&mut properties, prop::TRANSACTION_CHECK_TIMES, &checks.to_string());
-        if properties.len() > PROPERTIES_BYTES_MAX {
-            properties.truncate(before);
-        }
+        push_if_it_fits(&mut properties, prop::TRANSACTION_CHECK_TIMES, &checks.to_string());
     }
     properties
+}
+
+fn push_if_it_fits(properties: &mut String, name: &str, value: &str) {
+    let before = properties.len();
+    properties_push(properties, name, value);
+    if properties.len() > PROPERTIES_BYTES_MAX {
+        properties.truncate(before);
+    }
 }
 
 fn encode(message: &NewMessage<'_>) -> Result<BytesMut, EncodeError> {
@@ -234,7 +242,7 @@ mod tests {
     #[test]
     fn what_a_producer_is_shown() {
         let record = half(PROPERTIES);
-        let record = shown(&StoredMessage::parse(&record).unwrap(), 4).unwrap();
+        let record = shown(&StoredMessage::parse(&record).unwrap(), 4, None).unwrap();
         let message = StoredMessage::parse(&record).unwrap();
         assert_eq!((message.topic, message.queue_id), ("T", QueueId(3)));
         assert_eq!((message.queue_offset, message.position), (QueueOffset(5), LogPosition(4096)));
@@ -246,11 +254,20 @@ mod tests {
             &StoredMessage::parse(&half(&[PROPERTIES, &[("TRANSACTION_CHECK_TIMES", "2")]].concat()))
                 .unwrap(),
             9,
+            None,
         );
         let record = record.unwrap();
         let properties = StoredMessage::parse(&record).unwrap().properties;
         assert_eq!(properties.matches("TRANSACTION_CHECK_TIMES").count(), 1);
         assert_eq!(properties_get(properties, "TRANSACTION_CHECK_TIMES"), Some("9"));
+        // An id that it has from an earlier send gives way.
+        let record = half(&[PROPERTIES, &[("__transactionId__", "earlier")]].concat());
+        for (id, has) in [(None, "earlier"), (Some("token"), "token")] {
+            let record = shown(&StoredMessage::parse(&record).unwrap(), 9, id).unwrap();
+            let properties = StoredMessage::parse(&record).unwrap().properties;
+            assert_eq!(properties.matches("__transactionId__").count(), 1);
+            assert_eq!(properties_get(properties, "__transactionId__"), Some(has));
+        }
     }
 
     #[test]
@@ -261,7 +278,8 @@ mod tests {
             let record = half(&[("REAL_TOPIC", "T"), ("REAL_QID", "3"), ("KEYS", &keys)]);
             let half = StoredMessage::parse(&record).unwrap();
             assert_eq!(half.properties.len(), PROPERTIES_BYTES_MAX - free);
-            for record in [shown(&half, 15).unwrap(), given_up(&half, 15, half.store_host).unwrap().freeze()]
+            for record in
+                [shown(&half, 15, None).unwrap(), given_up(&half, 15, half.store_host).unwrap().freeze()]
             {
                 let message = StoredMessage::parse(&record).unwrap();
                 let times = properties_get(message.properties, "TRANSACTION_CHECK_TIMES");

@@ -1,6 +1,6 @@
-//! What a 39 carries as `transactionId`, and the 37 that answers it brings back: clients of every version echo it, while
-//! those of 4.9 name no broker, and a 37 goes to wherever its 39 came from, which may be another group's listener on
-//! another node (clients.md 7).
+//! What a 39 carries as `transactionId`, and the 37 that answers it brings back: Java clients of every version echo it (Go ones
+//! that of the message), while those of 4.9 name no broker, and a 37 goes to wherever its 39 came from, which may be another
+//! group's listener on another node (clients.md 7).
 //!
 //! ```text
 //! t1 . node . position . length of the key . key group

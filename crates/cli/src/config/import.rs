@@ -166,8 +166,13 @@ pub(crate) fn import(text: &str) -> Imported {
     if let Some(region) = source.get(&["regionId"]) {
         let _ = writeln!(toml, "region = {}", quoted(region));
     }
-    if let Some(bytes) = source.number("maxMessageSize") {
-        let _ = writeln!(toml, "\n[limits]\nmessage_bytes = {bytes}");
+    let limits: Vec<String> =
+        [("maxMessageSize", "message_bytes"), ("serverSocketRcvBufSize", "receive_buffer_bytes")]
+            .into_iter()
+            .filter_map(|(name, ours)| Some(format!("{ours} = {}\n", source.number(name)?)))
+            .collect();
+    if !limits.is_empty() {
+        let _ = write!(toml, "\n[limits]\n{}", limits.concat());
     }
     let listen = format!("{}:{port}", source.get(&["bindAddress"]).unwrap_or(ip));
     let _ = writeln!(toml, "\n[[group]]\nname = {}\nlisten = {}", quoted(name), quoted(&listen));
@@ -227,6 +232,7 @@ fn fate(key: &str) -> Fate {
         "defaultTopicQueueNums" => "broker.default_queues",
         "regionId" => "broker.region",
         "maxMessageSize" => "limits.message_bytes",
+        "serverSocketRcvBufSize" => "limits.receive_buffer_bytes",
         "preferredLeaderId" => "group.preferred_leader",
         "slaveReadEnable" => "group.follower_reads",
         "mappedFileSizeCommitLog" => "group.segment_size",
@@ -250,6 +256,7 @@ fn fate(key: &str) -> Fate {
         "group.transaction_check_interval_ms",
         "group.transaction_checks_max",
         "limits.message_bytes",
+        "limits.receive_buffer_bytes",
     ];
     if as_it_is.contains(&renamed) || renamed.starts_with("broker.") {
         return Fate::Kept(renamed.to_owned());
@@ -318,7 +325,7 @@ mod tests {
         let imported = import(
             "autoCreateTopicEnable = TRUE \nautoCreateSubscriptionGroup=yes\nslaveReadEnable:True\n\
              messageDelayLevel = 1s 2s\ntimerMaxDelaySec=60\nrecallMessageEnable=false\n\
-             defaultTopicQueueNums 16\nmaxMessageSize=4M\nregionId=a\\u0022b\\\n    c\\=d\nbrokerIP1=10.0.0.7\n\
+             defaultTopicQueueNums 16\nserverSocketRcvBufSize=65535\nmaxMessageSize=4M\nregionId=a\\u0022b\\\n    c\\=d\nbrokerIP1=10.0.0.7\n\
              namesrvAddr=\\\n  n1:9876; \\\n  n2:9876;n1:9876\n",
         );
         let broker = checked(&imported).unwrap().broker.unwrap();
@@ -329,7 +336,8 @@ mod tests {
         );
         assert_eq!(group.default_topic_queues, 16);
         assert_eq!((group.delay_levels.max(), group.timer_max_delay_ms, group.recall), (2, 60_000, false));
-        assert_eq!(broker.limits, broker::Limits::default());
+        let limits = broker::Limits { receive_buffer_bytes: 65_535, ..broker::Limits::default() };
+        assert_eq!(broker.limits, limits);
         assert_eq!(broker.region, "a\"bc=d");
         assert_eq!(broker.nameservers, ["n1:9876", "n2:9876"]);
         assert_eq!(group.advertise.as_deref(), Some("10.0.0.7:10911"));

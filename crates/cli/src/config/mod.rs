@@ -83,6 +83,7 @@ impl Checked {
 pub(crate) struct NameserverRole {
     pub(crate) listen: SocketAddr,
     pub(crate) kv_file: Option<PathBuf>,
+    pub(crate) limits: Limits,
 }
 
 /// One node, as it is written.
@@ -313,6 +314,7 @@ impl NodeFile {
             Some(section) => Some(NameserverRole {
                 listen: socket(&section.listen, "nameserver.listen")?,
                 kv_file: section.kv_file.clone(),
+                limits: self.named_limits()?,
             }),
         };
         if self.groups.is_empty() && nameserver.is_none() {
@@ -330,13 +332,18 @@ impl NodeFile {
         Ok(Checked { cluster: self.cluster.clone(), node: self.node, nameserver, broker })
     }
 
-    /// The broker role, its rules unchecked.
-    fn broker(&self) -> Result<BrokerConfig, Broken> {
-        let peers = self.numbered_peers()?;
+    fn named_limits(&self) -> Result<Limits, Broken> {
         let mut limits = Limits::default();
         for (key, value) in &self.limits {
             limits.set(key, *value).map_err(|rule| (format!("limits.{key}"), rule))?;
         }
+        Ok(limits)
+    }
+
+    /// The broker role, its rules unchecked.
+    fn broker(&self) -> Result<BrokerConfig, Broken> {
+        let peers = self.numbered_peers()?;
+        let limits = self.named_limits()?;
         let rates = self.rates.iter().enumerate();
         let rates = rates.map(|(n, rate)| rate.rule().map_err(|rule| (format!("rate.{n}"), rule)));
         let peer_listen = self.peer_socket(&peers)?;
@@ -678,6 +685,8 @@ listen = "127.0.0.1:10911"
         let text = GOOD.split("[[group]]").next().unwrap();
         assert_eq!(accepted(text).broker, None);
         assert!(refused(&format!("{text}[limits]\nclients = 0\n")).contains("limits.clients"));
+        let role = accepted(&format!("{text}[limits]\nconnections = 3\n")).nameserver.unwrap();
+        assert_eq!(role.limits, Limits { connections: 3, ..Limits::default() });
     }
 
     /// Its commented section is how operators learn of the limits.

@@ -37,8 +37,8 @@ pub(crate) fn page(verdict: &Verdict, seen: &Seen) -> String {
     }
     html.push_str(&timeline(verdict, seen));
     html.push_str(
-        "<table><tr><th>fault</th><th>rounds</th><th>write gap p50</th><th>p99</th><th>max</th><th>read gap max</th>\
-         <th>recovered within</th><th>elections</th></tr>",
+        "<table><tr><th>fault</th><th>rounds</th><th>write gap p50</th><th>p99</th><th>max</th>\
+         <th>read gap p50</th><th>p99</th><th>max</th><th>recovered within</th><th>elections</th></tr>",
     );
     for s in &verdict.summaries {
         let cell = |value: f64, bound: f64| {
@@ -47,12 +47,14 @@ pub(crate) fn page(verdict: &Verdict, seen: &Seen) -> String {
         };
         let _ = write!(
             html,
-            "<tr><td>{}</td><td>{}</td>{}<td>{:.2} s</td>{}{}<td>{:.1} s</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td>{}<td>{:.2} s</td>{}<td>{:.2} s</td><td>{:.2} s</td>{}<td>{:.1} s</td><td>{}</td></tr>",
             s.fault.name(),
             s.rounds,
             cell(s.write_gap_p50_s, s.bounds.write_gap_p50_s),
             s.write_gap_p99_s,
             cell(s.write_gap_max_s, s.bounds.write_gap_max_s),
+            s.read_gap_p50_s,
+            s.read_gap_p99_s,
             cell(s.read_gap_max_s, s.bounds.read_gap_max_s),
             s.recovery_max_s,
             s.elections

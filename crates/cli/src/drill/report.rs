@@ -28,20 +28,22 @@ pub(crate) fn text(verdict: &Verdict) -> String {
     let _ = writeln!(text, "drill of group {}, {:.1} s", verdict.group, verdict.seconds);
     let _ = writeln!(
         text,
-        "{:<20} {:>6} {:>13} {:>8} {:>13} {:>13} {:>10} {:>9}",
-        "fault", "rounds", "write p50", "p99", "write max", "read max", "recovered", "elections"
+        "{:<20} {:>6} {:>13} {:>6} {:>13} {:>8} {:>6} {:>13} {:>10} {:>9}",
+        "fault", "rounds", "write p50", "p99", "max", "read p50", "p99", "max", "recovered", "elections"
     );
     for s in &verdict.summaries {
         let within =
             |value: f64, bound: f64| format!("{value:.2}≤{bound:.2}{}", if value > bound { "!" } else { "" });
         let _ = writeln!(
             text,
-            "{:<20} {:>6} {:>13} {:>8.2} {:>13} {:>13} {:>10.1} {:>9}",
+            "{:<20} {:>6} {:>13} {:>6.2} {:>13} {:>8.2} {:>6.2} {:>13} {:>10.1} {:>9}",
             s.fault.name(),
             s.rounds,
             within(s.write_gap_p50_s, s.bounds.write_gap_p50_s),
             s.write_gap_p99_s,
             within(s.write_gap_max_s, s.bounds.write_gap_max_s),
+            s.read_gap_p50_s,
+            s.read_gap_p99_s,
             within(s.read_gap_max_s, s.bounds.read_gap_max_s),
             s.recovery_max_s,
             s.elections

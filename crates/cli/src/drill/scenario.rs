@@ -433,4 +433,20 @@ mod tests {
         assert_eq!((single.steps.len(), single.steps[0].rounds), (1, 7));
         assert!((single.steps[0].bounds().write_gap_max_s - 1.5).abs() < 1e-9);
     }
+
+    #[test]
+    fn the_ready_scenarios_can_be_done() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/drills");
+        let mut count = 0;
+        for file in std::fs::read_dir(directory).unwrap() {
+            let file = file.unwrap().path();
+            let scenario = Scenario::load(&file).unwrap();
+            count += 1;
+            // Each node has hands, and they can do every step: to be loaded takes that.
+            for node in 1..=3 {
+                assert!(scenario.hands(node).is_some(), "{}: node {node}", file.display());
+            }
+        }
+        assert!(count >= 2, "{count} scenarios");
+    }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Summary {
     pub(crate) write_gap_p50_s: f64,
     pub(crate) write_gap_p99_s: f64,
     pub(crate) write_gap_max_s: f64,
+    pub(crate) read_gap_p50_s: f64,
+    pub(crate) read_gap_p99_s: f64,
     pub(crate) read_gap_max_s: f64,
     pub(crate) recovery_max_s: f64,
     pub(crate) elections: u32,
@@ -258,15 +260,15 @@ fn summaries(rounds: &[Round]) -> Vec<Summary> {
                 all.sort_by(f64::total_cmp);
                 all
             };
-            let writes = sorted(|round| round.write_gap_s);
-            let (p50, p99, max) = (quantile(&writes, 0.5), quantile(&writes, 0.99), quantile(&writes, 1.0));
-            let read = quantile(&sorted(|round| round.read_gap_s), 1.0);
+            let of_gaps = |gaps: Vec<f64>| [0.5, 0.99, 1.0].map(|share| quantile(&gaps, share));
+            let write = of_gaps(sorted(|round| round.write_gap_s));
+            let read = of_gaps(sorted(|round| round.read_gap_s));
             let bounds = of[0].bounds;
             let mut over = Vec::new();
             for (what, value, bound) in [
-                ("write gap p50", p50, bounds.write_gap_p50_s),
-                ("write gap max", max, bounds.write_gap_max_s),
-                ("read gap max", read, bounds.read_gap_max_s),
+                ("write gap p50", write[0], bounds.write_gap_p50_s),
+                ("write gap max", write[2], bounds.write_gap_max_s),
+                ("read gap max", read[2], bounds.read_gap_max_s),
             ] {
                 if value > bound {
                     over.push(format!("{what} {value:.2} s, bound {bound:.2} s"));
@@ -275,10 +277,12 @@ fn summaries(rounds: &[Round]) -> Vec<Summary> {
             Summary {
                 fault,
                 rounds: of.len(),
-                write_gap_p50_s: p50,
-                write_gap_p99_s: p99,
-                write_gap_max_s: max,
-                read_gap_max_s: read,
+                write_gap_p50_s: write[0],
+                write_gap_p99_s: write[1],
+                write_gap_max_s: write[2],
+                read_gap_p50_s: read[0],
+                read_gap_p99_s: read[1],
+                read_gap_max_s: read[2],
                 recovery_max_s: quantile(&sorted(Round::recovery_s), 1.0),
                 elections: of.iter().map(|round| round.elections).sum(),
                 bounds,
@@ -386,6 +390,10 @@ pub(crate) mod tests {
         assert!((summary.write_gap_max_s - 4.1).abs() < 1e-9, "{}", summary.write_gap_max_s);
         assert!((summary.recovery_max_s - 1.0).abs() < 1e-9);
         assert_eq!(summary.over.len(), 2, "{:?}", summary.over);
+        // One round: all its quantiles are its gap. One message a second was read.
+        for gap in [summary.read_gap_p50_s, summary.read_gap_p99_s, summary.read_gap_max_s] {
+            assert!((gap - 1.0).abs() < 1e-9, "{gap}");
+        }
         let mut idle = round(2.0, 4.0, 5.0);
         idle.happened = false;
         assert!(judged(&seen, vec![idle]).failures().iter().any(|f| f.contains("did not happen")));

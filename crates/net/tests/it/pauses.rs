@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use net::limits::PAUSE_MIN;
-use net::{Handler, PushBack, Replier, ServerConfig};
-use wire::RemotingCommand;
+use net::{ConnectionConfig, Handler, PushBack, Replier, ServerConfig};
+use wire::{RemotingCommand, ResponseCode};
 
 use crate::support::*;
 
@@ -187,4 +187,48 @@ async fn a_drain_ends_pauses() {
     assert_eq!(peer.end().await, None, "parted with FIN");
     drop(peer);
     within(stopping).await.unwrap();
+}
+
+/// As [`Refuses`], with answers of 64 KiB for "all".
+struct AnswersMuch(Arc<Refuses>);
+
+impl Handler for AnswersMuch {
+    fn handle(&self, request: RemotingCommand, replier: Replier) {
+        let is_late = replier.connection().is_late();
+        if !is_late {
+            replier.connection().push_back(PushBack::Connection);
+        }
+        self.0.seen.lock().unwrap().push(Seen { at: Instant::now(), is_pressed: true, is_late });
+        let body = if request.body == "all" { vec![b'.'; 64 << 10].into() } else { request.body.clone() };
+        replier.send(RemotingCommand::response_to(&request, ResponseCode::SUCCESS).with_body(body));
+    }
+}
+
+/// What is late is read by few connections at once. Those whose peers take no answers must not keep the others from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_read_what_is_late_keeps_nobody_from_it() {
+    let seen = Arc::new(Refuses::default());
+    let connection = ConnectionConfig {
+        outbound_pause_bytes: 1,
+        outbound_bytes_max: 1 << 30,
+        write_stall_timeout: LONG * 10,
+        ..ConnectionConfig::default()
+    };
+    // The kernel would end them, too.
+    let config = ServerConfig { connection, keepalive: false, ..ServerConfig::default() };
+    let (server, address) = start(config, Arc::new(AnswersMuch(seen.clone())));
+    let mut stuck = Vec::new();
+    for _ in 0..std::thread::available_parallelism().unwrap().get() {
+        let mut peer = Raw::connect(address).await;
+        peer.write(&frames(["all"; MANY])).await;
+        stuck.push(peer);
+    }
+    // The answers have filled the sockets, and more wait: none of them reads any more, though there is more that is late.
+    let is_late = || seen.seen().iter().filter(|seen| seen.is_late).count() >= stuck.len();
+    until("they read what is late", is_late).await;
+    let mut pressing = Raw::connect(address).await;
+    pressing.write(&frames(["a little"; MANY])).await;
+    within(answers(&mut pressing, MANY)).await;
+    assert!(seen.seen().len() < MANY * (stuck.len() + 1), "nothing was stuck");
+    drop((stuck, server));
 }

@@ -88,6 +88,24 @@ async fn a_voter_that_is_asked_to_stand_leads() {
     eventually(|| async { cluster.group(heir).role().ready.then_some(()) }).await;
 }
 
+/// openraft's leader does nothing more once it has asked, whoever it was that it asked (log.md 17).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_to_a_node_that_cannot_stand_ends_with_another_leader() {
+    let (cluster, leader) = three_with_topic().await;
+    let (target, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.converged().await;
+    // It has every entry, and cannot save the vote for itself.
+    cluster.disks[&target].hang(true);
+    let error = cluster.group(leader).transfer_leadership(NodeId(target)).await.unwrap_err();
+    let wanted = TransferError::Another { to: NodeId(target), leader: NodeId(other) };
+    assert_eq!(error.to_string(), wanted.to_string());
+    eventually(|| async { cluster.group(other).role().ready.then_some(()) }).await;
+    assert_eq!(propose(cluster.group(other), message("t", 0, "x")).await.unwrap().first_offset.0, 0);
+    cluster.disks[&target].hang(false);
+    let tables = cluster.converged().await;
+    assert_eq!((tables.next["t"][&0], tables.voids), (1, 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_disk_hangs_lets_another_lead_and_says_so() {
     let (cluster, leader) = three_with_topic().await;

@@ -15,6 +15,7 @@ use wire::QueueOffset;
 use super::cluster::{
     Cluster, SEGMENT, command, eventually, message, propose, three_with_topic, unless_refused,
 };
+use crate::limits::PENDING_BYTES_MAX;
 use crate::proposer::{Intake, Proposer};
 use crate::server::{GroupSlot, Levels};
 use crate::types::{Completion, Data, TypeConfig, header_room};
@@ -230,4 +231,39 @@ async fn a_void_entry_is_told_to_its_sender_and_counted_from_the_tables() {
     assert_eq!(propose(group, message("t", 0, "x")).await.unwrap().first_offset.0, 4);
     let tables = cluster.converged().await;
     assert_eq!((tables.next["t"][&0], tables.voids), (5, 1));
+}
+
+/// What waits is bounded (log.md 19), whoever it waits for; it is refused at once, and the bound is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_waits_than_may() {
+    let (cluster, leader) = three_with_topic().await;
+    let group = cluster.group(leader);
+    let others: Vec<u64> = (1..=3).filter(|&node| node != leader).collect();
+    for node in &others {
+        cluster.disks[node].hang(true);
+    }
+    let large = "x".repeat(7 << 20);
+    let mut waiting = Vec::new();
+    while group.status().pending_bytes + large.len() < PENDING_BYTES_MAX {
+        let (tx, rx) = oneshot::channel();
+        group.propose_messages(message("t", 0, &large), Box::new(move |result| drop(tx.send(result))));
+        waiting.push(rx);
+    }
+    let error = propose(group, message("t", 0, &large)).await.unwrap_err();
+    assert!(
+        matches!(error, ProposeError::Full { limit_bytes: PENDING_BYTES_MAX, pending_bytes } if pending_bytes + large.len() >= PENDING_BYTES_MAX),
+        "{error}"
+    );
+    assert!(error.is_definite());
+    for node in &others {
+        cluster.disks[node].hang(false);
+    }
+    let mut stored = 0;
+    for result in waiting {
+        // One that met the end of a segment before the next one was there was refused at once.
+        stored += u64::from(unless_refused(result.await.unwrap()).is_some());
+    }
+    assert!(stored > 0, "{stored}");
+    eventually(|| async { (group.status().pending_bytes == 0).then_some(()) }).await;
+    assert_eq!(again(group, "after them").await.first_offset.0, stored);
 }
