@@ -19,14 +19,14 @@ pub(crate) fn tests() -> Vec<Test> {
         // These change settings of the shared brokers.
         test("admin::broker_config", broker_config).alone(),
         test("admin::messages_and_their_story", messages_and_their_story),
-        test("admin::reset_without_doing_it", reset_without_doing_it),
+        test("admin::reset_tried_and_done", reset_tried_and_done),
         test("admin::dead_letters", dead_letters).alone(),
         test("admin::what_waits", what_waits),
     ]
 }
 
 /// Runs `raftmq admin`; an error is what it writes to standard error.
-fn run(cluster: &Running, words: &[&str]) -> Result<Value> {
+pub(crate) fn run(cluster: &Running, words: &[&str]) -> Result<Value> {
     let mut command = Command::new(paths::raftmq()?);
     command.args(["admin", "-n", cluster.namesrv(), "--json"]).args(words).stdin(Stdio::null());
     let output = command.output().context("run raftmq")?;
@@ -146,7 +146,7 @@ fn messages_and_their_story(scratch: &Scratch) -> Result<()> {
     Ok(())
 }
 
-fn reset_without_doing_it(scratch: &Scratch) -> Result<()> {
+fn reset_tried_and_done(scratch: &Scratch) -> Result<()> {
     let cluster = Running::get()?;
     let (topic, group) = (scratch.unique("t"), scratch.unique("g"));
     cluster.create_topic(&topic, 1)?;
@@ -165,6 +165,12 @@ fn reset_without_doing_it(scratch: &Scratch) -> Result<()> {
     ensure!(skipped["again"] == 0 && skipped["skipped"] == 2 * groups, "{skipped}");
     let progress = run(&cluster, &["consumer", "progress", &group])?;
     ensure!(progress["lag"] == 2 * groups, "nothing has moved: {progress}");
+    for (to, lag) in [("1h", 5 * groups), ("now", 0)] {
+        let done = run(&cluster, &["reset", &group, &topic, "--to", to])?;
+        ensure!(done["dry_run"] == false, "{done}");
+        let progress = run(&cluster, &["consumer", "progress", &group])?;
+        ensure!(progress["lag"] == lag, "{to}: {progress}");
+    }
     Ok(())
 }
 

@@ -271,6 +271,13 @@ fn features(scratch: &Scratch) -> Result<()> {
     }
     let seen: Vec<Seen> = clients.iter().map(|(names, scenario)| Seen { names, scenario }).collect();
     dead_letters(scratch, cluster.namesrv(), &seen, &mut complaints)?;
+    if cluster.is_raftmq() {
+        for seen in &seen {
+            complaints.about(&seen.names.version);
+            let told = story(&cluster, *seen);
+            complaints.result(told);
+        }
+    }
     complaints.end()
 }
 
@@ -422,6 +429,26 @@ fn dead_letters(scratch: &Scratch, namesrv: &str, all: &[Seen], c: &mut Complain
             c.none("dead letters that do not say what they are", &strange.collect::<Vec<_>>());
         }
     }
+    Ok(())
+}
+
+/// `raftmq admin why` knows the retries and the death of a message, and that those who took it have passed it.
+fn story(cluster: &Running, seen: Seen) -> Result<()> {
+    let sends = seen.sends("retry");
+    let id = sends.first().and_then(|send| send.msg_id.as_deref()).context("nothing was sent")?;
+    let (topic, group) = (seen.names.topic("retry"), |feature: &str| seen.names.group(feature));
+    let stories = crate::admin::run(cluster, &["why", id])?;
+    let copies: Vec<&Value> =
+        stories.as_array().into_iter().flatten().filter_map(|s| s["copies"].as_array()).flatten().collect();
+    let in_topic = |topic: &str| copies.iter().filter(|copy| copy["topic"] == topic).count();
+    ensure!(in_topic(&topic) == 1, "{stories}");
+    ensure!(in_topic(&format!("%RETRY%{}", group("retry"))) == 2, "two retries: {stories}");
+    for dead in ["dead", "never"] {
+        ensure!(in_topic(&format!("%DLQ%{}", group(dead))) == 1, "{dead}: {stories}");
+    }
+    let own = copies.iter().find(|copy| copy["topic"] == topic.as_str()).context("no copy")?;
+    let has_passed = |reader: &Value| reader["has_passed"] == true && reader["group"] == group("lite").as_str();
+    ensure!(own["readers"].as_array().is_some_and(|readers| readers.iter().any(has_passed)), "{stories}");
     Ok(())
 }
 

@@ -252,9 +252,10 @@ mod tests {
         assert_eq!(report.rule("L8").unwrap().checked, 100);
     }
 
-    /// Fourteen million events in memory: `cargo test --release -p jepsen -- --ignored ten_million --nocapture`.
+    /// Fourteen million events: 7.0 s and 121 MiB (profile `ci`).
+    /// `cargo test --profile ci -p jepsen --lib -- --ignored ten_million --nocapture`
     #[test]
-    #[ignore = "takes minutes and a gigabyte; for measuring"]
+    #[ignore = "takes minutes where nothing is optimized; for measuring"]
     fn ten_million_events_take_linear_time() {
         const SENDERS: u32 = 16;
         const SENDS: u32 = 300_000;

