@@ -2,7 +2,7 @@
 //
 //	send          -topic T -count N [-mode sync,async,oneway,batch,ordered] [-rate R] [-size B] [-tags A,B] [-keys P] [-delay L] [-trace]
 //	failover      -topic T -mode M [-rate R] [-trace]: sends until standard input closes
-//	transactions  -topic T -group G -count N [-decisions D,D] [-rate R] [-settle MS]: until standard input closes
+//	transactions  -topic T -group G -count N [-decisions D,D] [-rate R] [-retries N]: until standard input closes
 //	request       -topic T -count N [-rate R]          reply  -topic T -group G: until standard input closes
 //	consume       -topic T -group G [-tags 'A || B'] [-sql E] [-broadcasting] [-orderly] [-reject N] [-reject-level L]
 //	              [-max-reconsume N] [-until N] [-idle MS] [-trace]
@@ -23,7 +23,7 @@ import (
 type options struct {
 	namesrv, topic, group, mode, prefix, tags, sql, keys, decisions string
 	count, until                                                    int64
-	size, batch, delay, reject, rejectLevel, idle, settle           int
+	size, batch, delay, reject, rejectLevel, idle, retries          int
 	maxReconsume                                                    int
 	rate                                                            float64
 	broadcasting, orderly, trace, properties                        bool
@@ -50,7 +50,7 @@ func parse(arguments []string) options {
 	f.IntVar(&o.rejectLevel, "reject-level", 0, "")
 	f.IntVar(&o.maxReconsume, "max-reconsume", -1, "")
 	f.IntVar(&o.idle, "idle", 1<<40, "")
-	f.IntVar(&o.settle, "settle", 0, "")
+	f.IntVar(&o.retries, "retries", 2, "")
 	f.Float64Var(&o.rate, "rate", 0, "")
 	f.BoolVar(&o.broadcasting, "broadcasting", false, "")
 	f.BoolVar(&o.orderly, "orderly", false, "")

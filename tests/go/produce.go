@@ -211,7 +211,7 @@ func (decider) CheckLocalTransaction(message *primitive.MessageExt) primitive.Lo
 
 func transactions(o options) error {
 	p, err := rocketmq.NewTransactionProducer(decider{},
-		producer.WithNsResolver(o.resolver()), producer.WithGroupName(o.group), producer.WithRetry(2))
+		producer.WithNsResolver(o.resolver()), producer.WithGroupName(o.group), producer.WithRetry(o.retries))
 	if err != nil {
 		return err
 	}
@@ -240,8 +240,6 @@ func transactions(o options) error {
 		}
 	}
 	<-stdin
-	// What was decided later is asked for until then.
-	time.Sleep(time.Duration(o.settle) * time.Millisecond)
 	newLine("done").print()
 	return p.Shutdown()
 }

@@ -65,8 +65,9 @@ limits! {
     /// The same for all connections together.
     in_flight_bytes = 256 << 20, in 1..=BYTES_MAX;
     /// Bytes that a connection may have sent and that were not read yet, in the kernel (Linux takes twice as much memory); 0: as
-    /// the system tunes it (RocketMQ's `serverSocketRcvBufSize`). A window: over a way of 100 ms so much ten times a second.
-    receive_buffer_bytes = 128 << 10, in 0..=BYTES_MAX;
+    /// the system tunes it (RocketMQ's `serverSocketRcvBufSize`). A window: over a way of 100 ms so much ten times a second. Linux
+    /// gives no more than `net.core.rmem_max`, and says nothing.
+    receive_buffer_bytes = 128 << 10, in 0..=1 << 30;
     /// Bytes of answers that all clients together leave unread; beyond them slow readers are reset.
     unread_bytes = 512 << 20, in FRAME_BYTES_MAX..=BYTES_MAX;
     /// Messages of one pull that lie in memory (RocketMQ's `maxTransferCountOnMessageInMemory`), and their bytes.

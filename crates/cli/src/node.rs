@@ -79,8 +79,11 @@ pub(crate) fn start_nameserver(
         .bind("nameserver", address)
         .with_context(|| format!("the nameserver cannot listen on {address}"))?;
     let default = NameServerConfig::default();
-    let mut server = limits.server_config();
-    server.connection.frame_bytes_max = default.server.connection.frame_bytes_max;
+    let frame_bytes_max = default.server.connection.frame_bytes_max;
+    // However little else it may hold: two of these.
+    let in_flight_bytes = limits.in_flight_bytes.max(2 * frame_bytes_max);
+    let mut server = broker::Limits { in_flight_bytes, ..limits.clone() }.server_config();
+    server.connection.frame_bytes_max = frame_bytes_max;
     server.keepalive = default.server.keepalive;
     Ok(NameServer::start(NameServerConfig { server, kv_path, ..default }, listeners)?)
 }

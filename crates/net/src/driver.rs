@@ -254,7 +254,9 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         if !is_paused {
             self.pause = None;
         }
-        is_paused || self.late_turn.is_awaited(cx)
+        // A turn that comes meanwhile is taken, and given to the next at rest.
+        let is_awaited = self.late_turn.is_awaited(cx);
+        is_paused || is_awaited
     }
 
     /// Begins a pause, unless there is one.

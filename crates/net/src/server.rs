@@ -267,10 +267,14 @@ fn admit<H: Handler + ?Sized>(
     handler: &Arc<H>,
     tasks: &TaskTracker,
 ) {
-    let Ok(transport) =
-        Transport::accepted(stream, peer, shared.config.keepalive, shared.config.receive_buffer_bytes)
-    else {
-        return;
+    let config = &shared.config;
+    let transport = match Transport::accepted(stream, peer, config.keepalive, config.receive_buffer_bytes) {
+        Ok(transport) => transport,
+        Err(error) => {
+            // Mostly it has ended meanwhile.
+            tracing::debug!(%peer, listener = %listener.address, %error, "a connection is not taken in");
+            return;
+        }
     };
     let Some(seat) = Seat::take(shared, peer.ip()) else {
         // Dropping it answers RST, so the client goes elsewhere at once.

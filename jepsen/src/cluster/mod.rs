@@ -20,7 +20,7 @@ pub mod shell;
 pub mod space;
 pub mod wait;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -39,6 +39,7 @@ use self::process::Process;
 use self::shell::text;
 use self::space::Space;
 use self::wait::Stop;
+use crate::run::files::Struck;
 
 /// The one group of the runs; RocketMQ's broker name.
 pub const GROUP: &str = "broker-a";
@@ -143,7 +144,7 @@ pub struct Cluster {
     throttled: Vec<String>,
     exits: Vec<Exit>,
     /// Files that were damaged on purpose. What they were may have been put back since.
-    struck: BTreeSet<PathBuf>,
+    struck: Struck,
     lease: Lease,
 }
 
@@ -204,7 +205,7 @@ impl Cluster {
             network,
             throttled,
             exits,
-            struck: BTreeSet::new(),
+            struck: Struck::default(),
             lease,
         };
         cluster.start_missing()?;
@@ -250,13 +251,13 @@ impl Cluster {
         (&mut self.nodes[id as usize - 1], &self.lease)
     }
 
-    /// A file was damaged on purpose.
-    pub fn note_struck(&mut self, file: PathBuf) {
-        self.struck.insert(file);
+    /// A file was damaged on purpose, and is as it is now because of that.
+    pub fn note_struck(&mut self, file: PathBuf) -> Result<()> {
+        self.struck.note(file)
     }
 
     /// The files that were.
-    pub fn struck(&self) -> &BTreeSet<PathBuf> {
+    pub fn struck(&self) -> &Struck {
         &self.struck
     }
 

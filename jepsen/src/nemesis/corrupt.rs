@@ -167,11 +167,11 @@ impl Fault for Corrupt {
         let (file, range) = self.zone.target(&group, world.rng)?;
         ensure!(!range.is_empty(), "{} is empty", file.display());
         self.saved = Some((file.clone(), std::fs::read(&file)?));
-        world.cluster.note_struck(file.clone());
         // A torn write begins where the log ends; what lies further behind is what an older one left.
         let at_end = self.zone == Zone::Tail && world.rng.random();
         let at = if at_end { range.start } else { world.rng.random_range(range.clone()) };
         let (effect, note) = harm(self.harm, &file, at, range.end, world.rng)?;
+        world.cluster.note_struck(file)?;
         effects.push(Effect { node: Some(self.struck), ..effect });
         effects.extend(led);
         // Not waited for: it may refuse.

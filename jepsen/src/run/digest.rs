@@ -10,7 +10,7 @@
 //! table     tables/boundary-<index> and checkpoint-<index> of the same index: equal bytes
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 use wire::Messages;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
-use super::files::{self, End, Run, Unit, Voids};
+use super::files::{self, End, Run, Struck, Unit, Voids};
 use crate::cluster::GROUP;
 use crate::history::{Bounds, Digest, DigestOf, Op, Queue, Read, Recorder, Way};
 use crate::workload::value_of;
@@ -53,11 +53,11 @@ struct Scanned {
 pub fn write(
     groups: &[(u64, PathBuf)],
     queues: &[Queue],
-    struck: &BTreeSet<PathBuf>,
+    struck: &Struck,
     recorder: &Recorder,
 ) -> Result<()> {
     let mut scans = Vec::new();
-    let voids = Voids::newest(groups.iter().map(|(_, group)| group.as_path()))?;
+    let voids = Voids::newest(groups.iter().map(|(_, group)| group.as_path()), struck)?;
     for (node, group) in groups {
         scans.push(scan(*node, group, &voids).with_context(|| format!("the files of node {node}"))?);
     }
@@ -201,11 +201,15 @@ struct DerivedFiles {
 
 /// A file that was damaged on purpose, and that no node has read since, counts as what a node would make of it: what the log
 /// says of its range.
-fn derived_files(scan: &Scan, struck: &BTreeSet<PathBuf>) -> Result<DerivedFiles> {
+fn derived_files(scan: &Scan, struck: &Struck) -> Result<DerivedFiles> {
     let mut units: BTreeMap<Queue, Vec<Unit>> = BTreeMap::new();
     for file in files::derived(&scan.group, "queue")? {
-        let runs = unless_struck(struck, &file.file, files::read_queue_file(&file))?;
-        for Run { topic, queue, first, units: run } in runs.unwrap_or_else(|| runs_of(scan, &file)) {
+        let runs = if struck.is_as_left(&file.file)? {
+            runs_of(scan, &file)
+        } else {
+            files::read_queue_file(&file)?
+        };
+        for Run { topic, queue, first, units: run } in runs {
             let queue = units.entry(Queue::new(GROUP, topic, queue)).or_default();
             // A range that no file covers is a gap: what follows it is built again at the next start.
             if queue.len() as u64 == first {
@@ -218,9 +222,10 @@ fn derived_files(scan: &Scan, struck: &BTreeSet<PathBuf>) -> Result<DerivedFiles
         if file.from > keys_to.max(FIRST_FRAME) {
             break;
         }
-        match unless_struck(struck, &file.file, files::read_key_file(&file))? {
-            Some(read) => keys.extend(read),
-            None => keys.extend(scan.keys.iter().filter(|(_, position)| file.covers(*position))),
+        if struck.is_as_left(&file.file)? {
+            keys.extend(scan.keys.iter().filter(|(_, position)| file.covers(*position)));
+        } else {
+            keys.extend(files::read_key_file(&file)?);
         }
         keys_to = file.to;
     }
@@ -238,19 +243,8 @@ fn runs_of(scan: &Scan, file: &files::Derived) -> Vec<Run> {
     scan.queues.iter().filter_map(run).collect()
 }
 
-/// `None` for a damaged file that was struck.
-fn unless_struck<T>(struck: &BTreeSet<PathBuf>, file: &Path, read: Result<T>) -> Result<Option<T>> {
-    match read {
-        Err(error) if error.is::<files::Damaged>() && struck.contains(file) => {
-            eprintln!("{error}, on purpose");
-            Ok(None)
-        }
-        read => read.map(Some),
-    }
-}
-
 /// Units and keys over the ranges that the files of all nodes cover.
-fn units_and_keys(scans: &[Scan], struck: &BTreeSet<PathBuf>, recorder: &Recorder) -> Result<()> {
+fn units_and_keys(scans: &[Scan], struck: &Struck, recorder: &Recorder) -> Result<()> {
     let mut derived = Vec::new();
     for scan in scans {
         let files = derived_files(scan, struck);
@@ -309,9 +303,9 @@ fn hash_of_keys(keys: &[(u32, u64)], below: u64) -> u64 {
     hash.digest()
 }
 
-/// Tables that were taken at the same entry on every node. Those that were struck and that no node has needed since are left out:
-/// a node that would read them takes others.
-fn tables(scans: &[Scan], struck: &BTreeSet<PathBuf>, recorder: &Recorder) -> Result<()> {
+/// Tables that were taken at the same entry on every node, but for those that were struck and that no node has needed since: one that
+/// would read them takes others.
+fn tables(scans: &[Scan], struck: &Struck, recorder: &Recorder) -> Result<()> {
     let mut held: BTreeMap<String, Vec<(usize, PathBuf)>> = BTreeMap::new();
     for (at, scan) in scans.iter().enumerate() {
         for file in files::files(&scan.group.join("tables"))? {
@@ -324,9 +318,7 @@ fn tables(scans: &[Scan], struck: &BTreeSet<PathBuf>, recorder: &Recorder) -> Re
     for (name, files) in held.into_iter().filter(|(_, files)| files.len() == scans.len()) {
         for (at, file) in files {
             let bytes = fs::read(&file)?;
-            if struck.contains(&file)
-                && unless_struck(struck, &file, files::tables_in(&file, &bytes))?.is_none()
-            {
+            if struck.is_as_left(&file)? {
                 continue;
             }
             note(&scans[at], DigestOf::Table, name.clone(), (0, 0), xxh3_64(&bytes), false, recorder);
@@ -377,16 +369,20 @@ mod tests {
         fs::write(&keys, vec![7; 8192]).unwrap();
         let scan = scanned(dir.path());
 
-        let both = BTreeSet::from([queue.clone(), keys]);
-        let files = derived_files(&scan, &both).unwrap();
+        let mut struck = Struck::default();
+        struck.note(queue.clone()).unwrap();
+        struck.note(keys.clone()).unwrap();
+        let files = derived_files(&scan, &struck).unwrap();
         // Messages 0 to 9 lie below 6,000, 0 to 14 below 6,500.
         for (id, queue) in &scan.queues {
             assert_eq!(files.units[id], queue.units[..5]);
         }
         assert_eq!((files.keys.as_slice(), files.keys_to), (&scan.keys[..15], 6_500));
 
-        let error = derived_files(&scan, &BTreeSet::from([queue])).err().expect("the keys were not struck");
-        assert!(error.is::<files::Damaged>(), "{error:#}");
+        // What a node has written since is its own.
+        fs::write(&keys, vec![8; 8192]).unwrap();
+        let error = derived_files(&scan, &struck).err().expect("the keys are others");
+        assert!(error.to_string().contains("page 0 is damaged"), "{error:#}");
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub(crate) fn resumed(aside: &StoredMessage<'_>, store_host: SocketAddr) -> Resu
 }
 
 /// What a producer is shown when it is asked: the message as it sent it, and where the half of it lies. `id`: what it is to have
-/// for its `__transactionId__`, if there is room, in place of its own.
+/// for its `__transactionId__` in place of its own, or nothing if there is no room.
 pub(crate) fn shown(half: &StoredMessage<'_>, checks: u32, id: Option<&str>) -> Result<Bytes, String> {
     let (topic, queue) = real(half).ok_or("the half message names no topic and queue")?;
     let mut properties = rewritten(half, |name| id.is_some() && name == prop::TRANSACTION_ID, Some(checks));
