@@ -303,8 +303,8 @@ fn hash_of_keys(keys: &[(u32, u64)], below: u64) -> u64 {
     hash.digest()
 }
 
-/// Tables that were taken at the same entry on every node, but for those that were struck and that no node has needed since: one that
-/// would read them takes others.
+/// Tables that were taken at the same entry on every node. Those that were struck, and that no node has needed since, count as those of
+/// another node, which is what one that would read them takes.
 fn tables(scans: &[Scan], struck: &Struck, recorder: &Recorder) -> Result<()> {
     let mut held: BTreeMap<String, Vec<(usize, PathBuf)>> = BTreeMap::new();
     for (at, scan) in scans.iter().enumerate() {
@@ -316,12 +316,16 @@ fn tables(scans: &[Scan], struck: &Struck, recorder: &Recorder) -> Result<()> {
         }
     }
     for (name, files) in held.into_iter().filter(|(_, files)| files.len() == scans.len()) {
+        let mut hashes = Vec::new();
         for (at, file) in files {
-            let bytes = fs::read(&file)?;
-            if struck.is_as_left(&file)? {
-                continue;
-            }
-            note(&scans[at], DigestOf::Table, name.clone(), (0, 0), xxh3_64(&bytes), false, recorder);
+            let is_sound = !struck.is_as_left(&file)?;
+            hashes.push((at, if is_sound { Some(xxh3_64(&fs::read(&file)?)) } else { None }));
+        }
+        // Of tables that were struck everywhere nothing can be said.
+        let Some(sound) = hashes.iter().find_map(|(_, hash)| *hash) else { continue };
+        for (at, hash) in hashes {
+            let hash = hash.unwrap_or(sound);
+            note(&scans[at], DigestOf::Table, name.clone(), (0, 0), hash, false, recorder);
         }
     }
     Ok(())

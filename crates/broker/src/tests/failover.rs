@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use wire::Body;
 
+use super::slow_disk::SlowDisk;
 use super::three::Three;
 use super::*;
 
@@ -116,6 +117,36 @@ async fn a_send_meets_an_election_and_waits() {
     assert_eq!((code, bodies.len() as i64), (0, last + 1));
     bodies.dedup();
     assert_eq!(bodies, ["0", "1", "2"]);
+    three.stop().await;
+}
+
+/// A send that has left for its leader may be stored, whatever became of that leader: it is never sent to another one (log.md 12).
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_on_its_way_to_a_leader_that_dies_is_of_unknown_outcome_and_not_sent_again() {
+    let disk = SlowDisk::default();
+    let mut three = Three::on_disk(Arc::new(disk.clone()), |_| {}).await;
+    let leader = three.leader().await;
+    three.at(leader).message("0").await;
+    // Nothing is committed any more for some seconds.
+    disk.limit(100);
+    let client = Client::new(ClientConfig::default());
+    let address = three.addresses[&three.other_than(leader)].clone();
+    let sent = tokio::spawn(async move { client.call(&address, send_request("T", 0, "", "1"), SOON).await });
+    let start = Instant::now();
+    while three.brokers[&leader].status()[0].pending_bytes == 0 {
+        assert!(start.elapsed() < SOON && !sent.is_finished(), "the leader never had it");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(three.brokers.remove(&leader));
+    disk.limit(0);
+    let answer = sent.await.unwrap().unwrap();
+    let remark = answer.remark.unwrap_or_default();
+    assert_eq!((answer.code, remark.contains("outcome of the request is unknown")), (1, true), "{remark}");
+    // The next leader may have had it from the first one, once.
+    let next = three.leader().await;
+    three.at(next).message("2").await;
+    let (_, bodies) = three.at(next).pulled(&pull_header("T", 0, 0)).await;
+    assert!(bodies == ["0", "2"] || bodies == ["0", "1", "2"], "{bodies:?}");
     three.stop().await;
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use store::{Disk, DiskFile, Map, OsDisk};
 
@@ -88,8 +88,14 @@ impl DiskFile for SlowFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let bytes = self.unsynced_bytes.swap(0, Ordering::Relaxed);
-        if let Some(us) = (bytes * 1_000_000).checked_div(self.disk.0.load(Ordering::Relaxed)) {
-            std::thread::sleep(Duration::from_micros(us));
+        let start = Instant::now();
+        let left = || {
+            let us = (bytes * 1_000_000).checked_div(self.disk.0.load(Ordering::Relaxed))?;
+            Duration::from_micros(us).checked_sub(start.elapsed()).filter(|left| !left.is_zero())
+        };
+        // A disk that becomes faster does so for what is under way, too.
+        while let Some(left) = left() {
+            std::thread::sleep(left.min(Duration::from_millis(10)));
         }
         self.file.sync_data()
     }

@@ -10,10 +10,16 @@ pub(super) struct Three {
     pub(super) addresses: BTreeMap<u64, String>,
     pub(super) client: Client,
     data: Vec<TempDir>,
+    disk: Arc<dyn Disk>,
 }
 
 impl Three {
     pub(super) async fn start(change: impl Fn(&mut BrokerConfig)) -> Three {
+        Three::on_disk(Arc::new(OsDisk), change).await
+    }
+
+    /// All on one disk.
+    pub(super) async fn on_disk(disk: Arc<dyn Disk>, change: impl Fn(&mut BrokerConfig)) -> Three {
         let data: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
         let peers: BTreeMap<u64, String> =
             (1..=3).map(|n| (n, format!("127.0.0.1:{}", tests::ports::free().unwrap()))).collect();
@@ -23,6 +29,7 @@ impl Three {
             addresses: BTreeMap::new(),
             client: Client::new(ClientConfig::default()),
             data: Vec::new(),
+            disk,
         };
         for (node, data) in (1..=3).zip(&data) {
             let mut config = config(data);
@@ -46,7 +53,7 @@ impl Three {
     }
 
     pub(super) async fn start_node(&mut self, node: u64) {
-        let broker = Broker::start(self.configs[&node].clone()).await.unwrap();
+        let broker = Broker::start_on(self.configs[&node].clone(), self.disk.clone()).await.unwrap();
         self.brokers.insert(node, broker);
     }
 
