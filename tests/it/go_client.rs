@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tests::cluster::{self, Cluster, Plan, Running};
 use tests::complaints::{Complaints, exactly_once, same_ids};
 use tests::go;
-use tests::history::{self, Delivery, Punctuality, sent, values};
+use tests::history::{self, Delivery, Punctuality, attempt, committed, sent, values};
 use tests::runner::{Requirement, Scratch, Test, test};
 use tests::scenario::Scenario;
 use tests::{mqadmin, wait};
@@ -210,16 +210,15 @@ fn retried(
     c: &mut Complaints,
 ) {
     let level_ms = cluster::DELAY_LEVELS_S[1] as i64 * 1000;
-    let attempt = |n: u32| -> Vec<Delivery> {
-        deliveries.iter().filter(|delivery| delivery.attempt == n).cloned().collect()
-    };
     for n in 0..2 {
-        exactly_once(&format!("{name}, attempt {n}"), sends, &attempt(n), c);
+        exactly_once(&format!("{name}, attempt {n}"), sends, &attempt(deliveries, n), c);
     }
     same_ids(name, sends, deliveries, c);
     let spoilt = deliveries.iter().filter(|d| d.size != LARGE_BYTES || !d.intact);
     c.none("large bodies spoilt", &spoilt.collect::<Vec<_>>());
-    if let Some(Punctuality { soonest, latest }) = history::punctuality(sends, &attempt(0), |_| level_ms) {
+    if let Some(Punctuality { soonest, latest }) =
+        history::punctuality(sends, &attempt(deliveries, 0), |_| level_ms)
+    {
         scratch.report(&format!("go {name}: delayed messages {soonest} to {latest} ms late"));
         c.check(soonest >= 0 && latest <= LATE_MS, || format!("delayed by {soonest} to {latest} ms more"));
     }
@@ -646,17 +645,6 @@ impl Busy {
         }
         Ok(got)
     }
-}
-
-/// What a producer decided to commit, at once or when it was asked.
-fn committed(sends: &[history::Send]) -> BTreeSet<String> {
-    let mut committed = sent(sends);
-    committed.retain(|value| value.contains("commit"));
-    committed
-}
-
-fn attempt(deliveries: &[Delivery], n: u32) -> Vec<Delivery> {
-    deliveries.iter().filter(|delivery| delivery.attempt == n).cloned().collect()
 }
 
 /// Every kind of send, delays, retries and dead letters, transactions and requests, while a leader of three groups dies.

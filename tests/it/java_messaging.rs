@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use tests::cluster::{self, Cluster, Plan, Running};
 use tests::complaints::{Complaints, exactly_once, same_ids};
-use tests::history::{self, Delivery, Punctuality, Send, sent, values};
+use tests::history::{self, Delivery, Punctuality, Send, attempt, committed, sent, values};
 use tests::remoting::Connection;
 use tests::runner::{Requirement, Scratch, Test, test};
 use tests::scenario::Scenario;
@@ -126,13 +126,6 @@ impl Seen<'_> {
             && self.has("space", SPACED)
             && self.requests().len() >= REQUESTS
     }
-}
-
-/// The acknowledged transactions that were decided to be committed, sooner or later.
-fn committed(sends: &[Send]) -> BTreeSet<String> {
-    let mut values = sent(sends);
-    values.retain(|value| value.contains("commit"));
-    values
 }
 
 /// The number at the end of a value.
@@ -1031,17 +1024,13 @@ fn judge(scratch: &Scratch, pair: &Pair, letters: &[Delivery], c: &mut Complaint
     let given_back = given_back(&pair.consumers);
     for (group, delays) in [("retry", 1), ("level", 1), ("back", 1), ("dead", 1)] {
         let deliveries = received.deliveries(group);
-        let attempt = |n: u32| {
-            let of_attempt: Vec<Delivery> = deliveries.iter().filter(|d| d.attempt == n).cloned().collect();
-            of_attempt
-        };
         for n in 0..=delays {
             // A call that fails is the listener's to repeat, and this one does not.
             let wanted = if group == "back" && n > 0 { given_back.clone() } else { sent(&sends) };
-            let lost: Vec<String> = wanted.difference(&values(&attempt(n))).cloned().collect();
+            let lost: Vec<String> = wanted.difference(&values(&attempt(&deliveries, n))).cloned().collect();
             c.none(&format!("{group}: lost at attempt {n}"), &lost);
         }
-        let again = history::stored_twice(&attempt(1));
+        let again = history::stored_twice(&attempt(&deliveries, 1));
         c.check(again.len() <= KILLS * IN_FLIGHT, || format!("{group}: retried twice: {again:?}"));
         scratch.report(&format!(
             "{version} {group}: {} sends, {} deliveries, {} retried twice",

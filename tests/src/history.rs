@@ -178,6 +178,18 @@ pub fn out_of_order(deliveries: &[Delivery]) -> Vec<String> {
     found
 }
 
+/// The acknowledged transactions that were decided to be committed, sooner or later.
+pub fn committed(sends: &[Send]) -> BTreeSet<String> {
+    let mut committed = sent(sends);
+    committed.retain(|value| value.contains("commit"));
+    committed
+}
+
+/// The deliveries of an attempt: 0 for the first, then one for each retry.
+pub fn attempt(deliveries: &[Delivery], n: u32) -> Vec<Delivery> {
+    deliveries.iter().filter(|delivery| delivery.attempt == n).cloned().collect()
+}
+
 /// How often something arrived again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Duplicates {
