@@ -24,6 +24,9 @@ func settings(o options) []consumer.Option {
 	if o.broadcasting {
 		settings = append(settings, consumer.WithConsumerModel(consumer.BroadCasting))
 	}
+	if o.namespace != "" {
+		settings = append(settings, consumer.WithNamespace(o.namespace))
+	}
 	if o.trace {
 		settings = append(settings, consumer.WithTrace(o.tracing()))
 	}

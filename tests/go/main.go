@@ -2,11 +2,13 @@
 //
 //	send          -topic T -count N [-mode sync,async,oneway,batch,ordered] [-rate R] [-size B] [-tags A,B] [-keys P] [-delay L] [-trace]
 //	failover      -topic T -mode M [-rate R] [-trace]: sends until standard input closes
-//	transactions  -topic T -group G -count N [-decisions D,D] [-rate R] [-retries N]: until standard input closes
+//	transactions  -topic T -group G -count N [-decisions D,D] [-rate R] [-retries N] [-undecided]: until standard input closes
 //	request       -topic T -count N [-rate R]          reply  -topic T -group G: until standard input closes
 //	consume       -topic T -group G [-tags 'A || B'] [-sql E] [-broadcasting] [-orderly] [-reject N] [-reject-level L]
 //	              [-max-reconsume N] [-until N] [-idle MS] [-trace]
 //	pull          -topic T -group G [-until N] [-idle MS]
+//
+// With -namespace S a producer or push consumer works in that namespace.
 package main
 
 import (
@@ -21,12 +23,12 @@ import (
 )
 
 type options struct {
-	namesrv, topic, group, mode, prefix, tags, sql, keys, decisions string
-	count, until                                                    int64
-	size, batch, delay, reject, rejectLevel, idle, retries          int
-	maxReconsume                                                    int
-	rate                                                            float64
-	broadcasting, orderly, trace, properties                        bool
+	namesrv, topic, group, mode, prefix, tags, sql, keys, decisions, namespace string
+	count, until                                                               int64
+	size, batch, delay, reject, rejectLevel, idle, retries                     int
+	maxReconsume                                                               int
+	rate                                                                       float64
+	broadcasting, orderly, trace, properties, undecided                        bool
 }
 
 func parse(arguments []string) options {
@@ -41,6 +43,7 @@ func parse(arguments []string) options {
 	f.StringVar(&o.sql, "sql", "", "")
 	f.StringVar(&o.keys, "keys", "", "")
 	f.StringVar(&o.decisions, "decisions", "commit,rollback,later-commit,later-rollback", "")
+	f.StringVar(&o.namespace, "namespace", "", "")
 	f.Int64Var(&o.count, "count", 1, "")
 	f.Int64Var(&o.until, "until", 1<<62, "")
 	f.IntVar(&o.size, "size", 0, "")
@@ -56,6 +59,7 @@ func parse(arguments []string) options {
 	f.BoolVar(&o.orderly, "orderly", false, "")
 	f.BoolVar(&o.trace, "trace", false, "")
 	f.BoolVar(&o.properties, "properties", false, "")
+	f.BoolVar(&o.undecided, "undecided", false, "")
 	_ = f.Parse(arguments)
 	return o
 }

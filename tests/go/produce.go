@@ -37,6 +37,9 @@ func newSender(o options, mode string) (*sender, error) {
 	if o.trace {
 		settings = append(settings, producer.WithTrace(o.tracing()))
 	}
+	if o.namespace != "" {
+		settings = append(settings, producer.WithNamespace(o.namespace))
+	}
 	if mode == "ordered" {
 		settings = append(settings, producer.WithQueueSelector(producer.NewHashQueueSelector()))
 	}
@@ -185,11 +188,17 @@ func padding(position int) byte {
 	return byte('a' + position%26)
 }
 
-type decider struct{}
+// With undecided, everything stays open for ever.
+type decider struct {
+	undecided bool
+}
 
 // How a transaction ends is written on the message: tests/java/raftmq/Transactions.java.
-func decide(decision string, check bool) primitive.LocalTransactionState {
+func (d decider) decide(message *primitive.Message, check bool) primitive.LocalTransactionState {
+	decision := message.GetProperty("decision")
 	switch {
+	case d.undecided:
+		return primitive.UnknowState
 	case decision == "commit", decision == "later-commit" && check:
 		return primitive.CommitMessageState
 	case decision == "rollback", decision == "later-rollback" && check:
@@ -199,18 +208,18 @@ func decide(decision string, check bool) primitive.LocalTransactionState {
 	}
 }
 
-func (decider) ExecuteLocalTransaction(message *primitive.Message) primitive.LocalTransactionState {
-	return decide(message.GetProperty("decision"), false)
+func (d decider) ExecuteLocalTransaction(message *primitive.Message) primitive.LocalTransactionState {
+	return d.decide(message, false)
 }
 
-func (decider) CheckLocalTransaction(message *primitive.MessageExt) primitive.LocalTransactionState {
+func (d decider) CheckLocalTransaction(message *primitive.MessageExt) primitive.LocalTransactionState {
 	newLine("check").put("value", value(message.Body)).put("topic", message.Topic).put("msg_id", message.MsgId).
 		put("at", now()).print()
-	return decide(message.GetProperty("decision"), true)
+	return d.decide(&message.Message, true)
 }
 
 func transactions(o options) error {
-	p, err := rocketmq.NewTransactionProducer(decider{},
+	p, err := rocketmq.NewTransactionProducer(decider{o.undecided},
 		producer.WithNsResolver(o.resolver()), producer.WithGroupName(o.group), producer.WithRetry(o.retries))
 	if err != nil {
 		return err

@@ -49,20 +49,50 @@ impl Starter<'_> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.kit.scenario(self.scratch.dir(), name, &self.namesrv, &words)
     }
+
+    /// Answers for the producer of the same group that dies; with a message of its own, for clients tell only the brokers of
+    /// topics that they know.
+    fn heir(&self, base: &str) -> Result<Scenario> {
+        let line = format!("transactions -topic {base}_orphan -group {base}_p_orphan -count 1");
+        let mut heir = self.start("heir", &format!("{line} -decisions commit -prefix heir"))?;
+        heir.wait_until("a commit", PATIENCE, |s| s.sends().iter().any(|send| send.ok))?;
+        Ok(heir)
+    }
+
+    /// A producer leaves transactions undecided and dies.
+    fn leave_orphans(&self, base: &str) -> Result<()> {
+        let line = format!("transactions -topic {base}_orphan -group {base}_p_orphan -count {ORPHANS}");
+        let mut doomed = self.start("doomed", &format!("{line} -decisions later-commit -undecided"))?;
+        doomed.wait_until("half messages", PATIENCE, |s| s.sends().len() >= ORPHANS)?;
+        ensure!(history::failed(&doomed.sends()).is_empty(), "{:?}", history::failed(&doomed.sends()));
+        doomed.kill()
+    }
+}
+
+/// The heir was asked of each and committed it, and its own.
+fn check_orphans(heir: &Scenario, deliveries: &[Delivery], c: &mut Complaints) {
+    c.check(values(deliveries).len() == ORPHANS + 1, || format!("orphans: {:?}", values(deliveries)));
+    c.none("orphans committed twice", &history::stored_twice(deliveries));
+    let checks = heir.others("check");
+    let asked: BTreeSet<&str> = checks.iter().filter_map(|check| check["value"].as_str()).collect();
+    c.check(asked.len() == ORPHANS, || format!("asked of {asked:?}"));
 }
 
 const EACH: usize = 12;
 const MODES: &str = "sync,async,oneway,batch,ordered";
 const LARGE_BYTES: usize = 20_000;
+const ORPHANS: usize = 6;
 const DECISIONS: &str = "commit,rollback,later-commit,later-rollback";
 
 fn features(scratch: &Scratch) -> Result<()> {
     let cluster = Running::get()?;
     let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv().to_owned() };
     let base = scratch.unique("go");
-    for feature in ["all", "retry", "tx", "request", "trace"] {
+    for feature in ["all", "retry", "tx", "orphan", "request", "trace"] {
         cluster.create_topic(&format!("{base}_{feature}"), 2)?;
     }
+    // how a client writes the topic of a namespace
+    cluster.create_topic(&format!("space%{base}_space"), 2)?;
     let consume = |name: &str, of: &str, rest: &str| {
         starter.start(name, &format!("consume -topic {base}_{of} -group {base}_g_{name} {rest}"))
     };
@@ -79,6 +109,8 @@ fn features(scratch: &Scratch) -> Result<()> {
     let mut retry = consume("retry", "retry", "-reject 1 -reject-level 2")?;
     let mut dead = consume("dead", "retry", "-reject 9 -max-reconsume 1")?;
     let mut tx = consume("tx", "tx", "")?;
+    let mut orphan = consume("orphan", "orphan", "")?;
+    let mut space = consume("space", "space", "-namespace space")?;
     let mut traced = consume("traced", "trace", "-trace")?;
     // Traces are messages like any.
     let line = format!("consume -topic RMQ_SYS_TRACE_TOPIC -group {base}_g_traces");
@@ -94,6 +126,9 @@ fn features(scratch: &Scratch) -> Result<()> {
     let mut delayed = starter.start("delayed", &send("retry", &rest))?;
     let line = format!("transactions -topic {base}_tx -group {base}_p_tx -count 8 -decisions {DECISIONS}");
     let mut transactions = starter.start("transactions", &line)?;
+    let mut heir = starter.heir(&base)?;
+    starter.leave_orphans(&base)?;
+    let mut spaced = starter.start("spaced", &send("space", "-count 4 -prefix spaced -namespace space"))?;
     let line = format!("request -topic {base}_request -group {base}_p -count 4");
     let mut requests = starter.start("requests", &line)?;
 
@@ -161,6 +196,17 @@ fn features(scratch: &Scratch) -> Result<()> {
     if cluster.is_raftmq() {
         c.none("transactions committed twice", &history::stored_twice(&tx.deliveries()));
     }
+
+    let inherited = orphan.wait_until("orphans", PATIENCE, |s| values(&s.deliveries()).len() > ORPHANS);
+    c.result(inherited);
+    heir.finish()?;
+    orphan.finish()?;
+    check_orphans(&heir, &orphan.deliveries(), &mut c);
+    spaced.join(PATIENCE)?;
+    let arrived = space.wait_until("all messages", PATIENCE, |s| s.deliveries().len() >= 4);
+    c.result(arrived);
+    space.finish()?;
+    exactly_once("messages in a namespace", &spaced.sends(), &space.deliveries(), &mut c);
 
     traced.wait_until("the traced message", PATIENCE, |s| !s.deliveries().is_empty())?;
     let id = tracer.sends().first().and_then(|send| send.msg_id.clone()).context("no id")?;
@@ -529,6 +575,7 @@ struct Busy {
     transactions: Scenario,
     requests: Scenario,
     reply: Scenario,
+    heir: Scenario,
     consumers: BTreeMap<&'static str, Scenario>,
 }
 
@@ -546,6 +593,8 @@ impl Busy {
             ("plain", "retry", "-reject 1"),
             ("dead", "retry", "-reject 9 -max-reconsume 1"),
             ("tx", "tx", ""),
+            ("orphan", "orphan", ""),
+            ("space", "space", "-namespace space"),
         ] {
             let line = format!("consume -topic {base}_{of} -group {base}_g_{name} {rest}");
             consumers.insert(name, starter.start(name, &line)?);
@@ -566,13 +615,15 @@ impl Busy {
         }
         producers.push(send("delay", "delay", "-rate 10 -delay 2")?);
         producers.push(send("retry", "retry", "-rate 3")?);
+        producers.push(send("space", "space", "-rate 10 -namespace space")?);
         let line = format!("transactions -topic {base}_tx -group {base}_p_tx -count 1000000 -rate 5");
         // Nothing is sent twice, so what is committed twice is the broker's doing.
         let line = format!("{line} -retries 0");
         let transactions = starter.start("transactions", &format!("{line} -decisions {DECISIONS}"))?;
         let line = format!("request -topic {base}_request -group {base}_p -count 1000000 -rate 3");
         let requests = starter.start("requests", &line)?;
-        Ok(Busy { base, producers, transactions, requests, reply, consumers })
+        let heir = starter.heir(&base)?;
+        Ok(Busy { base, producers, transactions, requests, reply, heir, consumers })
     }
 
     /// Waits until each gets to every group what it began after `since`, nanoseconds since 1970. A request goes where its
@@ -612,21 +663,26 @@ impl Busy {
         self.requests.finish()?;
         self.reply.finish()?;
         let all: Vec<history::Send> = Busy::MODES.iter().flat_map(|mode| self.sends(mode)).collect();
-        let (delay, retry) = (self.sends("delay"), self.sends("retry"));
+        let [delay, retry, space] = ["delay", "retry", "space"].map(|name| self.sends(name));
         for (name, consumer) in &mut self.consumers {
-            let arrived =
-                match *name {
-                    "everything" | "orderly" => consumer
-                        .wait_until(name, PATIENCE, |s| history::lost(&all, &s.deliveries()).is_empty()),
-                    "delay" => consumer
-                        .wait_until(name, PATIENCE, |s| history::lost(&delay, &s.deliveries()).is_empty()),
-                    // Its producer goes on, for it is asked of what it decides later.
-                    "tx" => consumer
-                        .wait_until(name, PATIENCE, |s| values(&s.deliveries()).is_superset(&committed(tx))),
-                    _ => consumer.wait_until(name, PATIENCE, |s| {
-                        values(&attempt(&s.deliveries(), 1)).is_superset(&sent(&retry))
-                    }),
-                };
+            let arrived = match *name {
+                "everything" | "orderly" => {
+                    consumer.wait_until(name, PATIENCE, |s| history::lost(&all, &s.deliveries()).is_empty())
+                }
+                "delay" => {
+                    consumer.wait_until(name, PATIENCE, |s| history::lost(&delay, &s.deliveries()).is_empty())
+                }
+                "space" => {
+                    consumer.wait_until(name, PATIENCE, |s| history::lost(&space, &s.deliveries()).is_empty())
+                }
+                "orphan" => consumer.wait_until(name, PATIENCE, |s| values(&s.deliveries()).len() > ORPHANS),
+                // Its producer goes on, for it is asked of what it decides later.
+                "tx" => consumer
+                    .wait_until(name, PATIENCE, |s| values(&s.deliveries()).is_superset(&committed(tx))),
+                _ => consumer.wait_until(name, PATIENCE, |s| {
+                    values(&attempt(&s.deliveries(), 1)).is_superset(&sent(&retry))
+                }),
+            };
             c.about(name);
             c.result(arrived);
         }
@@ -639,6 +695,7 @@ impl Busy {
         c.result(arrived);
         self.consumers.insert("letters", letters);
         self.transactions.finish()?;
+        self.heir.finish()?;
         let mut got = BTreeMap::new();
         for (name, consumer) in &mut self.consumers {
             consumer.finish()?;
@@ -656,11 +713,14 @@ fn features_through_a_kill(scratch: &Scratch) -> Result<()> {
     let mut cluster = Cluster::start(scratch, Plan::new(3, GROUPS))?;
     let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv() };
     let base = scratch.unique("go");
-    for topic in ["all", "delay", "retry", "tx", "request"] {
+    for topic in ["all", "delay", "retry", "tx", "orphan", "request"] {
         cluster.create_topic(&format!("{base}_{topic}"), 2)?;
     }
+    cluster.create_topic(&format!("space%{base}_space"), 2)?;
     let mut busy = Busy::start(&starter, base)?;
     busy.wait_working(0, GROUPS.into())?;
+    // Of some of them another leader asks.
+    starter.leave_orphans(&busy.base)?;
     let leader = cluster.leader("broker-b")?;
     cluster.kill(leader)?;
     busy.wait_working(now()?, GROUPS.into())?;
@@ -679,6 +739,12 @@ fn features_through_a_kill(scratch: &Scratch) -> Result<()> {
         c.none("contradictions", &history::contradictions(&all, &got[name]));
     }
     c.none("out of order", &history::out_of_order(&got["orderly"]));
+
+    c.about("space");
+    c.none("lost", &history::lost(&busy.sends("space"), &got["space"]));
+    c.none("unexpected", &history::unexpected(&busy.sends("space"), &got["space"]));
+    c.about("orphans");
+    check_orphans(&busy.heir, &got["orphan"], &mut c);
 
     c.about("delay");
     let (delay, retry) = (busy.sends("delay"), busy.sends("retry"));

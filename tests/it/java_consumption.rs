@@ -40,7 +40,11 @@ pub(crate) fn tests() -> Vec<Test> {
     let needs = [Requirement::Java, Requirement::OwnCluster];
     let all = versions.clone();
     tests.push(test("java_consumption::where_new_groups_begin", &needs, move |scratch| {
-        where_new_groups_begin(scratch, &all)
+        where_new_groups_begin(scratch, &all, 1)
+    }));
+    let all = versions.clone();
+    tests.push(test("java_consumption::where_groups_begin_while_the_leader_dies", &needs, move |scratch| {
+        where_new_groups_begin(scratch, &all, 3)
     }));
     let all = versions.clone();
     tests.push(test("java_consumption::order_through_a_kill", &needs, move |scratch| {
@@ -306,69 +310,140 @@ fn now_ms() -> Result<i64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64)
 }
 
-/// What its consumers say, as options, and what a group then gets.
-type Begin<'a> = (&'a str, &'a [&'a str], Vec<&'a BTreeSet<String>>);
+/// A group that has no offsets.
+struct Begin {
+    name: &'static str,
+    /// What its consumers say, as options.
+    says: String,
+    /// What it gets then.
+    gets: &'static [&'static str],
+}
 
-/// In a queue that is not new, a group without offsets begins where its consumers say.
-fn where_new_groups_begin(scratch: &Scratch, versions: &[String]) -> Result<()> {
-    let mut plan = Plan::new(1, 1);
-    plan.broker_settings = vec!["in_memory_percent = 0".into()];
-    let cluster = Cluster::start(scratch, plan)?;
-    let namesrv = cluster.namesrv();
-    for version in versions {
+/// Those of one version, in a topic whose queues are not new.
+struct NewGroups {
+    kit: Kit,
+    topic: String,
+    begins: [Begin; 4],
+}
+
+impl NewGroups {
+    const QUEUES: usize = 2;
+    const COUNT: u32 = 10;
+
+    /// Stores what is there before the groups are.
+    fn prepare(scratch: &Scratch, cluster: &Cluster, version: &str) -> Result<NewGroups> {
         let kit = java::kit(version)?;
-        let name = kit.version.replace('.', "_");
-        let topic = format!("t_{name}");
-        cluster.create_topic(&topic, 2)?;
-        send(
-            scratch,
-            &kit,
-            &format!("early-{name}"),
-            &namesrv,
-            &topic,
-            &["--count", "10", "--prefix", "early"],
-        )?;
+        let topic = format!("t_{}", kit.version.replace('.', "_"));
+        cluster.create_topic(&topic, NewGroups::QUEUES as u32)?;
+        let begin = |name, says: &str, gets| Begin { name, says: says.to_owned(), gets };
+        let begins = [
+            begin("default", "", &["late"][..]),
+            begin("last", "--from last", &["late"]),
+            begin("first", "--from first", &["early", "mid", "late"]),
+            begin("time", "--from-ms", &["mid", "late"]),
+        ];
+        let mut groups = NewGroups { kit, topic, begins };
+        groups.send(scratch, cluster, "early")?;
         // Clients know times by the second.
         let from = (now_ms()? / 1000 + 1) * 1000;
         tests::wait::until_true("the next second", PATIENCE, || Ok(now_ms()? > from))?;
-        send(scratch, &kit, &format!("mid-{name}"), &namesrv, &topic, &["--count", "10", "--prefix", "mid"])?;
-        let from = from.to_string();
-        let (early, mid, late) = (numbered("early", 0..10), numbered("mid", 0..10), numbered("late", 0..10));
-        let begins: [Begin<'_>; 4] = [
-            ("default", &[], vec![&late]),
-            ("last", &["--from", "last"], vec![&late]),
-            ("first", &["--from", "first"], vec![&early, &mid, &late]),
-            ("time", &["--from-ms", &from], vec![&mid, &late]),
-        ];
-        let mut consumers = Vec::new();
-        for (from, more, _) in &begins {
-            let group = format!("g_{from}_{name}");
-            let arguments = [&["--topic", &topic, "--group", &group][..], more].concat();
-            consumers.push(consumer(scratch, &kit, &format!("{from}-{name}"), &namesrv, &arguments, 2)?);
+        groups.send(scratch, cluster, "mid")?;
+        groups.begins[3].says = format!("--from-ms {from}");
+        Ok(groups)
+    }
+
+    fn send(&self, scratch: &Scratch, cluster: &Cluster, prefix: &str) -> Result<Vec<history::Send>> {
+        let (name, count) = (format!("{prefix}-{}", self.topic), NewGroups::COUNT.to_string());
+        let more = ["--count", &count, "--prefix", prefix];
+        send(scratch, &self.kit, &name, &cluster.namesrv(), &self.topic, &more)
+    }
+
+    fn group(&self, name: &str) -> String {
+        format!("g_{name}_{}", self.topic)
+    }
+
+    fn start(&self, scratch: &Scratch, namesrv: &str) -> Result<Scenario> {
+        let line = |Begin { name, says, .. }: &Begin| {
+            let (topic, group) = (&self.topic, self.group(name));
+            format!("consume --topic {topic} --group {group} {says} --poll-ms 1000 --heartbeat-ms 1000")
+        };
+        let lines = self.begins.each_ref().map(line);
+        self.kit.together(scratch.dir(), &format!("consumers-{}", self.topic), namesrv, &lines)
+    }
+
+    fn wanted(prefixes: &[&str]) -> BTreeSet<String> {
+        prefixes.iter().flat_map(|prefix| numbered(prefix, 0..NewGroups::COUNT)).collect()
+    }
+
+    /// Waits until each group has its queues and what is there. A client looks for the offset of a queue before it counts it as
+    /// its own.
+    fn wait_begun(&self, consumers: &mut Scenario) -> Result<()> {
+        for Begin { name, gets, .. } in &self.begins {
+            let (group, wanted) = (self.group(name), NewGroups::wanted(&gets[..gets.len() - 1]));
+            consumers.wait_until(name, PATIENCE, |c| {
+                c.assigned_to(&group).len() == NewGroups::QUEUES
+                    && values(&c.deliveries_to(&group)).is_superset(&wanted)
+            })?;
         }
-        // A client looks for the offset of a queue before it counts it as its own.
-        for ((from, _, wanted), consumer) in begins.iter().zip(&mut consumers) {
-            let so_far: usize = wanted.iter().map(|values| values.len()).sum::<usize>() - late.len();
-            consumer.wait_until(from, PATIENCE, |c| c.deliveries().len() >= so_far)?;
+        Ok(())
+    }
+
+    /// Ends them once each has all that it is to get.
+    fn judge(&self, consumers: &mut Scenario) -> Result<()> {
+        for Begin { name, gets, .. } in &self.begins {
+            let (group, wanted) = (self.group(name), NewGroups::wanted(gets));
+            consumers
+                .wait_until("all", PATIENCE, |c| values(&c.deliveries_to(&group)).is_superset(&wanted))?;
         }
-        send(
-            scratch,
-            &kit,
-            &format!("late-{name}"),
-            &namesrv,
-            &topic,
-            &["--count", "10", "--prefix", "late"],
-        )?;
-        for ((from, _, wanted), consumer) in begins.iter().zip(&mut consumers) {
-            let wanted: BTreeSet<String> = wanted.iter().copied().flatten().cloned().collect();
-            consumer.wait_until("all", PATIENCE, |c| values(&c.deliveries()).is_superset(&wanted))?;
-            consumer.finish()?;
-            ensure!(
-                values(&consumer.deliveries()) == wanted,
-                "{version} {from}: {:?}",
-                consumer.deliveries()
-            );
+        consumers.finish()?;
+        for Begin { name, gets, .. } in &self.begins {
+            let deliveries = consumers.deliveries_to(&self.group(name));
+            let version = &self.kit.version;
+            ensure!(values(&deliveries) == NewGroups::wanted(gets), "{version} {name}: {deliveries:?}");
         }
+        Ok(())
+    }
+}
+
+/// In a queue that is not new, a group without offsets begins where its consumers say. `nodes`: of one that is alone, or the
+/// leader of three dies while they ask.
+fn where_new_groups_begin(scratch: &Scratch, versions: &[String], nodes: u64) -> Result<()> {
+    let mut plan = Plan { preferred_leaders: false, ..Plan::new(nodes, 1) };
+    plan.broker_settings = vec!["in_memory_percent = 0".into()];
+    let mut cluster = Cluster::start(scratch, plan)?;
+    let mut all = Vec::new();
+    for version in versions {
+        all.push(NewGroups::prepare(scratch, &cluster, version)?);
+    }
+    let leader = cluster.leader("broker-a")?;
+    // A Java client does not start where the nameserver that it asks first is dead.
+    let others = (1..=nodes).filter(|node| nodes == 1 || *node != leader);
+    let namesrv: Vec<&str> = others.filter_map(|node| cluster.nameserver(node)).collect();
+    let namesrv = namesrv.join(";");
+    let mut running = Vec::new();
+    for groups in &all {
+        running.push(groups.start(scratch, &namesrv)?);
+    }
+    if nodes > 1 {
+        tests::wait::until_true("a consumer that asks", PATIENCE, || {
+            Ok(running.iter().any(|consumers| !consumers.others("started").is_empty()))
+        })?;
+        cluster.kill(leader)?;
+        let has_begun = |(groups, consumers): (&NewGroups, &Scenario)| {
+            let assigned = |begin: &&Begin| !consumers.assigned_to(&groups.group(begin.name)).is_empty();
+            groups.begins.iter().filter(assigned).count()
+        };
+        let begun: usize = all.iter().zip(&running).map(has_begun).sum();
+        scratch.report(&format!("{begun} of {} groups had queues when the leader died", 4 * all.len()));
+    }
+    for (groups, consumers) in all.iter().zip(&mut running) {
+        groups.wait_begun(consumers)?;
+    }
+    for groups in &all {
+        groups.send(scratch, &cluster, "late")?;
+    }
+    for (groups, consumers) in all.iter().zip(&mut running) {
+        groups.judge(consumers)?;
     }
     Ok(())
 }

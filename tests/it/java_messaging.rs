@@ -14,7 +14,7 @@ use serde_json::Value;
 use tests::cluster::{self, Cluster, Plan, Running};
 use tests::complaints::{Complaints, exactly_once, same_ids};
 use tests::history::{self, Delivery, Punctuality, Send, attempt, committed, sent, values};
-use tests::remoting::Connection;
+use tests::remoting::{self, Connection};
 use tests::runner::{Requirement, Scratch, Test, test};
 use tests::scenario::Scenario;
 use tests::{java, mqadmin, wait};
@@ -43,6 +43,11 @@ const RECALLABLE: usize = 8;
 const RETRIED: usize = 4;
 const TRANSACTIONS: usize = 10;
 const ORPHANS: usize = 4;
+/// Of which nobody ever knows.
+const DOUBTFUL: usize = 6;
+/// Where they are put when nobody has known so often.
+const ASIDE: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
+const CHECKS_MAX: u32 = 15;
 const REQUESTS: usize = 6;
 /// For so long a client waits for a reply, from a consumer that has its queues.
 const REQUEST_MS: i64 = 10_000;
@@ -79,6 +84,11 @@ impl Names {
 
     fn producers(&self, feature: &str) -> String {
         format!("{}_p_{feature}", self.base)
+    }
+
+    /// Of values that meet those of other versions.
+    fn prefix(&self) -> String {
+        format!("of-{}", self.base)
     }
 }
 
@@ -145,16 +155,12 @@ fn timer_delay_ms(value: &str) -> i64 {
     TIMER_DELAYS_MS[number(value) % TIMER_DELAYS_MS.len()]
 }
 
-/// Whose command line this is; names have no blanks.
-fn words(lines: &[String]) -> Vec<Vec<&str>> {
-    lines.iter().map(|line| line.split_whitespace().collect()).collect()
-}
-
 /// Everything that one version does, in one JVM. Consumers begin at the first message, so nothing waits for them.
 fn start(scratch: &Scratch, cluster: &Running, version: &str) -> Result<(Names, Scenario)> {
     let kit = java::kit(version)?;
     let names = Names::new(scratch, &kit);
-    for feature in ["delay", "timer", "recall", "retry", "tx", "orphan", "request", "trace", "large"] {
+    for feature in ["delay", "timer", "recall", "retry", "tx", "orphan", "doubt", "request", "trace", "large"]
+    {
         cluster.create_topic(&names.topic(feature), 2)?;
     }
     // how a client writes the topic of a namespace
@@ -192,6 +198,7 @@ fn start(scratch: &Scratch, cluster: &Running, version: &str) -> Result<(Names, 
             names.producers("orphan"),
         ),
         consume("orphan", "orphan", ""),
+        doubtful(&names, DOUBTFUL, ""),
         format!(
             "request --topic {} --group {} --count {REQUESTS} --ttl-ms {REQUEST_MS} --mute-last --after {}",
             names.topic("request"),
@@ -229,8 +236,50 @@ fn start(scratch: &Scratch, cluster: &Running, version: &str) -> Result<(Names, 
         };
         lines.extend(COMPRESSIONS.map(each));
     }
-    let scenario = kit.together(scratch.dir(), &kit.version, cluster.namesrv(), &words(&lines))?;
+    let scenario = kit.together(scratch.dir(), &kit.version, cluster.namesrv(), &lines)?;
     Ok((names, scenario))
+}
+
+/// Transactions that stay open, however often their producer is asked. Their values begin with the version.
+fn doubtful(names: &Names, count: usize, rest: &str) -> String {
+    let (topic, group, prefix) = (names.topic("doubt"), names.producers("doubt"), names.prefix());
+    format!(
+        "transactions --topic {topic} --group {group} --count {count} --decisions never --prefix {prefix} \
+         {rest}"
+    )
+}
+
+/// What was put aside of these transactions once all of it was, as a stock consumer reads it. Their producers are to live.
+fn put_aside(
+    scratch: &Scratch,
+    namesrv: &str,
+    groups: usize,
+    wanted: &BTreeSet<String>,
+) -> Result<Vec<Delivery>> {
+    let nameserver = namesrv.split(';').next().context("no nameserver")?;
+    wait::until_true(ASIDE, PATIENCE, || Ok(remoting::route(nameserver, ASIDE)?.len() == groups))?;
+    let group = scratch.unique("aside");
+    let line = ["lite-pull", "--topic", ASIDE, "--group", &group, "--assign", "--properties"];
+    let mut reading = java::kit(java::APACHE)?.scenario(scratch.dir(), "aside", namesrv, &line)?;
+    reading.wait_until("what is put aside", PATIENCE, |s| values(&s.deliveries()).is_superset(wanted))?;
+    reading.finish()?;
+    Ok(reading.deliveries())
+}
+
+/// Nobody got them, each says where it belongs, and none was asked of more often than that.
+fn judge_aside(seen: Seen, aside: &[Delivery], c: &mut Complaints) {
+    let (topic, prefix) = (seen.names.topic("doubt"), seen.names.prefix());
+    let own: Vec<&Delivery> = aside.iter().filter(|d| d.value.starts_with(&prefix)).collect();
+    let strange = own.iter().filter(|d| d.topic != ASIDE || d.properties.get("REAL_TOPIC") != Some(&topic));
+    c.none("put aside and do not say what they are", &strange.collect::<Vec<_>>());
+    let checks = seen.scenario.others("check");
+    let counted = |check: &Value| check["counted"].as_str().and_then(|n| n.parse::<u32>().ok());
+    let often: Vec<&Value> = checks
+        .iter()
+        .filter(|check| check["value"].as_str().is_some_and(|value| value.starts_with(&prefix)))
+        .filter(|check| counted(check).is_none_or(|n| n > CHECKS_MAX))
+        .collect();
+    c.none("asked of too often", &often);
 }
 
 fn features(scratch: &Scratch) -> Result<()> {
@@ -244,6 +293,13 @@ fn features(scratch: &Scratch) -> Result<()> {
     }
     let mut complaints = Complaints::default();
     for (names, scenario) in &mut clients {
+        let topic = names.topic("doubt");
+        scenario.wait_until("doubtful ones", PATIENCE, |s| s.sends_to(&topic).len() >= DOUBTFUL)?;
+    }
+    let doubtful =
+        clients.iter().flat_map(|(names, scenario)| sent(&scenario.sends_to(&names.topic("doubt"))));
+    let aside = put_aside(scratch, cluster.namesrv(), cluster.groups().len(), &doubtful.collect())?;
+    for (names, scenario) in &mut clients {
         complaints.about(&names.version);
         // what has not arrived is told by the rules
         let arrived = scenario
@@ -254,6 +310,10 @@ fn features(scratch: &Scratch) -> Result<()> {
         delays(scratch, &cluster, seen, &mut complaints);
         retries(seen, &mut complaints);
         transactions(&cluster, seen, &mut complaints);
+        let own: Vec<Delivery> =
+            aside.iter().filter(|d| d.value.starts_with(&names.prefix())).cloned().collect();
+        exactly_once("transactions put aside", &seen.sends("doubt"), &own, &mut complaints);
+        judge_aside(seen, &own, &mut complaints);
         requests(scratch, seen, &mut complaints);
         bodies(&cluster, seen, &mut complaints)?;
         traced(scratch, &cluster, seen, &mut complaints);
@@ -284,7 +344,8 @@ fn leave_orphans(scratch: &Scratch, namesrv: &str, names: &Names) -> Result<()> 
     );
     let kit = java::kit(&names.version)?;
     let name = format!("doomed-{}", names.version);
-    let mut doomed = kit.scenario(scratch.dir(), &name, namesrv, &words(&[line])[0])?;
+    let mut doomed =
+        kit.scenario(scratch.dir(), &name, namesrv, &line.split_whitespace().collect::<Vec<_>>())?;
     doomed.wait_until("half messages", PATIENCE, |doomed| doomed.sends().len() >= ORPHANS)?;
     doomed.kill()
 }
@@ -404,7 +465,7 @@ fn dead_letters(scratch: &Scratch, namesrv: &str, all: &[Seen], c: &mut Complain
             format!("lite-pull --topic %DLQ%{group} --group {reader} --assign --properties --idle {IDLE_MS}")
         })
         .collect();
-    let mut reading = kit.together(scratch.dir(), "dead-letters", namesrv, &words(&lines))?;
+    let mut reading = kit.together(scratch.dir(), "dead-letters", namesrv, &lines)?;
     reading.join(PATIENCE)?;
     for seen in all {
         c.about(&seen.names.version);
@@ -559,6 +620,8 @@ fn traced(scratch: &Scratch, cluster: &Running, seen: Seen, c: &mut Complaints) 
 const KILLS: usize = 2;
 /// Of each topic.
 const QUEUES: usize = 4;
+/// So many transactions of which nobody ever knows are begun, one a second: some have been asked of when a leader dies.
+const LONG_DOUBTFUL: usize = 30;
 /// So long a message waits that is to be recalled.
 const RECALL_S: u32 = 3;
 /// One group: every message meets the death of its leader. Clients poll routes often, so that this takes seconds.
@@ -576,7 +639,7 @@ impl Pair {
     fn start(scratch: &Scratch, cluster: &Cluster, version: &str) -> Result<Pair> {
         let kit = java::kit(version)?;
         let names = Names::new(scratch, &kit);
-        for feature in ["delay", "timer", "retry", "recall", "tx", "orphan", "request", "large"] {
+        for feature in ["delay", "timer", "retry", "recall", "tx", "orphan", "doubt", "request", "large"] {
             cluster.create_topic(&names.topic(feature), QUEUES as u32)?;
         }
         // how a client writes the topic of a namespace
@@ -606,6 +669,7 @@ impl Pair {
                 names.topic("orphan"),
                 names.producers("orphan"),
             ),
+            doubtful(&names, LONG_DOUBTFUL, &format!("--retries 0 --rate 1 {common}")),
             send("large", 3, &format!("--size {LARGE_BYTES}")),
             send("space", 3, "--namespace space --unit blue"),
             format!(
@@ -647,12 +711,20 @@ impl Pair {
             sending.push(send("timer", 10, &format!("--delays {TIMERS}")));
             consuming.push(consume("timer", "timer", ""));
             sending.push(send("recall", 6, &format!("--recall 2 --delays sec:{RECALL_S}")));
+            // Producers of one group are one producer in a process.
+            sending.extend(COMPRESSIONS.map(|kind| {
+                let (topic, group) = (names.topic("large"), names.producers(kind));
+                format!(
+                    "failover-producer --topic {topic} --group {group} --retries 0 --rate 1 \
+                     --size {LARGE_BYTES} --compress {kind} --prefix {kind} {common}"
+                )
+            }));
             consuming.push(consume("recall", "recall", ""));
         }
         let namesrv = cluster.namesrv();
         let name = |what: &str| format!("{what}-{}", names.version);
-        let consumers = kit.together(scratch.dir(), &name("consumers"), &namesrv, &words(&consuming))?;
-        let producers = kit.together(scratch.dir(), &name("producers"), &namesrv, &words(&sending))?;
+        let consumers = kit.together(scratch.dir(), &name("consumers"), &namesrv, &consuming)?;
+        let producers = kit.together(scratch.dir(), &name("producers"), &namesrv, &sending)?;
         Ok(Pair { names, producers, consumers })
     }
 
@@ -756,6 +828,33 @@ fn check_trace(shell: &mut mqadmin::Shell, pair: &Pair, id: &str) -> Result<()> 
     Ok(())
 }
 
+/// mqadmin finds a message by its id and by its key; and where it lies, if the broker lives that took it.
+fn check_queries(shell: &mut mqadmin::Shell, pair: &Pair, send: &Send, by_place: bool) -> Result<()> {
+    let topic = pair.names.topic("retry");
+    let (id, place) = (send.msg_id.as_deref(), send.offset_msg_id.as_deref());
+    let (id, place) = id.zip(place).context("a send without ids")?;
+    let key = format!("traced-{}", number(&send.values[0]));
+    let mut finds = |command: &[&str], what: &str| {
+        wait::until(command[0], PATIENCE, || {
+            let said = shell.run(command)?;
+            ensure!(said.contains(what), "{said}");
+            Ok(Some(()))
+        })
+    };
+    finds(&["queryMsgByUniqueKey", "-t", &topic, "-i", id], &topic)?;
+    finds(&["queryMsgByKey", "-t", &topic, "-k", &key], id)?;
+    if by_place {
+        finds(&["queryMsgById", "-t", &topic, "-i", place], place)?;
+    }
+    Ok(())
+}
+
+/// The first send of the topic `retry` that began after `since`.
+fn a_send(pair: &Pair, since: i64) -> Result<Send> {
+    let sends = pair.producers.sends_to(&pair.names.topic("retry"));
+    sends.into_iter().find(|send| send.ok && send.start > since).context("no send")
+}
+
 /// Offsets that an administrator moved while the leader died. Times are nanoseconds since 1970.
 struct Reset {
     /// To the messages that were stored then, or later, in milliseconds.
@@ -851,6 +950,11 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         for pair in &mut pairs {
             pair.wait_working(killed).with_context(|| format!("node {leader} was killed"))?;
         }
+        for pair in &pairs {
+            for since in [0, killed] {
+                check_queries(&mut shell, pair, &a_send(pair, since)?, since == killed)?;
+            }
+        }
         cluster.start_node(leader)?;
         cluster.wait_whole()?;
     }
@@ -861,7 +965,12 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         complaints.result(kept);
         let more = traced_send(&mut shell, pair, killed).context("a trace of after the kills");
         complaints.result(more);
+        let found = check_queries(&mut shell, pair, &a_send(pair, 0)?, true);
+        complaints.result(found.context("a message of before the kills"));
     }
+    let doubtful: BTreeSet<String> =
+        pairs.iter().flat_map(|pair| sent(&pair.producers.sends_to(&pair.names.topic("doubt")))).collect();
+    let aside = put_aside(scratch, &cluster.namesrv(), 1, &doubtful)?;
     for pair in &mut pairs {
         pair.producers.finish()?;
     }
@@ -871,6 +980,7 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         complaints.result(arrived);
         pair.consumers.finish()?;
     }
+    complaints.none("put aside twice", &history::stored_twice(&aside));
     let letters = letters(scratch, &cluster, &pairs)?;
     for (pair, reset) in pairs.iter().zip(&resets) {
         judge_reset(scratch, pair, reset, &mut complaints);
@@ -879,6 +989,13 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         let progress = shell.run(&["consumerProgress", "-g", &group, "-t", &topic])?;
         complaints.check(progress.contains("Diff Total: 0"), || format!("commits do not count: {progress}"));
         judge(scratch, pair, &letters.deliveries_to(&pair.names.group("letters")), &mut complaints);
+        let seen = Seen { names: &pair.names, scenario: &pair.producers };
+        judge_aside(seen, &aside, &mut complaints);
+        scratch.report(&format!(
+            "{}: {} transactions in doubt",
+            pair.names.version,
+            seen.sends("doubt").len()
+        ));
     }
     complaints.end()
 }
@@ -964,7 +1081,7 @@ fn letters(scratch: &Scratch, cluster: &Cluster, pairs: &[Pair]) -> Result<Scena
         })
         .collect();
     let kit = java::kit(java::APACHE)?;
-    let mut reading = kit.together(scratch.dir(), "dead-letters", &cluster.namesrv(), &words(&lines))?;
+    let mut reading = kit.together(scratch.dir(), "dead-letters", &cluster.namesrv(), &lines)?;
     reading.join(PATIENCE)?;
     Ok(reading)
 }

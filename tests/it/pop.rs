@@ -1,7 +1,6 @@
 //! Pop with stock 5.x push consumers that leave the rebalance to the broker (`setClientRebalance(false)`): every consumer
 //! takes from every queue, messages are acknowledged one by one, and what is not comes again.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -94,7 +93,6 @@ impl Clients {
             send("reject", REJECTED),
             send("taken", TAKEN),
         ];
-        let lines: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
         let scenario = kit.together(scratch.dir(), &kit.version, cluster.namesrv(), &lines)?;
         Ok(Clients { version: kit.version, base, scenario, hanging })
     }
@@ -121,7 +119,6 @@ fn features(scratch: &Scratch) -> Result<()> {
             format!("consume --pop --from first --topic {base}_{feature} --group {base}_g_{feature}")
         };
         let lines = [consume("taken"), consume("shared")];
-        let lines: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
         let kit = java::kit(&clients.version)?;
         let name = format!("heir-{}", clients.version);
         heirs.push(kit.together(scratch.dir(), &name, cluster.namesrv(), &lines)?);
@@ -195,7 +192,6 @@ fn newcomers_of(scratch: &Scratch, cluster: &Cluster, version: &str, topic: &str
     let lines = ["late", "pull"].map(|group| {
         format!("consume --pop --from first --topic {topic} --group {topic}_{group} --poll-ms 1000 --heartbeat-ms 1000")
     });
-    let lines: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
     let name = format!("newcomers-{version}");
     java::kit(version)?.together(scratch.dir(), &name, &cluster.namesrv(), &lines)
 }
@@ -209,85 +205,193 @@ fn is_assigned(newcomers: &Scenario, topic: &str) -> bool {
         && [late, pull].iter().all(|group| !newcomers.deliveries_to(group).is_empty())
 }
 
+/// The clients of one version that pop while leaders die: two consumers of `shared`, one that rejects, one that takes over
+/// from one that hangs and dies.
+struct Pair {
+    version: String,
+    /// The topic of `shared`, and what the names of the others begin with.
+    base: String,
+    producers: Scenario,
+    consumers: Scenario,
+    hanging: Scenario,
+}
+
+impl Pair {
+    const QUEUES: u32 = 4;
+    /// With messages a second.
+    const FEATURES: [(&str, u32); 3] = [("shared", 40), ("reject", 4), ("taken", 10)];
+
+    fn topic(&self, feature: &str) -> String {
+        Pair::topic_of(&self.base, feature)
+    }
+
+    fn topic_of(base: &str, feature: &str) -> String {
+        if feature == "shared" { base.to_owned() } else { format!("{base}_{feature}") }
+    }
+
+    fn group_of(base: &str, feature: &str) -> String {
+        format!("{base}_g_{feature}")
+    }
+
+    fn start(scratch: &Scratch, cluster: &Cluster, version: &str) -> Result<Pair> {
+        let kit = java::kit(version)?;
+        let base = scratch.unique(&kit.version.replace('.', "_"));
+        let leader = cluster.address(cluster.leader(GROUP)?, GROUP);
+        for (feature, _) in Pair::FEATURES {
+            let topic = Pair::topic_of(&base, feature);
+            cluster.create_topic(&topic, Pair::QUEUES)?;
+            remoting::set_request_mode(leader, &topic, &Pair::group_of(&base, feature), "POP")?;
+        }
+        remoting::set_request_mode(leader, &base, &format!("{base}_late"), "POP")?;
+        let names = |feature: &str| {
+            let (topic, group) = (Pair::topic_of(&base, feature), Pair::group_of(&base, feature));
+            format!("--topic {topic} --group {group} --poll-ms 1000 --heartbeat-ms 1000")
+        };
+        let consume = |feature: &str, rest: &str| {
+            let names = names(feature);
+            format!("consume --pop --invisible-ms {INVISIBLE_MS} --from first {names} {rest}")
+        };
+        let send = |(feature, rate): (&str, u32)| {
+            format!("failover-producer --retries 0 --rate {rate} {}", names(feature))
+        };
+        let mut consuming = vec![consume("shared", ""); CONSUMERS];
+        consuming.extend([consume("reject", "--reject 1"), consume("taken", "")]);
+        let sending = Pair::FEATURES.map(send);
+        let namesrv = cluster.namesrv();
+        let together = |what: &str, lines: &[String]| {
+            kit.together(scratch.dir(), &format!("{what}-{}", kit.version), &namesrv, lines)
+        };
+        let hanging = together("hanging", &[consume("taken", "--hang")])?;
+        let consumers = together("consumers", &consuming)?;
+        let producers = together("producers", &sending)?;
+        Ok(Pair { version: kit.version.clone(), base, producers, consumers, hanging })
+    }
+
+    fn sends(&self, feature: &str) -> Vec<history::Send> {
+        self.producers.sends_to(&self.topic(feature))
+    }
+
+    fn deliveries(&self, feature: &str) -> Vec<Delivery> {
+        self.consumers.deliveries_to(&Pair::group_of(&self.base, feature))
+    }
+
+    /// Waits for more of everything.
+    fn wait_working(&mut self) -> Result<()> {
+        let topics = Pair::FEATURES.map(|(feature, _)| self.topic(feature));
+        let before = topics.each_ref().map(|topic| sent(&self.producers.sends_to(topic)).len());
+        self.producers.wait_until("more sends", PATIENCE, |s| {
+            let more = |(topic, before): (&String, &usize)| sent(&s.sends_to(topic)).len() > before + 5;
+            topics.iter().zip(&before).all(more)
+        })?;
+        let groups = Pair::FEATURES.map(|(feature, _)| Pair::group_of(&self.base, feature));
+        let before = groups.each_ref().map(|group| self.consumers.deliveries_to(group).len());
+        self.consumers.wait_until("more deliveries", PATIENCE, |s| {
+            let more = |(group, before): (&String, &usize)| s.deliveries_to(group).len() > before + 5;
+            groups.iter().zip(&before).all(more)
+        })
+    }
+
+    /// Waits until all that was acknowledged has arrived, and what was rejected has come again.
+    fn wait_arrived(&mut self) -> Result<()> {
+        let wanted = Pair::FEATURES.map(|(feature, _)| (feature, sent(&self.sends(feature))));
+        let base = self.base.clone();
+        self.consumers.wait_until("every acknowledged message", PATIENCE, |s| {
+            wanted.iter().all(|(feature, wanted)| {
+                let deliveries = s.deliveries_to(&Pair::group_of(&base, feature));
+                wanted.is_subset(&values(&accepted(feature, deliveries)))
+            })
+        })
+    }
+
+    fn judge(&self, scratch: &Scratch, c: &mut Complaints) {
+        let version = &self.version;
+        for (feature, _) in Pair::FEATURES {
+            c.about(&format!("{version} {feature}"));
+            let (sends, deliveries) = (self.sends(feature), self.deliveries(feature));
+            c.none("lost", &history::lost(&sends, &deliveries));
+            let hung = if feature == "taken" { self.hanging.deliveries() } else { Vec::new() };
+            c.none("unexpected", &history::unexpected(&sends, &[deliveries.clone(), hung].concat()));
+            let accepted = accepted(feature, deliveries.clone());
+            let again = accepted.len() - values(&accepted).len();
+            let limit = KILLS * CONSUMERS * IN_FLIGHT;
+            c.check(again <= limit, || format!("{again} deliveries again, more than {limit}"));
+            scratch.report(&format!(
+                "{version} {feature}: {} sends, {} failed, {} deliveries, {again} again",
+                sends.len(),
+                history::failed(&sends).len(),
+                deliveries.len(),
+            ));
+        }
+        c.about(version);
+        let retried = values(&accepted("reject", self.deliveries("reject")));
+        c.none(
+            "rejected and not retried",
+            &sent(&self.sends("reject")).difference(&retried).collect::<Vec<_>>(),
+        );
+        let (taken, inherited) = (values(&self.hanging.deliveries()), values(&self.deliveries("taken")));
+        let stored = sent(&self.sends("taken"));
+        let left: Vec<&String> =
+            taken.difference(&inherited).filter(|value| stored.contains(*value)).collect();
+        c.none("taken by a consumer that died, and by nobody else", &left);
+        scratch.report(&format!("{version}: {} taken by the one that died", taken.len()));
+    }
+}
+
+/// Those that their listener did not reject.
+fn accepted(feature: &str, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
+    deliveries.retain(|delivery| feature != "reject" || delivery.attempt >= 1);
+    deliveries
+}
+
 /// One group, so that each kill meets every message.
 fn leader_killed(scratch: &Scratch) -> Result<()> {
     let mut cluster = Cluster::start(scratch, Plan { preferred_leaders: false, ..Plan::new(3, 1) })?;
     let mut pairs = Vec::new();
     for version in versions() {
-        let kit = java::kit(&version)?;
-        let base = scratch.unique(&kit.version.replace('.', "_"));
-        cluster.create_topic(&base, 4)?;
-        let leader = cluster.leader(GROUP)?;
-        for group in ["g", "late"] {
-            let group = format!("{base}_{group}");
-            remoting::set_request_mode(cluster.address(leader, GROUP), &base, &group, "POP")?;
+        pairs.push(Pair::start(scratch, &cluster, &version)?);
+    }
+    for pair in &mut pairs {
+        pair.wait_working()?;
+        pair.hanging
+            .wait_until("messages to hang on", PATIENCE, |s| values(&s.deliveries()).len() >= TAKEN)?;
+    }
+    for round in 1..=KILLS {
+        if round == 1 {
+            // What they have becomes visible again at another leader.
+            for pair in &mut pairs {
+                pair.hanging.kill()?;
+            }
         }
-        let common = format!("--topic {base} --poll-ms 1000 --heartbeat-ms 1000");
-        let consume =
-            format!("consume --pop --invisible-ms {INVISIBLE_MS} --from first --group {base}_g {common}");
-        let send = format!("failover-producer --group {base}_p --retries 0 --rate 40 {common}");
-        let consuming: Vec<Vec<&str>> = vec![consume.split_whitespace().collect(); CONSUMERS];
-        let sending: Vec<Vec<&str>> = vec![send.split_whitespace().collect()];
-        let namesrv = cluster.namesrv();
-        let name = |what: &str| format!("{what}-{}", kit.version);
-        let consumers = kit.together(scratch.dir(), &name("consumers"), &namesrv, &consuming)?;
-        let producer = kit.together(scratch.dir(), &name("producer"), &namesrv, &sending)?;
-        pairs.push((kit.version.clone(), producer, consumers));
-    }
-    let works = |producer: &mut Scenario, consumers: &mut Scenario| -> Result<()> {
-        let (sends, deliveries) = (producer.sends().len(), consumers.deliveries().len());
-        producer.wait_until("more sends", PATIENCE, |s| s.sends().len() > sends + 40)?;
-        consumers.wait_until("more deliveries", PATIENCE, |s| s.deliveries().len() > deliveries + 40)
-    };
-    for (_, producer, consumers) in &mut pairs {
-        works(producer, consumers)?;
-    }
-    for _ in 0..KILLS {
         let leader = cluster.leader(GROUP)?;
         cluster.kill(leader)?;
-        for (_, producer, consumers) in &mut pairs {
-            works(producer, consumers)?;
+        for pair in &mut pairs {
+            pair.wait_working()?;
         }
         cluster.start_node(leader)?;
         cluster.wait_whole()?;
     }
     let mut c = Complaints::default();
     let mut newcomers = Vec::new();
-    for (version, producer, _) in &pairs {
-        let topic = producer.sends().first().map(|send| send.topic.clone()).unwrap_or_default();
-        newcomers.push((topic.clone(), newcomers_of(scratch, &cluster, version, &topic)?));
+    for pair in &pairs {
+        newcomers.push(newcomers_of(scratch, &cluster, &pair.version, &pair.base)?);
     }
-    for ((version, ..), (topic, newcomers)) in pairs.iter().zip(&mut newcomers) {
-        c.about(version);
-        let told = newcomers.wait_until("what the broker assigns", PATIENCE, |s| is_assigned(s, topic));
+    for (pair, newcomers) in pairs.iter().zip(&mut newcomers) {
+        c.about(&pair.version);
+        let told = newcomers.wait_until("what the broker assigns", PATIENCE, |s| is_assigned(s, &pair.base));
         c.result(told);
         newcomers.finish()?;
     }
-    for (version, producer, consumers) in &mut pairs {
-        c.about(version);
-        producer.finish()?;
-        let sends = producer.sends();
+    for pair in &mut pairs {
+        c.about(&pair.version);
+        pair.producers.finish()?;
         let stopped = Instant::now();
-        let arrived = consumers.wait_until("every acknowledged message", PATIENCE, |s| {
-            sent(&sends).is_subset(&values(&s.deliveries()))
-        });
+        let arrived = pair.wait_arrived();
         c.result(arrived);
+        let version = &pair.version;
         scratch
             .report(&format!("{version}: the last message came {:?} after the last send", stopped.elapsed()));
-        consumers.finish()?;
-        let deliveries = consumers.deliveries();
-        c.none("lost", &history::lost(&sends, &deliveries));
-        c.none("unexpected", &history::unexpected(&sends, &deliveries));
-        let again = deliveries.len() - values(&deliveries).len();
-        let limit = KILLS * CONSUMERS * IN_FLIGHT;
-        c.check(again <= limit, || format!("{again} deliveries again, more than {limit}"));
-        let busy: BTreeSet<&str> = deliveries.iter().map(|d| d.place.broker.as_str()).collect();
-        scratch.report(&format!(
-            "{version}: {} sends, {} failed, {} deliveries from {busy:?}, {again} again",
-            sends.len(),
-            history::failed(&sends).len(),
-            deliveries.len(),
-        ));
+        pair.consumers.finish()?;
+        pair.judge(scratch, &mut c);
     }
     c.end()
 }

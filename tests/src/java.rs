@@ -266,18 +266,13 @@ impl Kit {
         Scenario::start(&mut command, &title, dir, name)
     }
 
-    /// Starts several scenarios in one process, which shares the cost of a JVM. Standard input is one for all.
-    pub fn together(
-        &self,
-        dir: &Path,
-        name: &str,
-        namesrv: &str,
-        scenarios: &[Vec<&str>],
-    ) -> Result<Scenario> {
+    /// Starts several scenarios in one process, which shares the cost of a JVM. Each is a command line; words have no blanks.
+    /// Standard input is one for all.
+    pub fn together(&self, dir: &Path, name: &str, namesrv: &str, scenarios: &[String]) -> Result<Scenario> {
         let mut arguments = vec!["together"];
         for scenario in scenarios {
             arguments.push("+");
-            arguments.extend(scenario);
+            arguments.extend(scenario.split_whitespace());
         }
         // what follows is for all
         arguments.push("+");

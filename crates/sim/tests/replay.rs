@@ -96,6 +96,8 @@ seeds_that_failed! {
     a_leaders_stream_to_a_node_whose_sync_fails_ends_once: 64;
     a_full_disk_takes_no_snapshot_and_lives: 97;
     and_so_it_does_under_load: 138;
+    what_was_acknowledged_in_order_is_not_handed_out_again: 725;
+    nor_after_resets_and_a_purge: 945;
 }
 
 #[test]

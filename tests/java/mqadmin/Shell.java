@@ -2,8 +2,10 @@ import java.io.BufferedReader;
 import java.io.ByteArrayOutputStream;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
+import java.lang.reflect.Field;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
+import java.util.List;
 
 import org.apache.rocketmq.tools.command.MQAdminStartup;
 
@@ -31,7 +33,18 @@ public final class Shell {
         System.exit(0);
     }
 
+    /**
+     * Some commands keep the client of their last run, and go on with it though it was shut down. In a process of their own
+     * there is none.
+     */
+    private static void forgetCommands() throws ReflectiveOperationException {
+        Field commands = MQAdminStartup.class.getDeclaredField("SUB_COMMANDS");
+        commands.setAccessible(true);
+        ((List<?>) commands.get(null)).clear();
+    }
+
     private static byte[] run(long limitMillis, String[] command) throws Exception {
+        forgetCommands();
         ByteArrayOutputStream said = new ByteArrayOutputStream();
         PrintStream out = new PrintStream(said, true, "UTF-8");
         System.setOut(out);

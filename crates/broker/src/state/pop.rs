@@ -69,6 +69,12 @@ impl OrderedBatch {
         }
         cursor
     }
+
+    /// Whether what is acknowledged of it counts: not when the consumer offset was set back since, for then all is wanted
+    /// once more. `stored`: the consumer offset.
+    fn is_current(&self, stored: Option<QueueOffset>) -> bool {
+        stored >= Some(self.cursor())
+    }
 }
 
 /// What a pop has to know of a queue.
@@ -119,7 +125,7 @@ impl PopPlace {
 
     /// What is acknowledged beyond the consumer offset, ascending: it is not handed out again.
     pub fn acknowledged_ahead(&self) -> Vec<QueueOffset> {
-        let batch = self.ordered.as_ref().filter(|batch| self.cursor >= Some(batch.cursor()));
+        let batch = self.ordered.as_ref().filter(|batch| batch.is_current(self.cursor));
         batch.map(|batch| batch.ahead.iter().copied().collect()).unwrap_or_default()
     }
 }
@@ -321,14 +327,22 @@ impl Pops {
 
     // ---- changes ----
 
-    /// Hands messages out. The consumer offset that this makes; `None`: an orderly batch is out, or too much is in flight,
-    /// and nothing has changed.
+    /// Hands messages out. The consumer offset that this makes; `None`: an orderly batch is out, some of it was acknowledged
+    /// since whoever proposes this looked, or too much is in flight, and nothing has changed.
     pub(super) fn take(&mut self, key: PopKey, take: &Take) -> Option<u64> {
         let Take { cursor, offsets, next, invisible_ms, now_ms, order } = *take;
+        let stored = cursor.map(QueueOffset);
         let known = self.queues.get(&key);
         if let Some(batch) = known.and_then(|queue| queue.ordered.as_ref())
             && order.is_some_and(|attempt_id| batch.blocked_until_ms(attempt_id, now_ms).is_some())
             && !Mutant::TwoBatchesInOrder.is_on()
+        {
+            return None;
+        }
+        // A consumer whose time was over may have acknowledged some of its batch while this was on its way.
+        if let Some(batch) = known.and_then(|queue| queue.ordered.as_ref())
+            && batch.is_current(stored)
+            && offsets.iter().any(|offset| batch.ahead.contains(&QueueOffset(*offset)))
         {
             return None;
         }
@@ -366,10 +380,8 @@ impl Pops {
                 messages,
                 ahead: BTreeSet::new(),
             };
-            // Unless the offset was set back: then all of it is wanted once more.
-            if let Some(last) = last.filter(|last| cursor >= Some(last.cursor().0)) {
+            if let Some(last) = last.filter(|last| last.is_current(stored)) {
                 batch.ahead = last.ahead;
-                batch.ahead.retain(|offset| !batch.messages.contains_key(offset));
             }
             // What is before the first is passed over for good.
             let cursor = batch.cursor();
@@ -382,7 +394,7 @@ impl Pops {
                 }
                 self.due.insert((message.visible_at_ms, key, *offset));
             }
-            queue.ordered = last.filter(|last| cursor >= Some(last.cursor().0)).and_then(|mut last| {
+            queue.ordered = last.filter(|last| last.is_current(stored)).and_then(|mut last| {
                 last.messages.clear();
                 last.at(QueueOffset(next))
             });
@@ -875,6 +887,25 @@ mod tests {
         assert_eq!(hand_out_in_order(&mut pops, 2, &[2], 3, 1_500, ""), Some(2));
         assert_eq!(pops.ack(KEY, 2, 1_500), Acked::Cursor(2, 4));
         assert!(pops.queues.is_empty());
+    }
+
+    #[test]
+    fn what_was_acknowledged_while_a_take_was_on_its_way_is_not_handed_out_again() {
+        let mut pops = Pops::default();
+        hand_out_in_order(&mut pops, 0, &[0, 1, 2], 3, 1_000, "a");
+        // Its time is over and somebody is about to take it all; the one who had it acknowledges before.
+        assert_eq!(pops.ack(KEY, 1, 1_000), Acked::Cursor(0, 0));
+        let before = pops.encode();
+        assert_eq!(hand_out_in_order(&mut pops, 0, &[0, 1, 2], 3, 1_200, "b"), None);
+        assert_eq!(hand_out_in_order(&mut pops, 0, &[0, 1, 2], 3, 1_200, "a"), None, "nor to itself");
+        assert_eq!(hand_out(&mut pops, 0, &[0, 1, 2], 3, 1_200), None, "nor out of order");
+        assert_eq!(pops.encode(), before);
+        assert_eq!(hand_out_in_order(&mut pops, 0, &[0, 2], 3, 1_200, "b"), Some(0));
+        assert_eq!(pops.ack(KEY, 2, 1_000), Acked::Stale);
+        // An administrator sets the offset back below all of it: then all is wanted once more.
+        assert_eq!(pops.ack(KEY, 0, 1_200), Acked::Cursor(0, 2));
+        assert_eq!(hand_out_in_order(&mut pops, 1, &[1, 2], 3, 1_400, "b"), Some(1));
+        round_trip(&pops);
     }
 
     #[test]
