@@ -359,18 +359,24 @@ impl Shared {
         }
     }
 
-    /// Asks for a topic's route because something failed; many failures ask once in a while.
+    /// Asks for a topic's route because something failed. Many failures ask once in a while, and for as long as there are some.
     pub(crate) fn refresh_in_background(self: &Arc<Self>, topic: &Arc<Topic>) {
         if self.stop.is_cancelled() || !topic.begin_refresh() {
             return;
         }
         let (shared, topic) = (Arc::clone(self), Arc::clone(topic));
         self.spawn(async move {
-            if let Some(Err(error)) = shared.stop.run_until_cancelled(shared.routes.refresh(&topic)).await {
-                tracing::warn!(topic = &*topic.name, %error, "the route cannot be asked for");
+            loop {
+                let wishes = topic.wishes();
+                if let Some(Err(error)) = shared.stop.run_until_cancelled(shared.routes.refresh(&topic)).await
+                {
+                    tracing::warn!(topic = &*topic.name, %error, "the route cannot be asked for");
+                }
+                let is_stopped = stopped_within(&shared.stop, limits::ROUTE_AFTER_FAILURE).await;
+                if is_stopped || topic.end_refresh(wishes) {
+                    break;
+                }
             }
-            stopped_within(&shared.stop, limits::ROUTE_AFTER_FAILURE).await;
-            topic.end_refresh();
         });
     }
 

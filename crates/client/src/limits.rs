@@ -22,6 +22,9 @@ pub const REBALANCE_MIN: Duration = Duration::from_secs(1);
 pub const RETRY_TOPIC_AWAITED: Duration = Duration::from_mins(1);
 /// Time for one request that is neither a send nor a pull (`mqClientApiTimeout`).
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A nameserver that has not answered for so long is not waited for alone: the next one is asked too. It answers from memory,
+/// in well under a millisecond; Java waits for [`CALL_TIMEOUT`], which takes a client past an election of half a second.
+pub const NAMESERVER_PATIENCE: Duration = Duration::from_millis(300);
 /// Time for a TCP connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long `shutdown` waits for what is under way.
@@ -47,6 +50,9 @@ pub const SEND_RETRIES: u32 = 2;
 pub const SEND_PAUSE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(200));
 /// A failed send asks for the topic's route in the background, at most this often.
 pub const ROUTE_AFTER_FAILURE: Duration = Duration::from_millis(250);
+/// A send asks for the topic's route in the background whenever it has waited so long, so that what follows it finds a new
+/// leader before this one has run out of time. An election takes about a second.
+pub const ROUTE_WHILE_WAITING: Duration = Duration::from_millis(400);
 /// Submitted messages that wait for the producer's task; each holds a permit of `in_flight_max`.
 pub const SUBMIT_QUEUE: usize = 1024;
 /// Largest body of a message (`maxMessageSize`).
@@ -148,6 +154,7 @@ const _: () = {
     assert!(SEND_BYTES_IN_FLIGHT_MAX >= 2 * BATCH_BYTES_MAX);
     assert!(SEND_BYTES_IN_FLIGHT_MAX <= u32::MAX as usize);
     assert!(OUTBOUND_BYTES_MAX >= 2 * SEND_BYTES_IN_FLIGHT_MAX);
+    assert!(NAMESERVER_PATIENCE.as_millis() < CALL_TIMEOUT.as_millis());
     assert!(SEND_CONNECT_TIMEOUT.as_millis() < SEND_TIMEOUT.as_millis());
     assert!(INFLATED_BYTES_MAX >= MESSAGE_BYTES_MAX);
     let mut i = 1;

@@ -1,12 +1,15 @@
-//! The nameservers: one of them, until it fails.
+//! The nameservers: one of them, until it fails or keeps us waiting.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::timeout;
 use wire::{Body, GetRouteInfoRequest, RemotingCommand, RequestCode, ResponseCode, TopicRouteData};
 
 use crate::call::{Caller, bad_answer, refusal};
 use crate::error::ClientError;
+use crate::limits;
 
 #[derive(Debug)]
 pub(crate) struct Nameservers {
@@ -27,26 +30,37 @@ impl Nameservers {
         self.caller.net().close();
     }
 
-    /// The answer, whatever its code, of the nameserver in use or the first that follows it and does
-    /// answer. Everything asked of nameservers here may be asked twice.
+    /// The answer, whatever its code, of the nameserver in use or of one that follows it: the next is asked when one fails, and
+    /// also when one has not answered for [`limits::NAMESERVER_PATIENCE`], for the node that led may be asleep with its
+    /// nameserver; whoever answers first counts. Everything asked of nameservers here may be asked twice.
     pub(crate) async fn call(
         &self,
         request: RemotingCommand,
     ) -> Result<(String, RemotingCommand), ClientError> {
         let count = self.addresses.len();
         let first = self.current.load(Relaxed);
+        let ask = |step: usize| {
+            let (place, request) = ((first + step) % count, request.clone());
+            async move { (place, self.caller.call(&self.addresses[place], request, self.timeout).await) }
+        };
+        let mut asked = FuturesUnordered::new();
         let mut last = ClientError::refused("no nameserver is given");
-        for step in 0..count {
-            let place = (first + step) % count;
-            let address = &self.addresses[place];
-            match self.caller.call(address, request.clone(), self.timeout).await {
+        let mut steps = 0..count;
+        loop {
+            asked.extend(steps.next().map(ask));
+            let is_last = steps.is_empty();
+            let result = match timeout(limits::NAMESERVER_PATIENCE, asked.next()).await {
+                Ok(result) => result,
+                Err(_) if is_last => asked.next().await,
+                Err(_) => continue,
+            };
+            let Some((place, result)) = result else { return Err(last) };
+            match result {
                 Ok(answer) => {
-                    if step > 0 {
-                        tracing::info!(
-                            from = self.addresses[first % count],
-                            to = address,
-                            "another nameserver is used"
-                        );
+                    let address = &self.addresses[place];
+                    if place != first % count {
+                        let from = &self.addresses[first % count];
+                        tracing::info!(from, to = address, "another nameserver is used");
                         self.current.store(place, Relaxed);
                     }
                     return Ok((address.clone(), answer));
@@ -55,7 +69,6 @@ impl Nameservers {
                 Err(error) => last = error,
             }
         }
-        Err(last)
     }
 
     /// The answer to a request that must succeed.

@@ -9,7 +9,7 @@
 //! nameserver, so that many who miss a route ask once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -153,18 +153,24 @@ pub(crate) struct Topic {
     /// Grows with each new route.
     version: AtomicU64,
     asked: tokio::sync::Mutex<Option<Instant>>,
-    /// Somebody asks in the background, or did so a moment ago.
-    is_refreshing: AtomicBool,
+    /// So often it was asked for in the background since that began; 0: nobody does.
+    wishes: AtomicU32,
 }
 
 impl Topic {
-    /// True for one caller, until [`Topic::end_refresh`].
+    /// True for one caller, who asks for the route until [`Topic::end_refresh`].
     pub(crate) fn begin_refresh(&self) -> bool {
-        !self.is_refreshing.swap(true, Ordering::AcqRel)
+        self.wishes.fetch_add(1, Ordering::AcqRel) == 0
     }
 
-    pub(crate) fn end_refresh(&self) {
-        self.is_refreshing.store(false, Ordering::Release);
+    /// What is wished for now; for [`Topic::end_refresh`], once that has been done.
+    pub(crate) fn wishes(&self) -> u32 {
+        self.wishes.load(Ordering::Acquire)
+    }
+
+    /// False where somebody has wished for it since those: it is to be asked for once more.
+    pub(crate) fn end_refresh(&self, wishes: u32) -> bool {
+        self.wishes.compare_exchange(wishes, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     pub(crate) fn route(&self) -> Option<Arc<Route>> {
@@ -220,7 +226,7 @@ impl Routes {
                 route: RwLock::new(None),
                 version: AtomicU64::new(0),
                 asked: tokio::sync::Mutex::new(None),
-                is_refreshing: AtomicBool::new(false),
+                wishes: AtomicU32::new(0),
             })
         };
         Ok(Arc::clone(topics.entry(Arc::clone(topic)).or_insert_with(new)))

@@ -1,6 +1,7 @@
 //! From a message to the broker's answer: whom to try, how often, how long.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -258,6 +259,7 @@ impl Inner {
         let mut failed_on: Option<Arc<Broker>> = None;
         loop {
             attempts += 1;
+            let version = topic.version();
             let outlet = self.outlet(topic, deadline).await;
             let has_other;
             let result = match outlet {
@@ -314,7 +316,11 @@ impl Inner {
             }
             tracing::debug!(topic = &*topic.name, attempts, %error, "a send is tried again");
             if pauses {
-                tokio::time::sleep(pause).await;
+                // Unless there is another route meanwhile, which may name another leader.
+                let mut changes = self.shared.routes.changes();
+                if topic.version() == version {
+                    let _ = tokio::time::timeout(pause, changes.changed()).await;
+                }
                 pause = (pause * 2).min(limits::SEND_PAUSE.1);
             }
         }
@@ -323,7 +329,7 @@ impl Inner {
     /// One request to one broker.
     async fn attempt(
         &self,
-        topic: &Topic,
+        topic: &Arc<Topic>,
         parcel: &Parcel<'_>,
         broker: &Broker,
         health: &Health,
@@ -343,7 +349,7 @@ impl Inner {
 
     async fn exchange(
         &self,
-        topic: &Topic,
+        topic: &Arc<Topic>,
         parcel: &Parcel<'_>,
         broker: &Broker,
         queue_id: i32,
@@ -359,7 +365,13 @@ impl Inner {
             _ => left(),
         };
         let request = self.request(topic, parcel, broker, queue_id);
-        let answer = connection.request(request, timeout).await?;
+        let mut answer = pin!(connection.request(request, timeout));
+        let answer = loop {
+            match tokio::time::timeout(limits::ROUTE_WHILE_WAITING, &mut answer).await {
+                Ok(answer) => break answer?,
+                Err(_) => self.shared.refresh_in_background(topic),
+            }
+        };
         let status = match answer.response_code() {
             ResponseCode::SUCCESS => SendStatus::Stored,
             ResponseCode::FLUSH_DISK_TIMEOUT => SendStatus::FlushDiskTimeout,

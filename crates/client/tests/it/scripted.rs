@@ -18,7 +18,7 @@ use wire::{
     encode_message, patch_queue_offset, patch_store_timestamp, pull_flag,
 };
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 

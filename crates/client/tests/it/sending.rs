@@ -251,6 +251,53 @@ async fn nameservers_take_over_from_each_other() {
     assert!(!error.may_have_happened(), "{error:?}");
 }
 
+/// Its host sleeps: the kernel takes the connection and what is written to it, and nobody answers.
+#[tokio::test]
+async fn a_nameserver_that_sleeps_is_not_waited_for() {
+    let cluster = Cluster::start(&[1]);
+    let asleep = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let asleep = asleep.local_addr().expect("an address").to_string();
+    // Each begins with one of the two at random.
+    for number in 0..6 {
+        let nameservers = [asleep.clone(), cluster.nameserver.address.clone()];
+        let long = Duration::from_mins(10);
+        let client = Client::start(ClientConfig { call_timeout: long, ..ClientConfig::new(nameservers) });
+        let client = client.await.expect("a client");
+        let config = ProducerConfig { send_timeout: long, ..ProducerConfig::default() };
+        let producer = client.producer("p", config).await.expect("a producer");
+        let message = message(&format!("m{number}"));
+        let sent = tokio::time::timeout(Duration::from_mins(1), producer.send(&message)).await;
+        sent.expect("it does not wait for the one that sleeps").expect("sent");
+    }
+}
+
+/// What is sent while another send waits for a leader that sleeps goes to the new one as soon as there is one.
+#[tokio::test]
+async fn a_send_that_waits_looks_for_another_leader() {
+    let cluster = Cluster::start(&[1]);
+    let client = cluster.client().await;
+    let config = ProducerConfig { send_timeout: Duration::from_mins(10), ..ProducerConfig::default() };
+    let producer = client.producer("p", config).await.expect("a producer");
+    let queue = producer.send(&message("first")).await.expect("sent").queue();
+    let asleep = &cluster.brokers[0];
+    asleep.always(Some(Misdeed::Silence));
+    let before = asleep.count(RequestCode::SEND_MESSAGE_V2);
+    let waiting = {
+        let (producer, queue) = (producer.clone(), queue.clone());
+        tokio::spawn(async move { producer.send_to(&message("lost"), &queue).await })
+    };
+    until("it waits", || asleep.count(RequestCode::SEND_MESSAGE_V2) > before).await;
+    let leads = Broker::start(&cluster.registry, "a", 1);
+    let asked = || *crate::scripted::locked(&cluster.registry.asked);
+    let before = asked();
+    until("the route is asked for", || asked() > before + 1).await;
+    let sent = tokio::time::timeout(Duration::from_mins(1), producer.send_to(&message("next"), &queue)).await;
+    sent.expect("it does not wait with the other one").expect("sent");
+    assert_eq!(leads.bodies("t"), ["next"]);
+    assert!(!waiting.is_finished());
+    waiting.abort();
+}
+
 #[tokio::test]
 async fn brokers_hear_of_a_producer_with_its_connection_and_when_it_leaves() {
     let cluster = Cluster::start(&[1]);
