@@ -227,7 +227,8 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pop_ms: Option<u64>,
     },
-    /// What a node gave of the dead letters of a group, in pieces that follow each other from the first on. No invocation.
+    /// What a node gave of the dead letters of a group, in pieces that follow each other from the first on; from replica 100 on it
+    /// is a reader that asks whoever leads. No invocation.
     DeadLetters { replica: u64, group: String, messages: Vec<Read> },
     /// After convergence: what one replica holds of a queue, in pieces that follow each other. No invocation.
     Drain {

@@ -434,7 +434,9 @@ fn where_new_groups_begin(scratch: &Scratch, versions: &[String], nodes: u64) ->
             groups.begins.iter().filter(assigned).count()
         };
         let begun: usize = all.iter().zip(&running).map(has_begun).sum();
-        scratch.report(&format!("{begun} of {} groups had queues when the leader died", 4 * all.len()));
+        let count = 4 * all.len();
+        ensure!(begun < count, "all of them had queues before the leader died");
+        scratch.report(&format!("{begun} of {count} groups had queues when the leader died"));
     }
     for (groups, consumers) in all.iter().zip(&mut running) {
         groups.wait_begun(consumers)?;

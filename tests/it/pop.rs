@@ -1,7 +1,8 @@
 //! Pop with stock 5.x push consumers that leave the rebalance to the broker (`setClientRebalance(false)`): every consumer
 //! takes from every queue, messages are acknowledged one by one, and what is not comes again.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::Result;
 use tests::cluster::{Cluster, Plan, Running};
@@ -182,9 +183,13 @@ fn judge(scratch: &Scratch, clients: &Clients, heir: &Scenario, late_ms: i64, c:
 
 const KILLS: usize = 2;
 const GROUP: &str = "broker-a";
+/// So many messages at least are in the hands of a consumer that dies with the leader.
+const HUNG: usize = 3;
 const CONSUMERS: usize = 2;
 /// What a consumer may have taken and not acknowledged: a batch that it has and one that is under way.
 const IN_FLIGHT: usize = 64;
+/// For so long the one that hangs has what it takes: longer than it takes to start it and to kill the leader.
+const LONG_INVISIBLE_MS: i64 = 20_000;
 
 /// Consumers that have the broker assign them what they take: of a group that pops, by a mode that was set before leaders
 /// died, and of one of which nothing was said.
@@ -213,7 +218,6 @@ struct Pair {
     base: String,
     producers: Scenario,
     consumers: Scenario,
-    hanging: Scenario,
 }
 
 impl Pair {
@@ -261,10 +265,20 @@ impl Pair {
         let together = |what: &str, lines: &[String]| {
             kit.together(scratch.dir(), &format!("{what}-{}", kit.version), &namesrv, lines)
         };
-        let hanging = together("hanging", &[consume("taken", "--hang")])?;
         let consumers = together("consumers", &consuming)?;
         let producers = together("producers", &sending)?;
-        Ok(Pair { version: kit.version.clone(), base, producers, consumers, hanging })
+        Ok(Pair { version: kit.version.clone(), base, producers, consumers })
+    }
+
+    /// Another consumer of `taken`, which hangs with the first messages that it takes.
+    fn start_hanging(&self, scratch: &Scratch, namesrv: &str) -> Result<Scenario> {
+        let (topic, group) = (self.topic("taken"), Pair::group_of(&self.base, "taken"));
+        let line = format!(
+            "consume --pop --invisible-ms {LONG_INVISIBLE_MS} --from first --hang --topic {topic} \
+             --group {group} --poll-ms 1000 --heartbeat-ms 1000"
+        );
+        let name = format!("hanging-{}", self.version);
+        java::kit(&self.version)?.together(scratch.dir(), &name, namesrv, &[line])
     }
 
     fn sends(&self, feature: &str) -> Vec<history::Send> {
@@ -303,17 +317,19 @@ impl Pair {
         })
     }
 
-    fn judge(&self, scratch: &Scratch, c: &mut Complaints) {
+    /// `hung`: what the one that hung had when it was killed, and the leader right after it; `killed`: when, in nanoseconds since
+    /// 1970.
+    fn judge(&self, scratch: &Scratch, hung: &[Delivery], killed: i64, c: &mut Complaints) {
         let version = &self.version;
-        for (feature, _) in Pair::FEATURES {
+        for (feature, rate) in Pair::FEATURES {
             c.about(&format!("{version} {feature}"));
             let (sends, deliveries) = (self.sends(feature), self.deliveries(feature));
             c.none("lost", &history::lost(&sends, &deliveries));
-            let hung = if feature == "taken" { self.hanging.deliveries() } else { Vec::new() };
-            c.none("unexpected", &history::unexpected(&sends, &[deliveries.clone(), hung].concat()));
+            c.none("unexpected", &history::unexpected(&sends, &deliveries));
             let accepted = accepted(feature, deliveries.clone());
             let again = accepted.len() - values(&accepted).len();
-            let limit = KILLS * CONSUMERS * IN_FLIGHT;
+            // No more than came in the seconds that a message is invisible, either.
+            let limit = KILLS * (CONSUMERS * IN_FLIGHT).min(rate as usize * INVISIBLE_MS as usize / 1000);
             c.check(again <= limit, || format!("{again} deliveries again, more than {limit}"));
             scratch.report(&format!(
                 "{version} {feature}: {} sends, {} failed, {} deliveries, {again} again",
@@ -328,12 +344,13 @@ impl Pair {
             "rejected and not retried",
             &sent(&self.sends("reject")).difference(&retried).collect::<Vec<_>>(),
         );
-        let (taken, inherited) = (values(&self.hanging.deliveries()), values(&self.deliveries("taken")));
-        let stored = sent(&self.sends("taken"));
-        let left: Vec<&String> =
-            taken.difference(&inherited).filter(|value| stored.contains(*value)).collect();
-        c.none("taken by a consumer that died, and by nobody else", &left);
-        scratch.report(&format!("{version}: {} taken by the one that died", taken.len()));
+        // Nobody else got them before, and another leader gave them to the one that lives.
+        let (hung, heir) = (values(hung), self.deliveries("taken"));
+        let of_hung: Vec<&Delivery> = heir.iter().filter(|d| hung.contains(&d.value)).collect();
+        c.none("what another consumer had", &of_hung.iter().filter(|d| d.at < killed).collect::<Vec<_>>());
+        let inherited: BTreeSet<&str> = of_hung.iter().map(|d| d.value.as_str()).collect();
+        c.check(inherited.len() == hung.len(), || format!("{} of {hung:?} were taken over", inherited.len()));
+        scratch.report(&format!("{version}: {} taken over from the one that died", inherited.len()));
     }
 }
 
@@ -352,18 +369,29 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
     }
     for pair in &mut pairs {
         pair.wait_working()?;
-        pair.hanging
-            .wait_until("messages to hang on", PATIENCE, |s| values(&s.deliveries()).len() >= TAKEN)?;
     }
+    // What they have becomes visible again at another leader.
+    let mut hanging = Vec::new();
+    for pair in &pairs {
+        hanging.push(pair.start_hanging(scratch, &cluster.namesrv())?);
+    }
+    for scenario in &mut hanging {
+        scenario.wait_until("messages to hang on", PATIENCE, |s| values(&s.deliveries()).len() >= HUNG)?;
+    }
+    let mut hung = Vec::new();
+    let mut killed = 0;
     for round in 1..=KILLS {
+        let leader = cluster.leader(GROUP)?;
         if round == 1 {
-            // What they have becomes visible again at another leader.
-            for pair in &mut pairs {
-                pair.hanging.kill()?;
+            for scenario in &mut hanging {
+                scenario.kill()?;
+                hung.push(scenario.deliveries());
             }
         }
-        let leader = cluster.leader(GROUP)?;
         cluster.kill(leader)?;
+        if round == 1 {
+            killed = UNIX_EPOCH.elapsed().map_or(0, |now| now.as_nanos() as i64);
+        }
         for pair in &mut pairs {
             pair.wait_working()?;
         }
@@ -381,7 +409,7 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         c.result(told);
         newcomers.finish()?;
     }
-    for pair in &mut pairs {
+    for (pair, hung) in pairs.iter_mut().zip(&hung) {
         c.about(&pair.version);
         pair.producers.finish()?;
         let stopped = Instant::now();
@@ -391,7 +419,7 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         scratch
             .report(&format!("{version}: the last message came {:?} after the last send", stopped.elapsed()));
         pair.consumers.finish()?;
-        pair.judge(scratch, &mut c);
+        pair.judge(scratch, hung, killed, &mut c);
     }
     c.end()
 }

@@ -89,6 +89,7 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
         level: FEATURE_LEVEL,
         level_max: hosted.config.feature_level,
         election_ms: hosted.config.election_ms,
+        catch_up_rate: hosted.node.config.limits.catch_up_bytes_per_second as u64,
         log: store::Options {
             recent_bytes_max: store::limits::RECENT_BYTES_MAX / hosted.node.config.groups.len().max(1),
             ..store::Options::default()

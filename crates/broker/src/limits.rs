@@ -90,6 +90,9 @@ limits! {
     clients = 50_000, in 1..=COUNT_MAX;
     /// Reads of cold pages at the same time, per group.
     cold_reads = 8, in 1..=1024;
+    /// How fast a node that is more than 64 MiB behind is sent what it lacks while this one leads, in bytes a second; 0: as fast as
+    /// it goes. Never more slowly than one and a half times as fast as the log grows.
+    catch_up_bytes_per_second = replica::CATCH_UP_RATE as usize, in 0..=BYTES_MAX;
     /// A send that would wait longer to be committed is refused, in ms; clients give one 3 s, in all its attempts.
     queue_wait_ms = 1_000, in 50..=2_500;
     /// What one topic takes in a second, on each group; 0: any number. `[[rate]]` gives single names rates of their own.

@@ -106,6 +106,11 @@ impl Watch {
         // Never 0.
         self.origin.elapsed().as_millis() as u64 + 1
     }
+
+    /// The peer is at work.
+    pub(crate) fn note_active(&self) {
+        self.active_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
 }
 
 /// How far a connection has gone towards its end.

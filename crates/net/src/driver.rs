@@ -216,7 +216,9 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         }
         let progress = self.written - before;
         if progress > 0 {
-            watch.active_ms.store(watch.now_ms(), Ordering::Relaxed);
+            if !matches!(self.late_turn, LateTurn::Waits(_)) {
+                watch.note_active();
+            }
             self.traffic.written_bytes.fetch_add(progress as u64, Ordering::Relaxed);
         }
         if !is_blocked {
@@ -281,6 +283,7 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
     /// Reads once and handles what is whole. False: there was nothing to read.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         if std::mem::take(&mut self.has_leftovers) {
+            self.connection.watch.note_active();
             self.dispatch()?;
             return Ok(true);
         }
@@ -295,7 +298,7 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
                 } else if count < room / 4 {
                     self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
                 }
-                watch.active_ms.store(watch.now_ms(), Ordering::Relaxed);
+                watch.note_active();
                 self.traffic.read_bytes.fetch_add(count as u64, Ordering::Relaxed);
                 self.dispatch()?;
                 if count < room {
@@ -348,6 +351,8 @@ impl<H: Handler + ?Sized> Driver<'_, H> {
         if is_late && !self.drains && !self.late_turn.is_mine(&self.connection.budget) {
             self.has_leftovers = true;
             self.note_partial(false);
+            // Until it is this one's turn it is not the peer that is idle.
+            self.connection.watch.active_ms.store(0, Ordering::Relaxed);
             return Ok(());
         }
         self.connection.set_late(is_late);

@@ -13,6 +13,7 @@
 //! What must hold here is written in ARCHITECTURE.md ("The replicated log") and tested beside the code.
 
 mod blocking;
+mod catch_up;
 mod commits;
 mod formation;
 mod group;
@@ -44,7 +45,7 @@ pub use formation::FormationError;
 pub use group::{Group, GroupStatus, PeerProgress, ReadError, Role, TransferError};
 pub use host::{Ground, GroupConfig, Host, HostConfig, OpenError, OpenedGroup};
 pub use level::ExcuseError;
-pub use limits::{COUPLED_LEVEL, PEER_MESSAGE_BYTES};
+pub use limits::{CATCH_UP_RATE, COUPLED_LEVEL, PEER_MESSAGE_BYTES};
 pub use log_clock::WallClock;
 pub use peers::{CallError, PeerHandler, Peers, Service};
 pub use proposer::Done;

@@ -19,6 +19,7 @@ use openraft::storage::Snapshot;
 
 use std::sync::Arc;
 
+use crate::catch_up::{CatchUp, Paced, Stretch};
 use crate::commits::CommitsWithEntries;
 use crate::limits::{REOPEN_PAUSE, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_RETRY};
 use crate::server::GroupSlot;
@@ -35,13 +36,16 @@ type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 pub(crate) struct Network {
     pub(crate) peers: Peers,
     pub(crate) slot: Arc<GroupSlot>,
+    /// See [`crate::GroupConfig`].
+    pub(crate) catch_up_rate: u64,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
-        PeerNetwork::new(&self.peers, &self.slot, NodeId(target))
+        let catch_up_rate = self.catch_up_rate;
+        PeerNetwork { catch_up_rate, ..PeerNetwork::new(&self.peers, &self.slot, NodeId(target)) }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
@@ -55,6 +59,7 @@ pub(crate) struct PeerNetwork {
     slot: Arc<GroupSlot>,
     target: NodeId,
     heartbeats: bool,
+    catch_up_rate: u64,
 }
 
 type Client = proto::peer_client::PeerClient<tonic::transport::Channel>;
@@ -62,7 +67,7 @@ type Client = proto::peer_client::PeerClient<tonic::transport::Channel>;
 impl PeerNetwork {
     /// For a request outside openraft's own.
     pub(crate) fn new(peers: &Peers, slot: &Arc<GroupSlot>, target: NodeId) -> Self {
-        PeerNetwork { peers: peers.clone(), slot: slot.clone(), target, heartbeats: false }
+        PeerNetwork { peers: peers.clone(), slot: slot.clone(), target, heartbeats: false, catch_up_rate: 0 }
     }
 
     fn origin(&self) -> proto::Origin {
@@ -204,6 +209,11 @@ impl PeerNetwork {
         let mut client = self.log()?;
         let mut origin = Some(self.origin());
         let (slot, of_target, target) = (self.slot.clone(), self.slot.clone(), self.target);
+        let log = slot.log.clone();
+        let mut catch_up = CatchUp::new(self.catch_up_rate, log.state().end);
+        let input = Paced::new(input, move |request: &AppendEntriesRequest<TypeConfig>| {
+            Stretch::of(request, log.state().end).map_or(Duration::ZERO, |stretch| catch_up.delay(stretch))
+        });
         let requests =
             CommitsWithEntries::new(input.map(move |request| append_request(request, origin.take())))
                 .take_while(move |_| future::ready(!slot.is_muted()));

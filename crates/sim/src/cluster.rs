@@ -374,6 +374,18 @@ impl Cluster {
         }
     }
 
+    /// After [`Cluster::heal`]: whoever is down starts, also who was about to stop.
+    pub(crate) fn keep_up(&mut self) {
+        for node in self.broken() {
+            self.end(node, Ending::Process);
+        }
+        for node in 1..=NODES {
+            if !self.is_up(node) {
+                self.start(node);
+            }
+        }
+    }
+
     /// The file of the last frame that a node has of a group, and where in it the frame starts; `None` where a checkpoint
     /// makes it needless to read it at a start.
     pub(crate) fn last_frame(&self, id: u64, group: usize) -> Option<(PathBuf, u64)> {
@@ -575,6 +587,7 @@ impl Cluster {
         let until = clock::now_ms() + within_ms;
         let mut reason = String::new();
         while clock::now_ms() < until && !self.oracle.is_violated() {
+            self.keep_up();
             self.tick();
             if !clock::now_ms().is_multiple_of(LOOK_MS) {
                 continue;

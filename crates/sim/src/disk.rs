@@ -153,47 +153,52 @@ impl SimDisk {
         lock(&self.0.work).push_back(Box::new(work));
     }
 
+    /// Before anything else: a process that has ended does nothing any more, whatever its threads still try.
+    fn check_alive(&self) -> io::Result<()> {
+        if lock(&self.0.mood).is_ending {
+            return Err(io::Error::other("the process has ended"));
+        }
+        Ok(())
+    }
+
     /// Before a sync takes effect: it takes its time, and may be about to fail.
-    fn sync(&self, op: FaultOp) {
+    fn sync(&self, op: FaultOp) -> io::Result<()> {
         if !is_disk_thread() {
-            return;
+            return self.check_alive();
         }
         let ms = {
             let mut mood = lock(&self.0.mood);
-            if mood.is_ending {
-                return;
-            }
             let (least, most) = mood.sync_ms;
             mood.random.between(least, most)
         };
         let mut until = clock::now_ms() + ms;
         loop {
             wait_until(until);
+            self.check_alive()?;
             let mut mood = lock(&self.0.mood);
-            if mood.is_ending {
-                return;
-            }
             if !mood.hangs {
                 if mood.fails > 0 {
                     mood.fails -= 1;
                     let path = String::new();
                     self.0.disk.inject(Fault { op, path, after: 0, errno: libc::EIO, for_good: false });
                 }
-                return;
+                return Ok(());
             }
             until = clock::now_ms() + HANG_STEP_MS;
         }
     }
 
     /// Before anything is changed.
-    fn change(&self, what: &str, path: &Path) {
+    fn change(&self, what: &str, path: &Path) -> io::Result<()> {
+        self.check_alive()?;
         if is_disk_thread() {
-            return;
+            return Ok(());
         }
         let mut mood = lock(&self.0.mood);
         if mood.is_guarded && mood.touched.is_none() {
             mood.touched = Some(format!("{what} {}", path.display()));
         }
+        Ok(())
     }
 
     fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
@@ -203,49 +208,53 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.check_alive()?;
         Ok(self.file(self.0.disk.open(path)?))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.change("create", path);
+        self.change("create", path)?;
         Ok(self.file(self.0.disk.create(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.change("rename", from);
+        self.change("rename", from)?;
         self.0.disk.rename(from, to)
     }
 
     fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
-        self.change("exchange", one);
+        self.change("exchange", one)?;
         self.0.disk.exchange(one, other)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.change("remove", path);
+        self.change("remove", path)?;
         self.0.disk.remove(path)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.check_alive()?;
         self.0.disk.list(dir)
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.change("create", dir);
+        self.change("create", dir)?;
         self.0.disk.create_dir(dir)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.change("sync", dir);
-        self.sync(FaultOp::SyncDir);
+        self.change("sync", dir)?;
+        self.sync(FaultOp::SyncDir)?;
         self.0.disk.sync_dir(dir)
     }
 
     fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        self.check_alive()?;
         self.0.disk.free_space(dir)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.check_alive()?;
         self.0.disk.lock(path)
     }
 
@@ -265,23 +274,23 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, offset: u64, buffers: &[IoSlice<'_>]) -> io::Result<()> {
-        self.disk.change("write", Path::new("a file"));
+        self.disk.change("write", Path::new("a file"))?;
         self.file.write_at(offset, buffers)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.change("sync", Path::new("a file"));
-        self.disk.sync(FaultOp::Sync);
+        self.disk.change("sync", Path::new("a file"))?;
+        self.disk.sync(FaultOp::Sync)?;
         self.file.sync_data()
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        self.disk.change("allocate", Path::new("a file"));
+        self.disk.change("allocate", Path::new("a file"))?;
         self.file.allocate(len)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.change("cut", Path::new("a file"));
+        self.disk.change("cut", Path::new("a file"))?;
         self.file.set_len(len)
     }
 

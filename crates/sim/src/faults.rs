@@ -129,18 +129,6 @@ impl Nemesis {
         }
     }
 
-    /// After [`Nemesis::heal`]: whoever is down starts, also who was about to stop.
-    pub(crate) fn keep_up(cluster: &mut Cluster) {
-        for node in cluster.broken() {
-            cluster.end(node, Ending::Process);
-        }
-        for node in 1..=NODES {
-            if !cluster.is_up(node) {
-                cluster.start(node);
-            }
-        }
-    }
-
     fn after(&mut self, least_ms: u64, most_ms: u64, cure: Cure) {
         let at = clock::now_ms() + self.random.between(least_ms, most_ms);
         self.cures.push((at, cure));

@@ -53,6 +53,12 @@ fn hunter(mutant: Mutant) -> Hunter {
             target: &["--lib"],
             name: "tests::proposals::a_gap_in_the_lease_of_a_term_leaves_no_hole",
         },
+        // Takes an acknowledgement that comes late, and between two steps of who takes the batch over: two seeds of a thousand.
+        Mutant::AcknowledgedAgain => Hunter::Test {
+            package: "broker",
+            target: &["--lib"],
+            name: "state::pop::tests::what_was_acknowledged_while_a_take_was_on_its_way_is_not_handed_out_again",
+        },
         // Takes three leaders in a row, and frames of equal length.
         Mutant::FramesNotChained => store_test("damage::rule_5_a_truncated_frame_never_comes_back"),
         Mutant::WatermarkNotLowered => {

@@ -16,7 +16,7 @@ use crate::plan::{ALL_TOPICS, LOCKERS, NODES, ORDERLY, POPPERS, Plan, QUEUES, RE
 use crate::served::{Directory, NoAnswer, Served};
 use crate::tables::body_of;
 use crate::trace::{self, say};
-use crate::waiting::release_all;
+use crate::waiting::{consume_in_order, release_all};
 use crate::workload::{Client, consumer_of};
 
 /// A new group forms, elects and has its topics within this.
@@ -126,7 +126,7 @@ fn phases(cluster: &mut Cluster, nemesis: &mut Nemesis, oracle: &Arc<Oracle>) ->
     Ok(())
 }
 
-/// Every queue takes a message, what waits is released, and the replicas come to rest. `None`: something is violated meanwhile.
+/// Every queue takes a message, what waits is released, what is in order is consumed, and the replicas come to rest. `None`: something is violated meanwhile.
 fn settle(cluster: &mut Cluster, oracle: &Arc<Oracle>) -> Result<Option<Vec<Replica>>, String> {
     let left = Arc::new(AtomicUsize::new(0));
     for group in 0..cluster.plan.groups {
@@ -161,7 +161,18 @@ fn settle(cluster: &mut Cluster, oracle: &Arc<Oracle>) -> Result<Option<Vec<Repl
             }
         }
     }
-    until_done(cluster, HEALED_MS, "what waits is released", &are_done)?;
+    for group in 0..cluster.plan.groups {
+        for queue in 0..QUEUES {
+            left.fetch_add(1, Ordering::Relaxed);
+            let (directory, oracle, left) = (cluster.directory.clone(), oracle.clone(), left.clone());
+            let name = format!("end-{}-{group}-{queue}", clock::now_ms());
+            cluster.spawn(async move {
+                consume_in_order(&directory, &oracle, group, queue, &name).await;
+                left.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    }
+    until_done(cluster, HEALED_MS, "what waits is released, and what is in order consumed", &are_done)?;
     if oracle.is_violated() {
         return Ok(None);
     }
@@ -199,7 +210,7 @@ fn until_done(
         if clock::now_ms() >= until {
             return Err(format!("not within {within_ms} ms: {what}"));
         }
-        Nemesis::keep_up(cluster);
+        cluster.keep_up();
         cluster.tick();
     }
     Ok(())

@@ -268,6 +268,13 @@ impl Served {
         Ok((reply.granted == [0]).then_some((offsets, reply.time_ms)))
     }
 
+    /// Messages of a queue that are not consumed in order, as far as this node knows.
+    pub(crate) fn left_in_order(&self, queue: u32) -> u64 {
+        let state = &self.tables.state;
+        let cursor = state.pop_place(ORDERED, ORDERLY, QueueId(queue)).cursor.map_or(0, |offset| offset.0);
+        state.queue(ORDERED, QueueId(queue)).map_or(0, |range| range.next.0 - cursor)
+    }
+
     /// Acknowledges what was popped of a topic by a group; for each whether it was still the caller's.
     pub(crate) async fn ack(
         self,

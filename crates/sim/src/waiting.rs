@@ -378,3 +378,44 @@ pub(crate) async fn release_all(directory: &Directory, oracle: &Oracle, source: 
         }
     }
 }
+
+/// Takes what is left of a queue in order, and acknowledges it, until nothing is. `attempt_id` is unique in the run.
+pub(crate) async fn consume_in_order(
+    directory: &Directory,
+    oracle: &Oracle,
+    group: usize,
+    queue: u32,
+    attempt_id: &str,
+) {
+    let mut node = 1;
+    loop {
+        let attempt_id = attempt_id.to_owned();
+        let request = move |served: Served| {
+            async move {
+                let popped = served.clone().pop_in_order(queue, BATCH_MAX, INVISIBLE_MS.1, attempt_id).await;
+                (popped, served.left_in_order(queue))
+            }
+            .boxed()
+        };
+        let held: Vec<Held> = match directory.ask(node, group, 0, Some(1), request).await {
+            Ok((Ok(None), 0)) => return,
+            Ok((Ok(Some((offsets, pop_time_ms))), _)) => {
+                offsets.into_iter().map(|offset| Held { queue, offset, pop_time_ms }).collect()
+            }
+            _ => Vec::new(),
+        };
+        if held.is_empty() {
+            // Another consumer has a batch of it, or another node leads.
+            node = node % NODES + 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        }
+        let named = held.clone();
+        let request = move |served: Served| served.ack(ORDERED, ORDERLY, named).boxed();
+        let Ok(Ok(granted)) = directory.ask(node, group, 0, Some(1), request).await else { continue };
+        for (held, _) in held.iter().zip(granted).filter(|(_, is_granted)| *is_granted) {
+            let queue = (group, ORDERED.to_owned(), queue);
+            oracle.answered(&Answer::ConsumedInOrder { queue, offset: held.offset });
+        }
+    }
+}

@@ -76,6 +76,8 @@ mutants! {
     AttemptsOutliveMessage = "attempts-outlive-message",
     /// An orderly consumer gets the next batch while another one has the last (broker's state/pop.rs).
     TwoBatchesInOrder = "two-batches-in-order",
+    /// Who takes a batch over gets what its consumer acknowledged a moment ago (broker's state/pop.rs).
+    AcknowledgedAgain = "acknowledged-again",
     /// A follower takes appends without asking whether its disk has room for them (log.md 10).
     AppendWithoutRoom = "append-without-room",
     /// Who takes itself for the leader answers at once (log.md 11).

@@ -167,6 +167,11 @@ impl Field {
         self.writing.run_until_cancelled(tokio::time::sleep(time)).await.is_some()
     }
 
+    /// Places of clients.
+    pub(super) fn places(&self) -> usize {
+        self.spaces.len()
+    }
+
     /// Runs a task in one of the places of clients, in turn, with a generator of its own.
     pub(super) fn spawn<F>(&self, among: &TaskTracker, task: impl FnOnce(Field, Caller, StdRng) -> F)
     where

@@ -91,8 +91,11 @@ pub(super) fn start(field: &Field) -> Pops {
         let pops = pops.clone();
         field.spawn(&field.members, move |field, caller, rng| consume(field, caller, rng, pops, number));
     }
-    let dead = pops.clone();
-    field.spawn(&field.members, move |field, caller, rng| bury(field, caller, rng, dead));
+    // Each in a place of its own: one that is cut off from where the leader is sees late what came in time.
+    for reader in 0..field.places() as u64 {
+        let dead = pops.clone();
+        field.spawn(&field.members, move |field, caller, rng| bury(field, caller, rng, dead, LIVE + reader));
+    }
     pops
 }
 
@@ -260,8 +263,11 @@ fn note(field: &Field, replica: u64, messages: Vec<crate::history::Read>) {
     }
 }
 
-/// Reads dead letters as they come, through the leader: replica 0.
-async fn bury(field: Field, caller: Caller, mut rng: StdRng, pops: Pops) {
+/// From here on a "replica" of dead letters is a reader that asks whoever leads.
+const LIVE: u64 = 100;
+
+/// Reads dead letters as they come, through the leader.
+async fn bury(field: Field, caller: Caller, mut rng: StdRng, pops: Pops, replica: u64) {
     let queue = dead_letters();
     let mut next = 0;
     loop {
@@ -272,7 +278,7 @@ async fn bury(field: Field, caller: Caller, mut rng: StdRng, pops: Pops) {
                 next = pulled.next;
                 let values = pulled.messages.iter().map(|read| read.value);
                 pops.with(|tally| tally.finished.extend(values));
-                note(&field, 0, pulled.messages);
+                note(&field, replica, pulled.messages);
             }
             _ => tokio::time::sleep(LOOK).await,
         }

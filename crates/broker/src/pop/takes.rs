@@ -33,7 +33,7 @@ impl Takes {
 /// A queue that nobody else takes from until this is dropped. Whoever met it meanwhile went away: so when it is dropped,
 /// however that comes, somebody who waits is called if the queue has more, unless it is `quiet`.
 pub(super) struct Turn<'a> {
-    /// The tables would not give what is there: they would not give it to the next one either.
+    /// The tables would not give what is there. Whoever waits looks again after a while: it may be that they give it to nobody.
     pub(super) quiet: bool,
     hosted: &'a Hosted,
     topic: Arc<Topic>,

@@ -343,6 +343,7 @@ impl Pops {
         if let Some(batch) = known.and_then(|queue| queue.ordered.as_ref())
             && batch.is_current(stored)
             && offsets.iter().any(|offset| batch.ahead.contains(&QueueOffset(*offset)))
+            && !Mutant::AcknowledgedAgain.is_on()
         {
             return None;
         }
@@ -394,11 +395,16 @@ impl Pops {
                 }
                 self.due.insert((message.visible_at_ms, key, *offset));
             }
-            queue.ordered = last.filter(|last| last.is_current(stored)).and_then(|mut last| {
-                last.messages.clear();
-                last.at(QueueOffset(next))
-            });
-            next
+            match last.filter(|last| last.is_current(stored)) {
+                None => next,
+                // What of it was acknowledged ahead is passed in its turn.
+                Some(mut last) => {
+                    (last.messages, last.end) = (BTreeMap::new(), QueueOffset(next));
+                    let cursor = last.cursor();
+                    queue.ordered = last.at(cursor);
+                    cursor.0
+                }
+            }
         };
         let after = queue.len();
         let is_empty = queue.is_empty();
@@ -902,9 +908,16 @@ mod tests {
         assert_eq!(pops.encode(), before);
         assert_eq!(hand_out_in_order(&mut pops, 0, &[0, 2], 3, 1_200, "b"), Some(0));
         assert_eq!(pops.ack(KEY, 2, 1_000), Acked::Stale);
-        // An administrator sets the offset back below all of it: then all is wanted once more.
-        assert_eq!(pops.ack(KEY, 0, 1_200), Acked::Cursor(0, 2));
-        assert_eq!(hand_out_in_order(&mut pops, 1, &[1, 2], 3, 1_400, "b"), Some(1));
+        round_trip(&pops);
+    }
+
+    #[test]
+    fn where_the_offset_was_set_back_all_is_wanted_once_more() {
+        let mut pops = Pops::default();
+        hand_out_in_order(&mut pops, 5, &[5, 6, 7], 8, 1_000, "a");
+        assert_eq!(pops.ack(KEY, 6, 1_000), Acked::Cursor(5, 5));
+        assert_eq!(hand_out_in_order(&mut pops, 3, &[3, 5, 6, 7], 8, 1_200, "b"), Some(3));
+        assert_eq!(pops.ordered(KEY).map(|batch| (batch.messages.len(), batch.ahead.len())), Some((4, 0)));
         round_trip(&pops);
     }
 
@@ -913,16 +926,35 @@ mod tests {
         let mut pops = Pops::default();
         hand_out_in_order(&mut pops, 0, &[0, 1, 2], 3, 1_000, "a");
         pops.ack(KEY, 1, 1_000);
-        assert_eq!(hand_out(&mut pops, 0, &[0], 1, 1_050), Some(1));
+        assert_eq!(hand_out(&mut pops, 0, &[0], 1, 1_050), Some(2), "1 is done");
         assert_eq!(pops.ack(KEY, 0, 1_000), Acked::Stale);
         assert_eq!(pops.ack(KEY, 2, 1_000), Acked::Stale, "it is handed out again");
-        assert_eq!(pops.ordered(KEY).map(|batch| batch.ahead.len()), Some(1), "but not what is done");
         assert_eq!((pops.count, due(&pops, 1_150)), (1, vec![0]));
         round_trip(&pops);
-        pops.end_ordered(KEY);
         pops.end_topic(KEY.0);
         assert!(pops.queues.is_empty() && pops.due.is_empty() && pops.count == 0);
     }
+
+    #[test]
+    fn who_pops_out_of_order_does_not_get_what_was_acknowledged_in_order() {
+        let mut pops = Pops::default();
+        hand_out_in_order(&mut pops, 0, &[0, 1, 2, 3, 4], 5, 1_000, "a");
+        for offset in [1, 3] {
+            assert_eq!(pops.ack(KEY, offset, 1_000), Acked::Cursor(0, 0));
+        }
+        assert_eq!(hand_out(&mut pops, 0, &[0], 1, 1_050), Some(2), "1 is done");
+        let place = |cursor| PopPlace {
+            cursor: Some(QueueOffset(cursor)),
+            ordered: pops.ordered(KEY).cloned(),
+            ..PopPlace::default()
+        };
+        assert_eq!(place(2).acknowledged_ahead(), [QueueOffset(3)]);
+        assert_eq!(hand_out(&mut pops, 2, &[2, 3], 4, 1_060), None);
+        assert_eq!(hand_out(&mut pops, 2, &[2], 3, 1_070), Some(4));
+        assert_eq!((pops.ordered(KEY), due(&pops, 1_170)), (None, vec![0, 2]));
+        round_trip(&pops);
+    }
+
     #[test]
     fn what_is_acknowledged_ahead_counts_against_the_most() {
         let mut pops = Pops::default();

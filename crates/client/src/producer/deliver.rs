@@ -359,13 +359,15 @@ impl Inner {
         let address = master_of(broker)?;
         let left = || deadline.saturating_duration_since(Instant::now());
         let connect = if may_follow { left().min(limits::SEND_CONNECT_TIMEOUT) } else { left() };
-        let connection = self.shared.caller.net().connection(&address, connect).await?;
-        let timeout = match self.config.attempt_timeout {
-            Some(most) if may_follow => left().min(most),
-            _ => left(),
+        let answer = async {
+            let connection = self.shared.caller.net().connection(&address, connect).await?;
+            let timeout = match self.config.attempt_timeout {
+                Some(most) if may_follow => left().min(most),
+                _ => left(),
+            };
+            connection.request(self.request(topic, parcel, broker, queue_id), timeout).await
         };
-        let request = self.request(topic, parcel, broker, queue_id);
-        let mut answer = pin!(connection.request(request, timeout));
+        let mut answer = pin!(answer);
         let answer = loop {
             match tokio::time::timeout(limits::ROUTE_WHILE_WAITING, &mut answer).await {
                 Ok(answer) => break answer?,

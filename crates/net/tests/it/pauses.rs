@@ -1,8 +1,8 @@
 //! Connections that are not read for a while, because what they sent was refused.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use net::limits::PAUSE_MIN;
 use net::{ConnectionConfig, Handler, PushBack, Replier, ServerConfig};
@@ -231,4 +231,65 @@ async fn who_cannot_read_what_is_late_keeps_nobody_from_it() {
     within(answers(&mut pressing, MANY)).await;
     assert!(seen.seen().len() < MANY * (stuck.len() + 1), "nothing was stuck");
     drop((stuck, server));
+}
+
+/// As [`Refuses`]; whoever reads "hold" when it is late keeps its turn until all are let go.
+#[derive(Default)]
+struct Holds {
+    held: AtomicUsize,
+    goes: Mutex<bool>,
+    go: Condvar,
+}
+
+impl Handler for Holds {
+    fn handle(&self, request: RemotingCommand, replier: Replier) {
+        if !replier.connection().is_late() {
+            replier.connection().push_back(PushBack::Connection);
+        } else if request.body == "hold" {
+            self.held.fetch_add(1, Ordering::SeqCst);
+            // Others go on meanwhile.
+            tokio::task::block_in_place(|| {
+                let goes = self.goes.lock().unwrap();
+                drop(self.go.wait_while(goes, |goes| !*goes).unwrap());
+            });
+        }
+        echo(request, replier);
+    }
+}
+
+/// Lets go also where the test fails, whose end waits for the threads.
+struct LetGo(Arc<Holds>);
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        *self.0.goes.lock().unwrap() = true;
+        self.0.go.notify_all();
+    }
+}
+
+/// It is not the peer that is idle while it is somebody else's turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_its_turn_is_not_idle() {
+    let connection = ConnectionConfig { idle_timeout: Duration::from_millis(800), ..Default::default() };
+    let sweep_interval = Duration::from_millis(20);
+    let config = ServerConfig { connection, sweep_interval, ..ServerConfig::default() };
+    let holds = Arc::new(Holds::default());
+    let (server, address) = start(config, holds.clone());
+    let let_go = LetGo(holds.clone());
+    let turns = std::thread::available_parallelism().unwrap().get();
+    let mut holders = Vec::new();
+    for _ in 0..turns {
+        let mut peer = Raw::connect(address).await;
+        peer.write(&frames(["hold"; MANY])).await;
+        holders.push(peer);
+    }
+    until("all turns are taken", || holds.held.load(Ordering::SeqCst) >= turns).await;
+    let mut waiting = Raw::connect(address).await;
+    waiting.write(&frames(["wait"; MANY])).await;
+    // Late after half a second, and then several times as long as a peer may be idle.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    drop(let_go);
+    within(answers(&mut waiting, MANY)).await;
+    assert_eq!(waiting.end().await, Some(std::io::ErrorKind::ConnectionReset), "now it is");
+    drop((holders, server));
 }
