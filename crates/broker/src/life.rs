@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use replica::{GroupConfig, Host, NodeId, OpenError, Outcome, StateMachine, TransferError};
+use replica::{CatchUpLimits, GroupConfig, Host, NodeId, OpenError, Outcome, StateMachine, TransferError};
 use store::index::{Frames, IndexedLog, QueueIndex};
 use store::{Frame, Log, LogItem, StoreError, TablesMeta};
 use wire::{LogPosition, QueueId, QueueOffset};
@@ -89,7 +89,10 @@ pub(crate) async fn open(hosted: &Arc<Hosted>, host: &Host) -> Result<(), OpenEr
         level: FEATURE_LEVEL,
         level_max: hosted.config.feature_level,
         election_ms: hosted.config.election_ms,
-        catch_up_rate: hosted.node.config.limits.catch_up_bytes_per_second as u64,
+        catch_up: CatchUpLimits {
+            rate: hosted.node.config.limits.catch_up_bytes_per_second as u64,
+            ..CatchUpLimits::default()
+        },
         log: store::Options {
             recent_bytes_max: store::limits::RECENT_BYTES_MAX / hosted.node.config.groups.len().max(1),
             ..store::Options::default()

@@ -90,8 +90,9 @@ limits! {
     clients = 50_000, in 1..=COUNT_MAX;
     /// Reads of cold pages at the same time, per group.
     cold_reads = 8, in 1..=1024;
-    /// How fast a node that is more than 64 MiB behind is sent what it lacks while this one leads, in bytes a second; 0: as fast as
-    /// it goes. Never more slowly than one and a half times as fast as the log grows.
+    /// How fast a node that is more than 64 MiB behind is sent what it lacks of a group that this one leads, in bytes a second; 0: as
+    /// fast as it goes, as it also does where nothing is committed without that node. Never more slowly than one and a half times
+    /// as fast as the log grows.
     catch_up_bytes_per_second = replica::CATCH_UP_RATE as usize, in 0..=BYTES_MAX;
     /// A send that would wait longer to be committed is refused, in ms; clients give one 3 s, in all its attempts.
     queue_wait_ms = 1_000, in 50..=2_500;
@@ -105,6 +106,9 @@ limits! {
     group_messages_per_second = 0, in 0..=BYTES_MAX;
     group_bytes_per_second = 0, in 0..=BYTES_MAX;
 }
+
+/// The least rate of catching up: one read for replication in a quarter of a second.
+const CATCH_UP_BYTES_MIN: usize = 4 << 20;
 
 impl Limits {
     /// The first limit that is out of its range or contradicts another one, and the rule that it breaks.
@@ -122,6 +126,10 @@ impl Limits {
                 self.frame_bytes, self.message_bytes
             );
             return Err((key, rule));
+        }
+        if (1..CATCH_UP_BYTES_MIN).contains(&self.catch_up_bytes_per_second) {
+            let rule = format!("must be 0 or {CATCH_UP_BYTES_MIN} at least: a node would never catch up");
+            return Err(("catch_up_bytes_per_second", rule));
         }
         if self.in_flight_bytes_per_connection < self.frame_bytes {
             let rule =

@@ -366,13 +366,15 @@ impl Shared {
         }
         let (shared, topic) = (Arc::clone(self), Arc::clone(topic));
         self.spawn(async move {
-            loop {
+            for asked in 1.. {
                 let wishes = topic.wishes();
                 if let Some(Err(error)) = shared.stop.run_until_cancelled(shared.routes.refresh(&topic)).await
                 {
                     tracing::warn!(topic = &*topic.name, %error, "the route cannot be asked for");
                 }
-                let is_stopped = stopped_within(&shared.stop, limits::ROUTE_AFTER_FAILURE).await;
+                let is_soon = asked <= limits::ROUTE_ASKED_SOON;
+                let pause = if is_soon { limits::ROUTE_AFTER_FAILURE } else { limits::ROUTE_AFTER_MANY };
+                let is_stopped = stopped_within(&shared.stop, pause).await;
                 if is_stopped || topic.end_refresh(wishes) {
                     break;
                 }

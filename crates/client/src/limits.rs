@@ -53,6 +53,10 @@ pub const ROUTE_AFTER_FAILURE: Duration = Duration::from_millis(250);
 /// A send asks for the topic's route in the background whenever it has waited so long, so that what follows it finds a new
 /// leader before this one has run out of time. An election takes about a second.
 pub const ROUTE_WHILE_WAITING: Duration = Duration::from_millis(400);
+/// So often it is asked for at that pace, and each second after that: an election is over by then, and a slow broker would have all
+/// its clients ask for ever.
+pub const ROUTE_ASKED_SOON: u32 = 12;
+pub const ROUTE_AFTER_MANY: Duration = Duration::from_secs(1);
 /// Submitted messages that wait for the producer's task; each holds a permit of `in_flight_max`.
 pub const SUBMIT_QUEUE: usize = 1024;
 /// Largest body of a message (`maxMessageSize`).

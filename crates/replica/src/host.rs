@@ -16,11 +16,12 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use crate::catch_up::CatchUpLimits;
 use crate::formation::{self, FormationError};
 use crate::group::{Group, Raft, start_tasks};
 use crate::limits::{
-    CATCH_UP_RATE, CHECKPOINT_INTERVAL, COUPLED_LEVEL, FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES,
-    PEER_RESETS_MAX, PEER_WINDOW_BYTES,
+    CHECKPOINT_INTERVAL, COUPLED_LEVEL, FIRST_LEADER_HEAD_START, PEER_FRAME_BYTES, PEER_RESETS_MAX,
+    PEER_WINDOW_BYTES,
 };
 use crate::log_clock::WallClock;
 use crate::log_storage::LogStorage;
@@ -68,8 +69,8 @@ pub struct GroupConfig {
     pub election_ms: (u64, u64),
     /// How often the tables are saved while anything is applied.
     pub checkpoint_interval: Duration,
-    /// How fast a node that is far behind is sent what it lacks while this one leads, bytes a second; 0: as fast as it goes.
-    pub catch_up_rate: u64,
+    /// How a node that is far behind is sent what it lacks while this one leads.
+    pub catch_up: CatchUpLimits,
     /// The feature level of the entries and tables that this build knows, from 1.
     pub level: u32,
     /// Up to which level this node lets the group go, at most `level`: below it, entries that need more are not proposed
@@ -93,7 +94,7 @@ impl GroupConfig {
             heartbeat_ms: 50,
             election_ms: (150, 300),
             checkpoint_interval: CHECKPOINT_INTERVAL,
-            catch_up_rate: CATCH_UP_RATE,
+            catch_up: CatchUpLimits::default(),
             level: COUPLED_LEVEL,
             level_max: COUPLED_LEVEL,
             log: store::Options::default(),
@@ -293,8 +294,8 @@ impl Host {
         machine.set_checkpoint_interval(config.checkpoint_interval);
         let applied = machine.watch_applied();
         let raft_config = raft_config(&config).map_err(|e| failed(e.to_string()))?;
-        let (peers, catch_up_rate) = (self.inner.peers.clone(), config.catch_up_rate);
-        let network = Network { peers, slot: slot.clone(), catch_up_rate };
+        let network =
+            Network { peers: self.inner.peers.clone(), slot: slot.clone(), catch_up: config.catch_up };
         let raft = Raft::new(
             self.inner.node.0,
             Arc::new(raft_config),

@@ -41,6 +41,7 @@ use bytes::{Bytes, BytesMut};
 use store::Frame;
 use wire::{LogPosition, QueueId, QueueOffset};
 
+pub use catch_up::CatchUpLimits;
 pub use formation::FormationError;
 pub use group::{Group, GroupStatus, PeerProgress, ReadError, Role, TransferError};
 pub use host::{Ground, GroupConfig, Host, HostConfig, OpenError, OpenedGroup};

@@ -25,8 +25,6 @@ pub(crate) const PEER_WINDOW_BYTES: u32 = 8 << 20;
 /// What lies further behind the end of a leader's log than this is sent at the rate of catching up: more than can be under way
 /// of what is written now.
 pub(crate) const CATCH_UP_FROM_BYTES: u64 = PENDING_BYTES_MAX as u64;
-/// The least rate of catching up, bytes a second.
-pub(crate) const CATCH_UP_RATE_MIN: u64 = 1 << 20;
 /// The rate of catching up unless another is set, bytes a second: half of what a small volume in a cloud reads or writes.
 pub const CATCH_UP_RATE: u64 = 64 << 20;
 /// For how long news of a commit waits for entries that it can go with.

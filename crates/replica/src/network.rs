@@ -17,12 +17,12 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use crate::catch_up::{CatchUp, Paced, Stretch};
+use crate::catch_up::{CatchUp, CatchUpLimits, Paced, Stretch};
 use crate::commits::CommitsWithEntries;
 use crate::limits::{REOPEN_PAUSE, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_RETRY};
-use crate::server::GroupSlot;
+use crate::server::{GroupSlot, lock};
 use crate::state_machine::SnapshotTables;
 use crate::types::{
     CommittedTerm, LogEntry, RaftVote, TypeConfig, log_id_from_proto, log_id_to_proto, membership_to_proto,
@@ -37,15 +37,15 @@ pub(crate) struct Network {
     pub(crate) peers: Peers,
     pub(crate) slot: Arc<GroupSlot>,
     /// See [`crate::GroupConfig`].
-    pub(crate) catch_up_rate: u64,
+    pub(crate) catch_up: CatchUpLimits,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
-        let catch_up_rate = self.catch_up_rate;
-        PeerNetwork { catch_up_rate, ..PeerNetwork::new(&self.peers, &self.slot, NodeId(target)) }
+        let catch_up = Some(Arc::new(Mutex::new(CatchUp::new(self.catch_up))));
+        PeerNetwork { catch_up, ..PeerNetwork::new(&self.peers, &self.slot, NodeId(target)) }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> PeerNetwork {
@@ -59,7 +59,8 @@ pub(crate) struct PeerNetwork {
     slot: Arc<GroupSlot>,
     target: NodeId,
     heartbeats: bool,
-    catch_up_rate: u64,
+    /// Of the log's stream, however often it is opened.
+    catch_up: Option<Arc<Mutex<CatchUp>>>,
 }
 
 type Client = proto::peer_client::PeerClient<tonic::transport::Channel>;
@@ -67,7 +68,7 @@ type Client = proto::peer_client::PeerClient<tonic::transport::Channel>;
 impl PeerNetwork {
     /// For a request outside openraft's own.
     pub(crate) fn new(peers: &Peers, slot: &Arc<GroupSlot>, target: NodeId) -> Self {
-        PeerNetwork { peers: peers.clone(), slot: slot.clone(), target, heartbeats: false, catch_up_rate: 0 }
+        PeerNetwork { peers: peers.clone(), slot: slot.clone(), target, heartbeats: false, catch_up: None }
     }
 
     fn origin(&self) -> proto::Origin {
@@ -210,9 +211,15 @@ impl PeerNetwork {
         let mut origin = Some(self.origin());
         let (slot, of_target, target) = (self.slot.clone(), self.slot.clone(), self.target);
         let log = slot.log.clone();
-        let mut catch_up = CatchUp::new(self.catch_up_rate, log.state().end);
+        let catch_up = self.catch_up.clone();
+        let mut is_open = false;
         let input = Paced::new(input, move |request: &AppendEntriesRequest<TypeConfig>| {
-            Stretch::of(request, log.state().end).map_or(Duration::ZERO, |stretch| catch_up.delay(stretch))
+            let (Some(catch_up), Some(stretch)) = (&catch_up, Stretch::of(request)) else {
+                return Duration::ZERO;
+            };
+            let delay = lock(catch_up).delay(stretch, log.state().into());
+            // The first one finds out where the other's log ends.
+            if std::mem::replace(&mut is_open, true) { delay } else { Duration::ZERO }
         });
         let requests =
             CommitsWithEntries::new(input.map(move |request| append_request(request, origin.take())))

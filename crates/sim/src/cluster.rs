@@ -181,6 +181,7 @@ impl Boot {
         let config = GroupConfig {
             segment_size: self.plan.segment_size,
             checkpoint_interval: self.plan.checkpoint_interval,
+            catch_up: self.plan.catch_up,
             log: Options {
                 recent_bytes_max: self.plan.recent_bytes_max,
                 small_segments: true,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use replica::CatchUpLimits;
+
 use crate::random::Random;
 
 pub(crate) const NODES: u64 = 3;
@@ -43,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) segment_size: u64,
     pub(crate) recent_bytes_max: usize,
     pub(crate) zeros_ahead: u64,
+    /// How fast a node that is behind is sent what it lacks.
+    pub(crate) catch_up: CatchUpLimits,
     pub(crate) checkpoint_interval: Duration,
     /// Between two operations of a client.
     pub(crate) think_ms: (u64, u64),
@@ -91,7 +95,12 @@ impl Plan {
             think_ms: random.weighted(&[(2, (0, 10)), (2, (0, 60)), (1, (20, 200))]),
             body_bytes: random.weighted(&[(3, (0, 200)), (2, (0, 4000)), (1, (2000, 30_000))]),
             lost_answers_permille: random.weighted(&[(2, 0), (1, 20)]),
+            catch_up: CatchUpLimits::default(),
         };
+        // Of its own, so that older seeds do what they did.
+        if Random::of(seed, "catch up").percent(40) {
+            plan.catch_up = CatchUpLimits { rate: 128 << 10, from: 16 << 10 };
+        }
         // Logs with boundaries to purge to: segments fill in a second or two.
         if random.percent(30) {
             plan.faults.purges = random.between(1, 4);

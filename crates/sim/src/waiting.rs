@@ -393,12 +393,14 @@ pub(crate) async fn consume_in_order(
         let request = move |served: Served| {
             async move {
                 let popped = served.clone().pop_in_order(queue, BATCH_MAX, INVISIBLE_MS.1, attempt_id).await;
-                (popped, served.left_in_order(queue))
+                // One that lags knows of less.
+                let is_current = served.group.read_barrier().await.is_ok();
+                (popped, is_current.then(|| served.left_in_order(queue)))
             }
             .boxed()
         };
         let held: Vec<Held> = match directory.ask(node, group, 0, Some(1), request).await {
-            Ok((Ok(None), 0)) => return,
+            Ok((Ok(None), Some(0))) => return,
             Ok((Ok(Some((offsets, pop_time_ms))), _)) => {
                 offsets.into_iter().map(|offset| Held { queue, offset, pop_time_ms }).collect()
             }

@@ -113,6 +113,8 @@ impl OrderedBatch {
     /// What is left of it when everything before the consumer offset is done; `None`: nothing.
     fn at(mut self, cursor: QueueOffset) -> Option<OrderedBatch> {
         self.ahead.retain(|offset| *offset >= cursor);
+        // What was acknowledged ahead may lie beyond the batch.
+        self.end = self.end.max(cursor);
         (!self.messages.is_empty() || !self.ahead.is_empty()).then_some(self)
     }
 }
@@ -949,6 +951,7 @@ mod tests {
             ..PopPlace::default()
         };
         assert_eq!(place(2).acknowledged_ahead(), [QueueOffset(3)]);
+        assert!(!pops.ordered(KEY).unwrap().is_current(Some(QueueOffset(1))), "it was set back");
         assert_eq!(hand_out(&mut pops, 2, &[2, 3], 4, 1_060), None);
         assert_eq!(hand_out(&mut pops, 2, &[2], 3, 1_070), Some(4));
         assert_eq!((pops.ordered(KEY), due(&pops, 1_170)), (None, vec![0, 2]));
