@@ -666,14 +666,13 @@ impl Busy {
         let [delay, retry, space] = ["delay", "retry", "space"].map(|name| self.sends(name));
         for (name, consumer) in &mut self.consumers {
             let arrived = match *name {
-                "everything" | "orderly" => {
-                    consumer.wait_until(name, PATIENCE, |s| history::lost(&all, &s.deliveries()).is_empty())
-                }
-                "delay" => {
-                    consumer.wait_until(name, PATIENCE, |s| history::lost(&delay, &s.deliveries()).is_empty())
-                }
-                "space" => {
-                    consumer.wait_until(name, PATIENCE, |s| history::lost(&space, &s.deliveries()).is_empty())
+                "everything" | "orderly" | "delay" | "space" => {
+                    let sends = match *name {
+                        "delay" => &delay,
+                        "space" => &space,
+                        _ => &all,
+                    };
+                    consumer.wait_until(name, PATIENCE, |s| history::lost(sends, &s.deliveries()).is_empty())
                 }
                 "orphan" => consumer.wait_until(name, PATIENCE, |s| values(&s.deliveries()).len() > ORPHANS),
                 // Its producer goes on, for it is asked of what it decides later.

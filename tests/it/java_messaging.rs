@@ -268,11 +268,11 @@ fn put_aside(
 }
 
 /// Nobody got them, each says where it belongs, and none was asked of more often than that. Where a leader died meanwhile that
-/// had asked and not noted it yet, once more for each. `got`: of the clients that consume.
-fn judge_aside(seen: Seen, got: Seen, aside: &[Delivery], kills: usize, c: &mut Complaints) {
+/// had asked and not noted it yet, once more for each. `got`: of the clients that consume. Those of this version.
+fn judge_aside(seen: Seen, got: Seen, aside: &[Delivery], kills: usize, c: &mut Complaints) -> Vec<Delivery> {
     c.none("transactions in doubt that were delivered", &got.deliveries("doubt"));
     let (topic, prefix) = (seen.names.topic("doubt"), seen.names.prefix());
-    let own: Vec<&Delivery> = aside.iter().filter(|d| d.value.starts_with(&prefix)).collect();
+    let own: Vec<Delivery> = aside.iter().filter(|d| d.value.starts_with(&prefix)).cloned().collect();
     let strange = own.iter().filter(|d| d.topic != ASIDE || d.properties.get("REAL_TOPIC") != Some(&topic));
     c.none("put aside and do not say what they are", &strange.collect::<Vec<_>>());
     let checks = seen.scenario.others("check");
@@ -282,6 +282,7 @@ fn judge_aside(seen: Seen, got: Seen, aside: &[Delivery], kills: usize, c: &mut 
     }
     asked.retain(|value, times| value.starts_with(&prefix) && *times > CHECKS_MAX + kills);
     c.check(asked.is_empty(), || format!("asked of too often: {asked:?}"));
+    own
 }
 
 fn features(scratch: &Scratch) -> Result<()> {
@@ -312,10 +313,8 @@ fn features(scratch: &Scratch) -> Result<()> {
         delays(scratch, &cluster, seen, &mut complaints);
         retries(seen, &mut complaints);
         transactions(&cluster, seen, &mut complaints);
-        let own: Vec<Delivery> =
-            aside.iter().filter(|d| d.value.starts_with(&names.prefix())).cloned().collect();
+        let own = judge_aside(seen, seen, &aside, 0, &mut complaints);
         exactly_once("transactions put aside", &seen.sends("doubt"), &own, &mut complaints);
-        judge_aside(seen, seen, &own, 0, &mut complaints);
         requests(scratch, seen, &mut complaints);
         bodies(&cluster, seen, &mut complaints)?;
         traced(scratch, &cluster, seen, &mut complaints);

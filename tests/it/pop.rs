@@ -237,6 +237,16 @@ impl Pair {
         format!("{base}_g_{feature}")
     }
 
+    fn names(base: &str, feature: &str) -> String {
+        let (topic, group) = (Pair::topic_of(base, feature), Pair::group_of(base, feature));
+        format!("--topic {topic} --group {group} --poll-ms 1000 --heartbeat-ms 1000")
+    }
+
+    fn consume(base: &str, feature: &str, invisible_ms: i64, rest: &str) -> String {
+        let names = Pair::names(base, feature);
+        format!("consume --pop --invisible-ms {invisible_ms} --from first {names} {rest}")
+    }
+
     fn start(scratch: &Scratch, cluster: &Cluster, version: &str) -> Result<Pair> {
         let kit = java::kit(version)?;
         let base = scratch.unique(&kit.version.replace('.', "_"));
@@ -247,16 +257,9 @@ impl Pair {
             remoting::set_request_mode(leader, &topic, &Pair::group_of(&base, feature), "POP")?;
         }
         remoting::set_request_mode(leader, &base, &format!("{base}_late"), "POP")?;
-        let names = |feature: &str| {
-            let (topic, group) = (Pair::topic_of(&base, feature), Pair::group_of(&base, feature));
-            format!("--topic {topic} --group {group} --poll-ms 1000 --heartbeat-ms 1000")
-        };
-        let consume = |feature: &str, rest: &str| {
-            let names = names(feature);
-            format!("consume --pop --invisible-ms {INVISIBLE_MS} --from first {names} {rest}")
-        };
+        let consume = |feature: &str, rest: &str| Pair::consume(&base, feature, INVISIBLE_MS, rest);
         let send = |(feature, rate): (&str, u32)| {
-            format!("failover-producer --retries 0 --rate {rate} {}", names(feature))
+            format!("failover-producer --retries 0 --rate {rate} {}", Pair::names(&base, feature))
         };
         let mut consuming = vec![consume("shared", ""); CONSUMERS];
         consuming.extend([consume("reject", "--reject 1"), consume("taken", "")]);
@@ -272,11 +275,7 @@ impl Pair {
 
     /// Another consumer of `taken`, which hangs with the first messages that it takes.
     fn start_hanging(&self, scratch: &Scratch, namesrv: &str) -> Result<Scenario> {
-        let (topic, group) = (self.topic("taken"), Pair::group_of(&self.base, "taken"));
-        let line = format!(
-            "consume --pop --invisible-ms {LONG_INVISIBLE_MS} --from first --hang --topic {topic} \
-             --group {group} --poll-ms 1000 --heartbeat-ms 1000"
-        );
+        let line = Pair::consume(&self.base, "taken", LONG_INVISIBLE_MS, "--hang");
         let name = format!("hanging-{}", self.version);
         java::kit(&self.version)?.together(scratch.dir(), &name, namesrv, &[line])
     }

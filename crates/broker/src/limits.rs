@@ -425,6 +425,9 @@ mod tests {
             Some("in_flight_bytes_per_connection")
         );
         assert_eq!(broken(&[("in_flight_bytes", 15 << 20)]), Some("in_flight_bytes"));
+        assert_eq!(broken(&[("catch_up_bytes_per_second", 1 << 20)]), Some("catch_up_bytes_per_second"));
+        assert_eq!(broken(&[("catch_up_bytes_per_second", 4 << 20)]), None);
+        assert_eq!(broken(&[("catch_up_bytes_per_second", 0)]), None);
         assert_eq!(broken(&[("parked_bytes", 1 << 20)]), Some("parked_bytes"));
         assert_eq!(
             broken(&[("frame_bytes", 1 << 20), ("message_bytes", 1 << 10), ("parked_bytes", 1 << 20)]),

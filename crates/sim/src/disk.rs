@@ -161,10 +161,10 @@ impl SimDisk {
         Ok(())
     }
 
-    /// Before a sync takes effect: it takes its time, and may be about to fail.
+    /// After [`SimDisk::change`], before a sync takes effect: it takes its time, and may be about to fail.
     fn sync(&self, op: FaultOp) -> io::Result<()> {
         if !is_disk_thread() {
-            return self.check_alive();
+            return Ok(());
         }
         let ms = {
             let mut mood = lock(&self.0.mood);
