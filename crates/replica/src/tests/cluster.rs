@@ -273,10 +273,13 @@ impl Cluster {
 
     /// The node that leads and may propose.
     pub(crate) async fn leader(&self) -> u64 {
-        eventually(|| async {
-            self.nodes.iter().find(|(_, node)| node.group.role().ready).map(|(&id, _)| id)
-        })
-        .await
+        let leads =
+            || async { self.nodes.iter().find(|(_, node)| node.group.role().ready).map(|(&id, _)| id) };
+        let states = || {
+            let states = self.nodes.values().map(|node| format!("\n{:?}", node.group.status()));
+            format!("no node leads:{}", states.collect::<String>())
+        };
+        eventually_or(leads, states).await
     }
 
     pub(crate) fn group(&self, node: u64) -> &Group {
@@ -308,13 +311,21 @@ pub(crate) fn addresses(n: u64) -> BTreeMap<NodeId, String> {
 }
 
 /// Asks until there is an answer, for at most 20 s.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(ask: impl FnMut() -> F) -> T {
+    eventually_or(ask, || "the condition was not met".to_owned()).await
+}
+
+/// [`eventually`] that says at its end how things are.
+async fn eventually_or<T, F: Future<Output = Option<T>>>(
+    mut ask: impl FnMut() -> F,
+    otherwise: impl Fn() -> String,
+) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(Instant::now() < deadline, "the condition was not met within 20 s");
+        assert!(Instant::now() < deadline, "not within 20 s: {}", otherwise());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -173,9 +173,12 @@ async fn a_dead_peer_costs_a_leader_little() {
     assert!((5..200).contains(&tries), "{tries} connections in a second");
 }
 
-/// Fills the disks of these nodes, once each has allocated its segments ahead: without its spare one a follower could not
-/// store what it lacks (log.md 10). A node allocates them behind its start, which may take longer than its election.
+/// Fills the disks of these nodes, once all have the same and each has allocated its segments ahead: without its spare one a
+/// follower could not store what it lacks (log.md 10). A node allocates them behind its start, which may take longer than its
+/// election; and one that was still starting when the others elected has not opened its first segment, and has room for a
+/// segment less than they have.
 async fn fill_disks(cluster: &Cluster, nodes: impl IntoIterator<Item = u64>) {
+    cluster.converged().await;
     for node in nodes {
         let log = cluster.group(node).log();
         eventually(|| async {
