@@ -7,6 +7,7 @@
 //	consume       -topic T -group G [-tags 'A || B'] [-sql E] [-broadcasting] [-orderly] [-reject N] [-reject-level L]
 //	              [-max-reconsume N] [-until N] [-idle MS] [-trace]
 //	pull          -topic T -group G [-until N] [-idle MS]
+//	admin         -topic T -broker ADDRESS -count Q: makes a topic of Q queues there, and deletes it
 //
 // With -namespace S a producer or push consumer works in that namespace.
 package main
@@ -23,12 +24,12 @@ import (
 )
 
 type options struct {
-	namesrv, topic, group, mode, prefix, tags, sql, keys, decisions, namespace string
-	count, until                                                               int64
-	size, batch, delay, reject, rejectLevel, idle, retries                     int
-	maxReconsume                                                               int
-	rate                                                                       float64
-	broadcasting, orderly, trace, properties, undecided                        bool
+	namesrv, topic, group, mode, prefix, tags, sql, keys, decisions, namespace, broker string
+	count, until                                                                       int64
+	size, batch, delay, reject, rejectLevel, idle, retries                             int
+	maxReconsume                                                                       int
+	rate                                                                               float64
+	broadcasting, orderly, trace, properties, undecided                                bool
 }
 
 func parse(arguments []string) options {
@@ -44,6 +45,7 @@ func parse(arguments []string) options {
 	f.StringVar(&o.keys, "keys", "", "")
 	f.StringVar(&o.decisions, "decisions", "commit,rollback,later-commit,later-rollback", "")
 	f.StringVar(&o.namespace, "namespace", "", "")
+	f.StringVar(&o.broker, "broker", "", "")
 	f.Int64Var(&o.count, "count", 1, "")
 	f.Int64Var(&o.until, "until", 1<<62, "")
 	f.IntVar(&o.size, "size", 0, "")
@@ -89,7 +91,7 @@ func main() {
 	o := parse(os.Args[2:])
 	scenarios := map[string]func(options) error{
 		"send": send, "failover": failover, "transactions": transactions, "request": request, "reply": reply,
-		"consume": consume, "pull": pull,
+		"consume": consume, "pull": pull, "admin": administer,
 	}
 	scenario, known := scenarios[os.Args[1]]
 	if !known {

@@ -12,7 +12,9 @@ use tests::go;
 use tests::history::{self, Delivery, Punctuality, attempt, committed, sent, values};
 use tests::runner::{Requirement, Scratch, Test, test};
 use tests::scenario::Scenario;
-use tests::{mqadmin, wait};
+use tests::{mqadmin, remoting, wait};
+
+use crate::doubt::{self, ASIDE, Doubted};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 /// As in java_messaging.rs.
@@ -22,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("go_client::features", &[Requirement::Go], features).calm(),
         test("go_client::rebalance", &[Requirement::Go], rebalance),
+        test("go_client::administration", &[Requirement::Go], administration),
         test(
             "go_client::leader_killed",
             // for mqadmin
@@ -67,6 +70,36 @@ impl Starter<'_> {
         ensure!(history::failed(&doomed.sends()).is_empty(), "{:?}", history::failed(&doomed.sends()));
         doomed.kill()
     }
+
+    /// Transactions of which the producer never knows.
+    fn doubt(&self, base: &str, rest: &str) -> Result<Scenario> {
+        let line =
+            format!("transactions -topic {base}_doubt -group {base}_p_doubt -decisions never -prefix {base}");
+        self.start("doubt", &format!("{line} {rest}"))
+    }
+
+    /// What was put aside once all of these were.
+    fn put_aside(&self, base: &str, groups: usize, wanted: &BTreeSet<String>) -> Result<Vec<Delivery>> {
+        doubt::wait_topic(&self.namesrv, groups, PATIENCE)?;
+        let mut reading =
+            self.start("aside", &format!("consume -topic {ASIDE} -group {base}_g_aside -properties"))?;
+        reading.wait_until("what is put aside", PATIENCE, |s| values(&s.deliveries()).is_superset(wanted))?;
+        reading.finish()?;
+        Ok(reading.deliveries())
+    }
+}
+
+/// What was put aside of these transactions.
+fn judge_aside(
+    base: &str,
+    delivered: Vec<Delivery>,
+    producer: &Scenario,
+    (aside, kills): (&[Delivery], usize),
+    c: &mut Complaints,
+) -> Vec<Delivery> {
+    let topic = format!("{base}_doubt");
+    Doubted { topic: &topic, prefix: base, delivered, checks: producer.others("check"), kills }
+        .judge(aside, c)
 }
 
 /// The heir was asked of each and committed it, and its own.
@@ -82,13 +115,17 @@ const EACH: usize = 12;
 const MODES: &str = "sync,async,oneway,batch,ordered";
 const LARGE_BYTES: usize = 20_000;
 const ORPHANS: usize = 6;
+/// Of which nobody ever knows.
+const DOUBTFUL: usize = 6;
+/// One a second: for as long as it takes to kill a leader and to find another.
+const LONG_DOUBTFUL: usize = 40;
 const DECISIONS: &str = "commit,rollback,later-commit,later-rollback";
 
 fn features(scratch: &Scratch) -> Result<()> {
     let cluster = Running::get()?;
     let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv().to_owned() };
     let base = scratch.unique("go");
-    for feature in ["all", "retry", "tx", "orphan", "request", "trace"] {
+    for feature in ["all", "retry", "tx", "orphan", "doubt", "request", "trace"] {
         cluster.create_topic(&format!("{base}_{feature}"), 2)?;
     }
     // how a client writes the topic of a namespace
@@ -110,6 +147,7 @@ fn features(scratch: &Scratch) -> Result<()> {
     let mut dead = consume("dead", "retry", "-reject 9 -max-reconsume 1")?;
     let mut tx = consume("tx", "tx", "")?;
     let mut orphan = consume("orphan", "orphan", "")?;
+    let mut in_doubt = consume("doubt", "doubt", "")?;
     let mut space = consume("space", "space", "-namespace space")?;
     let mut traced = consume("traced", "trace", "-trace")?;
     // Traces are messages like any.
@@ -126,6 +164,7 @@ fn features(scratch: &Scratch) -> Result<()> {
     let mut delayed = starter.start("delayed", &send("retry", &rest))?;
     let line = format!("transactions -topic {base}_tx -group {base}_p_tx -count 8 -decisions {DECISIONS}");
     let mut transactions = starter.start("transactions", &line)?;
+    let mut doubtful = starter.doubt(&base, &format!("-count {DOUBTFUL}"))?;
     let mut heir = starter.heir(&base)?;
     starter.leave_orphans(&base)?;
     let mut spaced = starter.start("spaced", &send("space", "-count 4 -prefix spaced -namespace space"))?;
@@ -202,6 +241,11 @@ fn features(scratch: &Scratch) -> Result<()> {
     heir.finish()?;
     orphan.finish()?;
     check_orphans(&heir, &orphan.deliveries(), &mut c);
+    let aside = starter.put_aside(&base, cluster.groups().len(), &sent(&doubtful.sends()))?;
+    doubtful.finish()?;
+    in_doubt.finish()?;
+    let aside = judge_aside(&base, in_doubt.deliveries(), &doubtful, (&aside, 0), &mut c);
+    exactly_once("transactions put aside", &doubtful.sends(), &aside, &mut c);
     spaced.join(PATIENCE)?;
     let arrived = space.wait_until("all messages", PATIENCE, |s| s.deliveries().len() >= 4);
     c.result(arrived);
@@ -268,6 +312,29 @@ fn retried(
         scratch.report(&format!("go {name}: delayed messages {soonest} to {latest} ms late"));
         c.check(soonest >= 0 && latest <= LATE_MS, || format!("delayed by {soonest} to {latest} ms more"));
     }
+}
+
+/// What this client has of an administrator: topics made, listed and deleted, and the list of groups.
+fn administration(scratch: &Scratch) -> Result<()> {
+    const QUEUES: usize = 3;
+    let cluster = Running::get()?;
+    let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv().to_owned() };
+    let topic = scratch.unique("go");
+    let address = cluster.master(cluster.groups().first().context("no group")?)?;
+    let line = format!("admin -topic {topic} -broker {address} -count {QUEUES}");
+    let mut admin = starter.start("admin", &line)?;
+    let mut said = |event: &str| {
+        admin.wait_until(event, PATIENCE, |s| !s.others(event).is_empty())?;
+        Ok::<_, anyhow::Error>(admin.others(event).remove(0))
+    };
+    ensure!(said("queues")?["queues"] == QUEUES, "{}", said("queues")?);
+    let groups = said("groups")?;
+    let groups = groups["groups"].as_array().context("no list")?;
+    ensure!(groups.iter().any(|name| name == "TOOLS_CONSUMER"), "{groups:?}");
+    said("deleted")?;
+    wait::until_true("no route", PATIENCE, || Ok(remoting::route(cluster.nameserver(), &topic)?.is_empty()))?;
+    admin.finish()?;
+    Ok(())
 }
 
 /// Two consumers share the queues, and the one that stays takes over those of the one that dies.
@@ -404,9 +471,11 @@ fn moved_while_running(deliveries: &[Delivery], to_ms: i64, moved: &Moved, c: &m
     c.none("came again and again", &often.collect::<Vec<_>>());
 }
 
-/// Three groups; the client's own settings. mqadmin moves consumers that run and that do not while the leader dies.
+/// Of a cluster whose leader of one of them dies.
+const GROUPS: u8 = 3;
+
+/// The client's own settings. mqadmin moves consumers that run and that do not while the leader dies.
 fn leader_killed(scratch: &Scratch) -> Result<()> {
-    const GROUPS: u8 = 3;
     const QUEUES: u32 = 2;
     let mut cluster = Cluster::start(scratch, Plan::new(3, GROUPS))?;
     let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv() };
@@ -576,6 +645,7 @@ struct Busy {
     requests: Scenario,
     reply: Scenario,
     heir: Scenario,
+    doubtful: Scenario,
     consumers: BTreeMap<&'static str, Scenario>,
 }
 
@@ -594,6 +664,7 @@ impl Busy {
             ("dead", "retry", "-reject 9 -max-reconsume 1"),
             ("tx", "tx", ""),
             ("orphan", "orphan", ""),
+            ("doubt", "doubt", ""),
             ("space", "space", "-namespace space"),
         ] {
             let line = format!("consume -topic {base}_{of} -group {base}_g_{name} {rest}");
@@ -613,7 +684,8 @@ impl Busy {
         for mode in Busy::MODES {
             producers.push(send(mode, "all", &format!("-mode {mode} -rate 10"))?);
         }
-        producers.push(send("delay", "delay", "-rate 10 -delay 2")?);
+        // large enough to be compressed
+        producers.push(send("delay", "delay", &format!("-rate 10 -delay 2 -size {LARGE_BYTES}"))?);
         producers.push(send("retry", "retry", "-rate 3")?);
         producers.push(send("space", "space", "-rate 10 -namespace space")?);
         let line = format!("transactions -topic {base}_tx -group {base}_p_tx -count 1000000 -rate 5");
@@ -623,7 +695,8 @@ impl Busy {
         let line = format!("request -topic {base}_request -group {base}_p -count 1000000 -rate 3");
         let requests = starter.start("requests", &line)?;
         let heir = starter.heir(&base)?;
-        Ok(Busy { base, producers, transactions, requests, reply, heir, consumers })
+        let doubtful = starter.doubt(&base, &format!("-count {LONG_DOUBTFUL} -rate 1 -retries 0"))?;
+        Ok(Busy { base, producers, transactions, requests, reply, heir, doubtful, consumers })
     }
 
     /// Waits until each gets to every group what it began after `since`, nanoseconds since 1970. A request goes where its
@@ -675,6 +748,8 @@ impl Busy {
                     consumer.wait_until(name, PATIENCE, |s| history::lost(sends, &s.deliveries()).is_empty())
                 }
                 "orphan" => consumer.wait_until(name, PATIENCE, |s| values(&s.deliveries()).len() > ORPHANS),
+                // Nothing is to come.
+                "doubt" => Ok(()),
                 // Its producer goes on, for it is asked of what it decides later.
                 "tx" => consumer
                     .wait_until(name, PATIENCE, |s| values(&s.deliveries()).is_superset(&committed(tx))),
@@ -693,26 +768,29 @@ impl Busy {
         c.about("letters");
         c.result(arrived);
         self.consumers.insert("letters", letters);
-        self.transactions.finish()?;
-        self.heir.finish()?;
+        self.doubtful.wait_until("all in doubt", PATIENCE, |s| s.sends().len() == LONG_DOUBTFUL)?;
+        let aside = starter.put_aside(&self.base, GROUPS.into(), &sent(&self.doubtful.sends()))?;
+        for scenario in [&mut self.transactions, &mut self.heir, &mut self.doubtful] {
+            scenario.finish()?;
+        }
         let mut got = BTreeMap::new();
         for (name, consumer) in &mut self.consumers {
             consumer.finish()?;
             got.insert(*name, consumer.deliveries());
         }
+        got.insert("aside", aside);
         Ok(got)
     }
 }
 
 /// Every kind of send, delays, retries and dead letters, transactions and requests, while a leader of three groups dies.
 fn features_through_a_kill(scratch: &Scratch) -> Result<()> {
-    const GROUPS: u8 = 3;
     /// May have been under way when the leader died: what a consumer of this client handles at once.
     const IN_FLIGHT: usize = 20;
     let mut cluster = Cluster::start(scratch, Plan::new(3, GROUPS))?;
     let starter = Starter { kit: go::kit()?, scratch, namesrv: cluster.namesrv() };
     let base = scratch.unique("go");
-    for topic in ["all", "delay", "retry", "tx", "orphan", "request"] {
+    for topic in ["all", "delay", "retry", "tx", "orphan", "doubt", "request"] {
         cluster.create_topic(&format!("{base}_{topic}"), 2)?;
     }
     cluster.create_topic(&format!("space%{base}_space"), 2)?;
@@ -722,7 +800,8 @@ fn features_through_a_kill(scratch: &Scratch) -> Result<()> {
     starter.leave_orphans(&busy.base)?;
     let leader = cluster.leader("broker-b")?;
     cluster.kill(leader)?;
-    busy.wait_working(now()?, GROUPS.into())?;
+    let killed = now()?;
+    busy.wait_working(killed, GROUPS.into())?;
     cluster.start_node(leader)?;
     cluster.wait_whole()?;
 
@@ -753,6 +832,16 @@ fn features_through_a_kill(scratch: &Scratch) -> Result<()> {
     let Punctuality { soonest, latest } =
         history::punctuality(&delay, &got["delay"], |_| level_ms).context("no delayed message")?;
     c.check(soonest >= 0, || format!("{} ms early", -soonest));
+    let spoilt = got["delay"].iter().filter(|d| d.size != LARGE_BYTES || !d.intact);
+    c.none("large bodies spoilt", &spoilt.collect::<Vec<_>>());
+
+    c.about("in doubt");
+    let doubtful = busy.doubtful.sends();
+    let after = doubtful.iter().filter(|send| send.ok && send.start > killed).count();
+    c.check((1..LONG_DOUBTFUL).contains(&after), || format!("{after} of them after the leader's death"));
+    let aside = judge_aside(&busy.base, got["doubt"].clone(), &busy.doubtful, (&got["aside"], 1), &mut c);
+    c.none("lost", &sent(&doubtful).difference(&values(&aside)).collect::<Vec<_>>());
+    c.none("put aside twice", &history::stored_twice(&aside));
 
     for name in ["retry", "plain", "dead"] {
         c.about(name);

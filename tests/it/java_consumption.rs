@@ -10,7 +10,6 @@ use tests::cluster::{Cluster, Plan, Running};
 use tests::history::{self, Delivery};
 use tests::java::{self, Kit};
 use tests::mqadmin;
-use tests::remoting::Connection;
 use tests::runner::{Requirement, Scratch, Test, test};
 use tests::scenario::Scenario;
 
@@ -50,12 +49,8 @@ pub(crate) fn tests() -> Vec<Test> {
     tests.push(test("java_consumption::order_through_a_kill", &needs, move |scratch| {
         order_through_a_kill(scratch, &all)
     }));
-    let all = versions.clone();
     tests.push(test("java_consumption::reset_through_kills", &needs, move |scratch| {
-        reset_through_kills(scratch, &all)
-    }));
-    tests.push(test("java_consumption::reads_at_followers", &needs, move |scratch| {
-        reads_at_followers(scratch, &versions)
+        reset_through_kills(scratch, &versions)
     }));
     tests
 }
@@ -696,76 +691,5 @@ fn reset_through_kills(scratch: &Scratch, versions: &[String]) -> Result<()> {
     for moved in &moved {
         moved.check(scratch, &cluster.namesrv()).with_context(|| moved.version.clone())?;
     }
-    Ok(())
-}
-
-/// Groups that usually read at a follower read what they are behind with there (the end of a queue is the leader's to tell), go on
-/// when it dies, and pass over nothing.
-fn reads_at_followers(scratch: &Scratch, versions: &[String]) -> Result<()> {
-    const BACKLOG: usize = 1000;
-    let mut plan = Plan::new(3, 1);
-    plan.group_settings.push("follower_reads = true".into());
-    let group = plan.groups[0].clone();
-    let mut cluster = Cluster::start(scratch, plan)?;
-    let namesrv = cluster.namesrv();
-    let mut shell = mqadmin::Shell::start(scratch.dir(), &namesrv)?;
-    let members = cluster.brokers()?.remove(&group).context("no such group")?;
-    let (id, first) = members.into_iter().find(|(id, _)| *id > 0).context("no follower")?;
-    let (master, id) = (cluster.address(cluster.leader(&group)?, &group).to_owned(), id.to_string());
-    let mut clients = Vec::new();
-    for version in versions {
-        let kit = java::kit(version)?;
-        let name = kit.version.replace('.', "_");
-        let (topic, readers) = (format!("t_{name}"), format!("g_{name}"));
-        cluster.create_topic(&topic, QUEUES as u32)?;
-        shell.run(&["updateSubGroup", "-b", &master, "-g", &readers, "-s", "true", "-i", &id])?;
-        let count = ["--count", &BACKLOG.to_string(), "--prefix", "early"];
-        let early = send(scratch, &kit, &format!("early-{name}"), &namesrv, &topic, &count)?;
-        clients.push((kit, topic, readers, early));
-    }
-    let mut consumers = Vec::new();
-    for (kit, topic, readers, _) in &clients {
-        // Clients that poll routes each second: the one that dies is a follower, of whose end nobody tells them.
-        let arguments = ["--topic", topic, "--group", readers, "--from", "first", "--poll-ms", "1000"];
-        let name = format!("consumer-{}", kit.version);
-        consumers.push(consumer(scratch, kit, &name, &namesrv, &arguments, QUEUES)?);
-    }
-    for consumer in &mut consumers {
-        consumer.wait_until("what there was", PATIENCE, |c| c.deliveries().len() >= BACKLOG)?;
-    }
-    // The first of each queue came from the leader, and sent them there.
-    let runtime = Connection::open(&first, PATIENCE)?.runtime()?;
-    let given: usize = runtime.get("msgGetTotalTodayNow").context("no such key")?.parse()?;
-    let all = BACKLOG * clients.len();
-    ensure!(given * 10 >= all * 7, "the follower gave {given} of {all}");
-
-    let mut producers = Vec::new();
-    for (kit, topic, ..) in &clients {
-        let arguments = ["failover-producer", "--topic", topic, "--rate", "50"];
-        let name = format!("producer-{}", kit.version);
-        producers.push(kit.scenario(scratch.dir(), &name, &namesrv, &arguments)?);
-    }
-    let more = |consumer: &mut Scenario| {
-        let so_far = consumer.deliveries().len();
-        consumer.wait_until("more messages", PATIENCE, |c| c.deliveries().len() > so_far + 100)
-    };
-    consumers.iter_mut().try_for_each(more)?;
-    let node = (1..=3).find(|node| cluster.address(*node, &group) == first).context("nobody is that")?;
-    ensure!(node != cluster.leader(&group)?, "it leads by now");
-    cluster.kill(node)?;
-    consumers.iter_mut().try_for_each(more).context("once the follower was dead")?;
-    for (((kit, .., early), producer), consumer) in clients.iter().zip(&mut producers).zip(&mut consumers) {
-        producer.finish()?;
-        let sends = [early.clone(), producer.sends()].concat();
-        consumer
-            .wait_until("every message", PATIENCE, |c| history::lost(&sends, &c.deliveries()).is_empty())?;
-        consumer.finish()?;
-        let (version, deliveries) = (&kit.version, consumer.deliveries());
-        let skipped = history::skipped(&deliveries);
-        ensure!(skipped.is_empty(), "{version}: {skipped:?}");
-        let contradictions = history::contradictions(&sends, &deliveries);
-        ensure!(contradictions.is_empty(), "{version}: {contradictions:?}");
-    }
-    scratch.report(&format!("the follower gave {given} of {all} messages"));
     Ok(())
 }

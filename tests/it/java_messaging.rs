@@ -14,10 +14,12 @@ use serde_json::Value;
 use tests::cluster::{self, Cluster, Plan, Running};
 use tests::complaints::{Complaints, exactly_once, same_ids};
 use tests::history::{self, Delivery, Punctuality, Send, attempt, committed, sent, values};
-use tests::remoting::{self, Connection};
+use tests::remoting::Connection;
 use tests::runner::{Requirement, Scratch, Test, test};
 use tests::scenario::Scenario;
 use tests::{java, mqadmin, wait};
+
+use crate::doubt::{self, ASIDE};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Promised is 1 s (features.md) of a broker with cores of its own; here several JVMs start meanwhile.
@@ -45,9 +47,6 @@ const TRANSACTIONS: usize = 10;
 const ORPHANS: usize = 4;
 /// Of which nobody ever knows.
 const DOUBTFUL: usize = 6;
-/// Where they are put when nobody has known so often.
-const ASIDE: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
-const CHECKS_MAX: usize = 15;
 const REQUESTS: usize = 6;
 /// For so long a client waits for a reply, from a consumer that has its queues.
 const REQUEST_MS: i64 = 10_000;
@@ -257,8 +256,7 @@ fn put_aside(
     groups: usize,
     wanted: &BTreeSet<String>,
 ) -> Result<Vec<Delivery>> {
-    let nameserver = namesrv.split(';').next().context("no nameserver")?;
-    wait::until_true(ASIDE, PATIENCE, || Ok(remoting::route(nameserver, ASIDE)?.len() == groups))?;
+    doubt::wait_topic(namesrv, groups, PATIENCE)?;
     let group = scratch.unique("aside");
     let line = ["lite-pull", "--topic", ASIDE, "--group", &group, "--assign", "--properties"];
     let mut reading = java::kit(java::APACHE)?.scenario(scratch.dir(), "aside", namesrv, &line)?;
@@ -267,22 +265,11 @@ fn put_aside(
     Ok(reading.deliveries())
 }
 
-/// Nobody got them, each says where it belongs, and none was asked of more often than that. Where a leader died meanwhile that
-/// had asked and not noted it yet, once more for each. `got`: of the clients that consume. Those of this version.
+/// `got`: of the clients that consume. Those of this version.
 fn judge_aside(seen: Seen, got: Seen, aside: &[Delivery], kills: usize, c: &mut Complaints) -> Vec<Delivery> {
-    c.none("transactions in doubt that were delivered", &got.deliveries("doubt"));
     let (topic, prefix) = (seen.names.topic("doubt"), seen.names.prefix());
-    let own: Vec<Delivery> = aside.iter().filter(|d| d.value.starts_with(&prefix)).cloned().collect();
-    let strange = own.iter().filter(|d| d.topic != ASIDE || d.properties.get("REAL_TOPIC") != Some(&topic));
-    c.none("put aside and do not say what they are", &strange.collect::<Vec<_>>());
-    let checks = seen.scenario.others("check");
-    let mut asked: BTreeMap<&str, usize> = BTreeMap::new();
-    for value in checks.iter().filter_map(|check| check["value"].as_str()) {
-        *asked.entry(value).or_default() += 1;
-    }
-    asked.retain(|value, times| value.starts_with(&prefix) && *times > CHECKS_MAX + kills);
-    c.check(asked.is_empty(), || format!("asked of too often: {asked:?}"));
-    own
+    let (delivered, checks) = (got.deliveries("doubt"), seen.scenario.others("check"));
+    doubt::Doubted { topic: &topic, prefix: &prefix, delivered, checks, kills }.judge(aside, c)
 }
 
 fn features(scratch: &Scratch) -> Result<()> {

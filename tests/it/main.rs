@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod conf_files;
 mod consumers;
+mod doubt;
 mod drill;
 mod failover;
 mod go_client;
@@ -16,6 +17,7 @@ mod mqadmin;
 mod mqadmin_commands;
 mod nameserver_mix;
 mod pop;
+mod reads_at_followers;
 mod replicas_equal;
 mod virtual_address;
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         drill::tests(),
         nameserver_mix::tests(),
         java_consumption::tests(),
+        reads_at_followers::tests(),
         java_basic::tests(),
         java_messaging::tests(),
         go_client::tests(),
