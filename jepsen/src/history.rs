@@ -420,6 +420,8 @@ pub struct Machine {
     pub sync_ms: u64,
     /// In a tenth of a second, one thread of a node could run and waited so long for a processor.
     pub queued_ms: u64,
+    /// The disk of a node had owed it an answer to a flush for so long.
+    pub flushing_ms: u64,
 }
 
 /// What a run is meant to be: what it must have done to count, and the bounds that hold for it.

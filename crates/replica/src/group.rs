@@ -114,6 +114,8 @@ pub struct GroupStatus {
     /// Only at the leader.
     pub followers: Vec<PeerProgress>,
     pub pending_bytes: usize,
+    /// For how long the disk has owed an answer to a flush, of this or of another group on it; `None` when it owes none.
+    pub flushing: Option<Duration>,
     /// The mode in which messages are acknowledged.
     pub durability: &'static str,
     /// Why the group has stopped here, if it has.
@@ -504,6 +506,7 @@ impl Group {
             voters: self.inner.slot.voters.clone(),
             followers,
             pending_bytes: self.inner.intake.pending_bytes(),
+            flushing: self.log().oldest_pending_flush().map(|since| since.elapsed()),
             durability: "quorum-fsync",
             stopped: m.running_state.as_ref().err().map(ToString::to_string),
         }

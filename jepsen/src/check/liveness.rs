@@ -293,13 +293,14 @@ impl Liveness {
     /// The longest times for which the machine stood still in a gap.
     fn worst_stall(&self, gap: &Gap) -> Machine {
         let within = |(t_ns, machine): &&(u64, Machine)| {
-            let lasted_ns = machine.late_ms.max(machine.sync_ms) * MS;
+            let lasted_ns = machine.late_ms.max(machine.sync_ms).max(machine.flushing_ms) * MS;
             *t_ns >= gap.from_ns && t_ns.saturating_sub(lasted_ns) <= gap.to_ns
         };
         let longest = |one: Machine, (_, other): &(u64, Machine)| Machine {
             late_ms: one.late_ms.max(other.late_ms),
             sync_ms: one.sync_ms.max(other.sync_ms),
             queued_ms: one.queued_ms.max(other.queued_ms),
+            flushing_ms: one.flushing_ms.max(other.flushing_ms),
         };
         self.stalls.iter().filter(within).fold(Machine::default(), longest)
     }
@@ -316,12 +317,13 @@ impl Liveness {
                 found.fail(|| {
                     let why =
                         if excused.is_some() { "with the faults of the time" } else { "without a fault" };
-                    let Machine { late_ms, sync_ms, queued_ms } = self.worst_stall(gap);
-                    let machine = match late_ms.max(sync_ms).max(queued_ms) {
+                    let Machine { late_ms, sync_ms, queued_ms, flushing_ms } = self.worst_stall(gap);
+                    let machine = match late_ms.max(sync_ms).max(queued_ms).max(flushing_ms) {
                         0 => String::new(),
                         _ => format!(
-                            "; the machine woke a thread {late_ms} ms late, took {sync_ms} ms for an fsync, and let a \
-                             node's threads wait {queued_ms} ms for a processor in a tenth of a second"
+                            "; the machine woke a thread {late_ms} ms late, took {sync_ms} ms for an fsync, let a \
+                             node's threads wait {queued_ms} ms for a processor in a tenth of a second, and a \
+                             node's flush {flushing_ms} ms for its disk"
                         ),
                     };
                     format!(
@@ -420,12 +422,13 @@ impl Liveness {
 
     /// The table of drills: of each kind of fault the longest gap that each instance made.
     fn figures(&self, found: &mut Findings) {
-        let figures: [(&str, Measure); 3] = [
+        let figures: [(&str, Measure); 4] = [
             ("machine: a thread woke late by, max ms", |machine| machine.late_ms),
             ("machine: an fsync took, max ms", |machine| machine.sync_ms),
             ("machine: a node's threads waited in 100 ms for a processor, max ms", |machine| {
                 machine.queued_ms
             }),
+            ("machine: a node's flush waited for its disk, max ms", |machine| machine.flushing_ms),
         ];
         for (name, of) in figures {
             let longest = self.stalls.iter().map(|(_, machine)| of(machine)).max();
@@ -513,6 +516,11 @@ mod tests {
         story.invoke_send("1-0").wait_ms(400);
         story.note(Op::Machine(Machine { late_ms: 350, ..Machine::default() })).ok_send("1-0", 0);
         story.fails(rule(), "without a fault; the machine woke a thread 350 ms late");
+        let mut story = Story::new();
+        story.invoke_send("1-0").wait_ms(400).ok_send("1-0", 0).wait_ms(100);
+        // seen a moment after the gap, and begun in it
+        story.note(Op::Machine(Machine { flushing_ms: 380, ..Machine::default() }));
+        story.fails(rule(), "a node's flush 380 ms for its disk");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::history::{Machine, Op, Recorder};
 const NAP: Duration = Duration::from_millis(10);
 const TENTH: Duration = Duration::from_millis(100);
 /// What is shorter is no news.
-const NEWS_MS: u64 = 50;
+pub(super) const NEWS_MS: u64 = 50;
 /// All the time one of a node's threads waited.
 const QUEUED_NEWS_MS: u64 = 100;
 

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::GROUP;
 use crate::cluster::admin::{Admin, Asker, QueueDigest, ReplicaDigest, Status};
-use crate::history::{Digest, DigestOf, NodeSample, Op, Queue, Recorder};
+use crate::history::{Digest, DigestOf, Machine, NodeSample, Op, Queue, Recorder};
+use crate::run::machine::NEWS_MS;
 
 const EVERY: Duration = Duration::from_millis(200);
 const DIGESTS_EVERY: Duration = Duration::from_secs(2);
@@ -101,6 +102,9 @@ async fn sample(sampled: Sampled, asker: Asker, recorder: Recorder) {
         }
         // An answer around a restart may be the old process's or the new one's: then nothing is said of which.
         let pid = (pid == before && pid != 0).then_some(pid);
+        if let Some(flushing_ms) = status.flushing_ms.filter(|ms| *ms >= NEWS_MS) {
+            recorder.note(Op::Machine(Machine { flushing_ms, ..Machine::default() }));
+        }
         recorder.note(Op::Node(Box::new(sample_of(sampled.node, pid, status))));
     }
 }

@@ -57,6 +57,8 @@ pub struct GroupReport {
     pub log_end: u64,
     /// Bytes proposed and not yet applied.
     pub pending_bytes: u64,
+    /// For how long the disk has owed an answer to a flush, of this or of another group on it.
+    pub flushing_ms: Option<u64>,
     /// Only at the leader.
     pub followers: Vec<FollowerReport>,
     /// Why the group has stopped here.
@@ -113,6 +115,7 @@ pub(crate) fn report(hosted: &Hosted) -> GroupReport {
         voters,
         followers,
         pending_bytes,
+        flushing,
         durability,
         stopped,
     } = serving.group.status();
@@ -138,6 +141,7 @@ pub(crate) fn report(hosted: &Hosted) -> GroupReport {
         checkpoint_index: checkpoint.map(|id| id.index.0),
         log_end: end.0,
         pending_bytes: pending_bytes as u64,
+        flushing_ms: flushing.map(|time| time.as_millis() as u64),
         followers: followers
             .iter()
             .map(|follower| FollowerReport {

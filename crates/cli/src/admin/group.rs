@@ -9,6 +9,9 @@ use wire::{RemotingCommand, RequestCode};
 use super::table::{Answer, Table};
 use super::{ask, brokers};
 
+/// A disk that has owed an answer for so long is worth a word.
+const SLOW_FLUSH_MS: u64 = 100;
+
 pub(super) async fn status(client: &Client, name: Option<&str>) -> anyhow::Result<Answer> {
     let outside = net::Client::new(net::ClientConfig::default());
     let mut table = Table::new(&[
@@ -47,7 +50,7 @@ pub(super) async fn status(client: &Client, name: Option<&str>) -> anyhow::Resul
             table.row([
                 &report.group,
                 &report.node.to_string(),
-                report.stopped.as_ref().unwrap_or(&report.state),
+                &state(&report),
                 &report.term.to_string(),
                 &report.leader.to_string(),
                 &report.last_index.to_string(),
@@ -64,6 +67,15 @@ pub(super) async fn status(client: &Client, name: Option<&str>) -> anyhow::Resul
     }
     outside.close();
     Ok(Answer { table, json: Value::Array(rows) })
+}
+
+/// What is to be seen at first glance: why the group has stopped there, or that the disk does not answer.
+fn state(report: &GroupReport) -> String {
+    match (&report.stopped, report.flushing_ms) {
+        (Some(why), _) => why.clone(),
+        (None, Some(ms)) if ms >= SLOW_FLUSH_MS => format!("{}, disk silent for {ms} ms", report.state),
+        _ => report.state.clone(),
+    }
 }
 
 /// The answer of a group's leader.
@@ -98,4 +110,21 @@ pub(super) async fn raise_level(client: &Client, name: &str, without: &[u64]) ->
     let mut table = Table::new(&["GROUP", "FEATURE LEVEL", "WITHOUT"]);
     table.row([name, &level.to_string(), &nodes.join(" ")]);
     Ok(Answer { table, json: json!({"group": name, "level": level, "without": without}) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_disk_and_the_end_of_a_group_are_seen_in_its_state() {
+        let report = |stopped: Option<&str>, flushing_ms| {
+            let stopped = stopped.map(str::to_owned);
+            state(&GroupReport { state: "follower".into(), stopped, flushing_ms, ..GroupReport::default() })
+        };
+        assert_eq!(report(None, None), "follower");
+        assert_eq!(report(None, Some(SLOW_FLUSH_MS - 1)), "follower");
+        assert_eq!(report(None, Some(1250)), "follower, disk silent for 1250 ms");
+        assert_eq!(report(Some("no space"), Some(1250)), "no space");
+    }
 }
