@@ -420,7 +420,7 @@ pub struct Machine {
     pub sync_ms: u64,
     /// In a tenth of a second, one thread of a node could run and waited so long for a processor.
     pub queued_ms: u64,
-    /// The disk of a node had owed it an answer to a flush for so long.
+    /// A flush of a node had been under way for so long, also where a fault was at its disk or at the node.
     pub flushing_ms: u64,
 }
 

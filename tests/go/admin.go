@@ -12,8 +12,8 @@ import (
 // Brokers tell nameservers of a new topic a moment later.
 const patience = 20 * time.Second
 
-// Makes a topic, finds it in the nameserver's list and in a route, lists the groups, and deletes the topic. This client does not
-// look at the codes of most answers, so what it did is looked for.
+// Makes a topic, finds it in the nameserver's list and in a route, and lists the groups; once standard input closes it deletes the
+// topic. This client does not look at the codes of most answers, so whoever drives it has to look for what it did.
 func administer(o options) error {
 	ctx := context.Background()
 	a, err := admin.NewAdmin(admin.WithResolver(o.resolver()))
@@ -45,11 +45,11 @@ func administer(o options) error {
 		names = append(names, name)
 	}
 	newLine("groups").put("groups", names).print()
+	<-stdin
 	if err := a.DeleteTopic(ctx, admin.WithTopicDelete(o.topic)); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
 	newLine("deleted").print()
-	<-stdin
 	newLine("done").print()
 	return a.Close()
 }

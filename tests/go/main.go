@@ -7,7 +7,7 @@
 //	consume       -topic T -group G [-tags 'A || B'] [-sql E] [-broadcasting] [-orderly] [-reject N] [-reject-level L]
 //	              [-max-reconsume N] [-until N] [-idle MS] [-trace]
 //	pull          -topic T -group G [-until N] [-idle MS]
-//	admin         -topic T -broker ADDRESS -count Q: makes a topic of Q queues there, and deletes it
+//	admin         -topic T -broker ADDRESS -count Q: makes a topic of Q queues there, and deletes it once standard input closes
 //
 // With -namespace S a producer or push consumer works in that namespace.
 package main

@@ -28,12 +28,11 @@ pub(crate) struct Doubted<'a> {
     pub(crate) delivered: Vec<Delivery>,
     /// Those that producers of the group were asked for.
     pub(crate) checks: Vec<Value>,
-    /// How many leaders died meanwhile, each of which may have asked once and not noted it.
-    pub(crate) kills: usize,
 }
 
 impl Doubted<'_> {
-    /// Nobody got them, each says where it belongs, and none was asked of too often. Those of all that is aside.
+    /// Nobody got them, each says where it belongs, and each was asked of, none too often: the log has each question before it
+    /// is asked. Those of all that is aside.
     pub(crate) fn judge(&self, aside: &[Delivery], c: &mut Complaints) -> Vec<Delivery> {
         let is_own = |value: &str| value.starts_with(self.prefix);
         c.none("transactions in doubt that were delivered", &self.delivered);
@@ -45,7 +44,10 @@ impl Doubted<'_> {
         for value in self.checks.iter().filter_map(|check| check["value"].as_str()) {
             *asked.entry(value).or_default() += 1;
         }
-        asked.retain(|value, times| is_own(value) && *times > CHECKS_MAX + self.kills);
+        let never: Vec<&str> =
+            own.iter().map(|d| d.value.as_str()).filter(|v| !asked.contains_key(v)).collect();
+        c.none("never asked of", &never);
+        asked.retain(|value, times| is_own(value) && *times > CHECKS_MAX);
         c.check(asked.is_empty(), || format!("asked of too often: {asked:?}"));
         own
     }

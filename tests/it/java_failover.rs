@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use tests::cluster::{Cluster, Plan};
 use tests::history::{self, Duplicates, Send};
 use tests::java;
-use tests::runner::{Requirement, Scratch, Test, test, untimely};
+use tests::runner::{Requirement, Scratch, Test, test, untimely_because};
 use tests::scenario::Scenario;
 use tests::{apache, remoting, wait};
 
@@ -149,7 +149,7 @@ fn kills(scratch: &Scratch, versions: &[String], pace: Pace) -> Result<()> {
     for client in &mut clients {
         judge(scratch, client, pace, &mut complaints)?;
     }
-    complaints.result()
+    complaints.result(&cluster)
 }
 
 /// What is wrong, whatever the machine did, and what was too late: a send fails when its client waits for too long.
@@ -160,11 +160,11 @@ struct Complaints {
 }
 
 impl Complaints {
-    fn result(self) -> Result<()> {
+    fn result(self, cluster: &Cluster) -> Result<()> {
         let all = [self.wrong.as_slice(), &self.late].concat().join("\n");
         match (self.wrong.is_empty(), self.late.is_empty()) {
             (true, true) => Ok(()),
-            (true, false) => Err(untimely(all)),
+            (true, false) => Err(untimely_because(all, cluster.slow_death())),
             (false, _) => bail!(all),
         }
     }

@@ -266,10 +266,10 @@ fn put_aside(
 }
 
 /// `got`: of the clients that consume. Those of this version.
-fn judge_aside(seen: Seen, got: Seen, aside: &[Delivery], kills: usize, c: &mut Complaints) -> Vec<Delivery> {
+fn judge_aside(seen: Seen, got: Seen, aside: &[Delivery], c: &mut Complaints) -> Vec<Delivery> {
     let (topic, prefix) = (seen.names.topic("doubt"), seen.names.prefix());
     let (delivered, checks) = (got.deliveries("doubt"), seen.scenario.others("check"));
-    doubt::Doubted { topic: &topic, prefix: &prefix, delivered, checks, kills }.judge(aside, c)
+    doubt::Doubted { topic: &topic, prefix: &prefix, delivered, checks }.judge(aside, c)
 }
 
 fn features(scratch: &Scratch) -> Result<()> {
@@ -300,7 +300,7 @@ fn features(scratch: &Scratch) -> Result<()> {
         delays(scratch, &cluster, seen, &mut complaints);
         retries(seen, &mut complaints);
         transactions(&cluster, seen, &mut complaints);
-        let own = judge_aside(seen, seen, &aside, 0, &mut complaints);
+        let own = judge_aside(seen, seen, &aside, &mut complaints);
         exactly_once("transactions put aside", &seen.sends("doubt"), &own, &mut complaints);
         requests(scratch, seen, &mut complaints);
         bodies(&cluster, seen, &mut complaints)?;
@@ -980,7 +980,7 @@ fn leader_killed(scratch: &Scratch) -> Result<()> {
         judge(scratch, pair, &letters.deliveries_to(&pair.names.group("letters")), &mut complaints);
         let seen = Seen { names: &pair.names, scenario: &pair.producers };
         let got = Seen { names: &pair.names, scenario: &pair.consumers };
-        judge_aside(seen, got, &aside, KILLS, &mut complaints);
+        judge_aside(seen, got, &aside, &mut complaints);
         scratch.report(&format!(
             "{}: {} transactions in doubt",
             pair.names.version,

@@ -3,12 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{stalls, wait};
+use crate::wait;
 
 /// Killed by its process id and reaped when dropped. Its standard error, and its standard output unless that is a
 /// pipe, are appended to a log file.
@@ -57,12 +57,10 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
-    /// kill -9, and waits until the kernel has closed what it held. Notes it if that takes long (stalls.rs).
+    /// kill -9, and waits until the kernel has closed what it held.
     pub fn kill(&mut self) -> Result<()> {
-        let killed = Instant::now();
         self.child.kill()?;
         self.child.wait()?;
-        stalls::note_death(killed.elapsed());
         Ok(())
     }
 

@@ -95,11 +95,15 @@ pub fn skip(requirement: Requirement, reason: impl Into<String>) -> anyhow::Erro
 
 /// An error that says: a bound of time was missed, and nothing else was wrong.
 #[derive(Debug)]
-struct Untimely(String);
+struct Untimely {
+    what: String,
+    /// What was not as the test wants it, where the test knows of it.
+    because: Option<String>,
+}
 
 impl std::fmt::Display for Untimely {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.what)
     }
 }
 
@@ -107,7 +111,12 @@ impl std::error::Error for Untimely {}
 
 /// The error for a bound of time that was missed where everything else was right: it counts only of a machine that went on.
 pub fn untimely(what: impl Into<String>) -> anyhow::Error {
-    Untimely(what.into()).into()
+    untimely_because(what, None)
+}
+
+/// [`untimely`], where a fault was not what it was meant to be (`because`): such a run is void too.
+pub fn untimely_because(what: impl Into<String>, because: Option<String>) -> anyhow::Error {
+    Untimely { what: what.into(), because }.into()
 }
 
 /// The directory of one test: logs, data, histories. Kept when the test fails.
@@ -320,12 +329,14 @@ fn run_one(test: &Test, stalls: &Stalls, skipped: &Mutex<Vec<String>>) -> Result
         None => {
             let began = Instant::now();
             let first = run_once(test);
-            match (&first, stalls.longest_since(began)) {
-                (Err(error), Some(stall)) if error.is::<Untimely>() => {
-                    eprintln!(
-                        "VOID {}: {} stood still for {:?}: {error:#}",
-                        test.name, stall.what, stall.took
-                    );
+            let late = first.as_ref().err().and_then(|error| error.downcast_ref::<Untimely>());
+            let because = late.and_then(|late| {
+                let stall = || stalls.longest_since(began);
+                late.because.clone().or_else(|| stall().map(|stall| stall.to_string()))
+            });
+            match (late, because) {
+                (Some(late), Some(because)) => {
+                    eprintln!("VOID {}: {because}: {late}", test.name);
                     keep(&test.name);
                     run_once(test)
                 }
@@ -398,8 +409,11 @@ mod tests {
     fn a_bound_that_was_missed_while_the_machine_stood_still_is_tried_once_more() {
         type Fault = fn() -> anyhow::Error;
         let (late, wrong): (Fault, Fault) = (|| untimely("late"), || anyhow::anyhow!("lost"));
+        let excused: Fault = || untimely_because("late", Some("a slow death".into()));
         for (fault, stalls_each, failures, runs, fails) in [
             (late, true, 1, 2, false),
+            (excused, false, 1, 2, false),
+            (excused, false, 2, 2, true),
             (late, true, 2, 2, true),
             (late, false, 1, 1, true),
             (wrong, true, 1, 1, true),

@@ -3,43 +3,20 @@
 //!
 //! A thread that asks for next to nothing gets its turn within milliseconds also where dozens want to run: half a second is no
 //! load that a test has made. The disk may be busy with what tests write; those whose bounds count run alone or with one other.
-//!
-//! A process that dies slowly counts too. Its sockets are closed last, after its memory is given back, for which it waits for a
-//! processor and for locks of the files that other processes have mapped as well (`exit_mmap`): until then nobody hears that it
-//! is gone. What was meant to be a kill has been a pause then, of up to six seconds on two processors that sixteen threads want.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What counts: a third of the shortest bound of a test of times, 1.5 s.
+/// What counts: less than the shortest bound of a test of times.
 pub(crate) const STALL_MIN: Duration = Duration::from_millis(500);
 const LOOK_AT_CLOCK: Duration = Duration::from_millis(10);
 const LOOK_AT_DISK: Duration = Duration::from_millis(200);
-
-type Seen = Arc<Mutex<Vec<Stall>>>;
-
-/// What the run's [`Stalls`] have seen, for those who kill.
-static OF_THE_RUN: OnceLock<Seen> = OnceLock::new();
-
-/// Somebody has killed a process, which took so long from the signal to the end.
-pub(crate) fn note_death(took: Duration) {
-    if let Some(seen) = OF_THE_RUN.get() {
-        note_death_in(seen, took);
-    }
-}
-
-fn note_death_in(seen: &Seen, took: Duration) {
-    if took >= STALL_MIN {
-        let stall = Stall { what: "the death of a process that was killed", ended: Instant::now(), took };
-        seen.lock().unwrap_or_else(PoisonError::into_inner).push(stall);
-    }
-}
 
 /// A while in which nothing went on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +26,15 @@ pub(crate) struct Stall {
     pub(crate) took: Duration,
 }
 
+impl std::fmt::Display for Stall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} stood still for {:?}", self.what, self.took)
+    }
+}
+
 /// Looks all the time, until it is dropped.
 pub(crate) struct Stalls {
-    seen: Seen,
+    seen: Arc<Mutex<Vec<Stall>>>,
     /// Closed, they end the threads.
     _running: Vec<Sender<()>>,
 }
@@ -66,7 +49,7 @@ impl Stalls {
         file.write_all_at(&page, 0)?;
         file.sync_all()?;
         std::fs::remove_file(&path)?;
-        let seen = OF_THE_RUN.get_or_init(Seen::default).clone();
+        let seen = Arc::default();
         let clock = look(&seen, "the processors", LOOK_AT_CLOCK, || ());
         let disk = look(&seen, "the disk", LOOK_AT_DISK, move || {
             // An error here is nobody's failure.
@@ -95,7 +78,7 @@ impl Stalls {
 
 /// Starts a thread that does `step` after each pause, and notes what took too long.
 fn look(
-    seen: &Seen,
+    seen: &Arc<Mutex<Vec<Stall>>>,
     what: &'static str,
     pause: Duration,
     mut step: impl FnMut() + Send + 'static,
@@ -144,14 +127,5 @@ mod tests {
         assert!(stall.took >= STALL_MIN && stall.what == "a test", "{stall:?}");
         assert_eq!(stalls.longest_since(stall.ended), Some(stall));
         assert_eq!(stalls.longest_since(stall.ended + Duration::from_nanos(1)), None);
-    }
-
-    #[test]
-    fn slow_deaths_count() {
-        let (stalls, start) = (Stalls::none(), Instant::now());
-        note_death_in(&stalls.seen, STALL_MIN * 999 / 1000);
-        assert_eq!(stalls.longest_since(start), None);
-        note_death_in(&stalls.seen, STALL_MIN);
-        assert_eq!(stalls.longest_since(start).map(|stall| stall.took), Some(STALL_MIN));
     }
 }

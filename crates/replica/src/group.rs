@@ -114,7 +114,7 @@ pub struct GroupStatus {
     /// Only at the leader.
     pub followers: Vec<PeerProgress>,
     pub pending_bytes: usize,
-    /// For how long the disk has owed an answer to a flush, of this or of another group on it; `None` when it owes none.
+    /// For how long a flush has been under way, the oldest of all groups on this disk; `None` when none is.
     pub flushing: Option<Duration>,
     /// The mode in which messages are acknowledged.
     pub durability: &'static str,

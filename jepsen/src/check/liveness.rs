@@ -323,7 +323,7 @@ impl Liveness {
                         _ => format!(
                             "; the machine woke a thread {late_ms} ms late, took {sync_ms} ms for an fsync, let a \
                              node's threads wait {queued_ms} ms for a processor in a tenth of a second, and a \
-                             node's flush {flushing_ms} ms for its disk"
+                             node's flush was under way for {flushing_ms} ms"
                         ),
                     };
                     format!(
@@ -428,7 +428,9 @@ impl Liveness {
             ("machine: a node's threads waited in 100 ms for a processor, max ms", |machine| {
                 machine.queued_ms
             }),
-            ("machine: a node's flush waited for its disk, max ms", |machine| machine.flushing_ms),
+            ("machine: a node's flush was under way for, faults included, max ms", |machine| {
+                machine.flushing_ms
+            }),
         ];
         for (name, of) in figures {
             let longest = self.stalls.iter().map(|(_, machine)| of(machine)).max();
@@ -520,7 +522,7 @@ mod tests {
         story.invoke_send("1-0").wait_ms(400).ok_send("1-0", 0).wait_ms(100);
         // seen a moment after the gap, and begun in it
         story.note(Op::Machine(Machine { flushing_ms: 380, ..Machine::default() }));
-        story.fails(rule(), "a node's flush 380 ms for its disk");
+        story.fails(rule(), "a node's flush was under way for 380 ms");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Status {
     pub checkpoint_index: Option<u64>,
     /// End of what is fsynced, a byte position.
     pub synced_position: Option<u64>,
-    /// For how long the node's disk has owed an answer to a flush.
+    /// For how long a flush has been under way on the node's disk.
     pub flushing_ms: Option<u64>,
     /// Why the group has stopped here.
     pub stopped: Option<String>,

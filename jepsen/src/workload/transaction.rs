@@ -171,6 +171,7 @@ impl Transactions {
 /// Starts producers and readers.
 pub(super) fn start(field: &Field) -> Transactions {
     let transactions = Transactions::default();
+    // Places take turns: those who are asked first, so that they are in all places, and a cut leaves some with the majority.
     for number in 0..PRODUCERS {
         let (questions, asked) = mpsc::unbounded_channel();
         let handler = Arc::new(move |request: RemotingCommand, replier: Replier| {
@@ -190,6 +191,8 @@ pub(super) fn start(field: &Field) -> Transactions {
                 tokio::join!(announcing, answering);
             }
         });
+    }
+    for _ in 0..PRODUCERS {
         let own = transactions.clone();
         field.spawn(&field.writers, move |field, caller, rng| produce(field, caller, rng, own));
     }

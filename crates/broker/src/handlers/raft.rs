@@ -57,7 +57,7 @@ pub struct GroupReport {
     pub log_end: u64,
     /// Bytes proposed and not yet applied.
     pub pending_bytes: u64,
-    /// For how long the disk has owed an answer to a flush, of this or of another group on it.
+    /// For how long a flush has been under way, the oldest of all groups on this disk.
     pub flushing_ms: Option<u64>,
     /// Only at the leader.
     pub followers: Vec<FollowerReport>,

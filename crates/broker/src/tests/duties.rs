@@ -73,6 +73,7 @@ async fn the_leader_alone_has_duties() {
     }
     assert_eq!(heard.recv().await, Some((leader, 1)));
     let heir = leader % 3 + 1;
+    three.level().await;
     let hosted = three.brokers[&leader].hosted("b1");
     hosted.hand_over(hosted.serving().unwrap(), replica::NodeId(heir)).await.unwrap();
     only(&running, heir).await;

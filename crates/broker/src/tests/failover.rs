@@ -255,6 +255,7 @@ async fn leadership_moves_when_asked() {
     let three = Three::start(|_| {}).await;
     let leader = three.leader().await;
     let to = if leader == 1 { 2 } else { 1 };
+    three.level().await;
     // Asked at a follower, which passes it on.
     let request =
         RemotingCommand::request(RequestCode(crate::TRANSFER_LEADER)).with_ext("node", &to.to_string());

@@ -28,7 +28,7 @@ mod transactions;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use net::{Client, ClientConfig};
@@ -230,6 +230,17 @@ impl OneNode {
 impl Pulled {
     fn bodies(&self) -> Vec<&str> {
         self.messages.iter().map(|message| std::str::from_utf8(&message.body).unwrap()).collect()
+    }
+}
+
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(start.elapsed() < 3 * SOON, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

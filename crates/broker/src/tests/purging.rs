@@ -1,9 +1,6 @@
 //! A node that was away while the others purged their logs: it goes on from the leader's snapshot, with an index that starts
 //! there.
 
-use std::future::Future;
-use std::time::Instant;
-
 use store::index::Unit;
 use wire::topic::SCHEDULE;
 use wire::{LogPosition, QueueId, QueueOffset};
@@ -14,17 +11,6 @@ use crate::hosted::Hosted;
 
 /// A message of a mebibyte: a segment holds fifteen of them.
 const BODY: usize = 1 << 20;
-
-async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(start.elapsed() < 3 * SOON, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 /// What a node's index says of what the test has sent.
 #[derive(Debug, PartialEq)]
@@ -89,13 +75,20 @@ async fn a_node_behind_the_purge_has_the_leaders_queues_and_leads() {
     }
     three.at(leader).send("T", 0, &properties(&[("DELAY", "17"), ("KEYS", "last")]), "in an hour").await;
     let end = three.at(leader).message("the end").await as u64 + 1;
+    three.level().await;
     let mut first_positions = Vec::new();
     for broker in three.brokers.values() {
         let hosted = broker.hosted("b1");
-        let group = hosted.serving().unwrap().group.clone();
-        // Its tables are written behind the entry that opened the next segment.
-        eventually("there is a boundary", || async { group.purge().await.unwrap() }).await;
-        first_positions.push(group.log().state().first_position);
+        let (group, log) = (hosted.serving().unwrap().group.clone(), &hosted.serving().unwrap().log);
+        // Tables of before a segment are written behind the entry that opened it: those of before the newest one.
+        eventually("the newest boundary is there", || async {
+            let (at, _) = log.boundary(*log.boundaries().unwrap().last()?).unwrap()?;
+            let newest = log.segment_start(log.state().end);
+            (at.end.0 + hosted.config.segment_bytes > newest.0).then_some(())
+        })
+        .await;
+        group.purge().await.unwrap().unwrap();
+        first_positions.push(log.state().first_position);
     }
     assert_eq!(first_positions[0], first_positions[1]);
 

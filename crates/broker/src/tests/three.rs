@@ -57,6 +57,22 @@ impl Three {
         self.brokers.insert(node, broker);
     }
 
+    /// Waits until every living node has everything, on its disk and applied, as the leader knows.
+    pub(super) async fn level(&self) {
+        let leader = self.leader().await;
+        eventually("all have everything", || async {
+            let of = |node: &u64| self.brokers[node].status().remove(0);
+            let led = of(&leader);
+            let has = |node: &u64| {
+                let lag = led.followers.iter().find(|follower| follower.node == *node).map(|f| f.lag);
+                *node == leader || lag == Some(0)
+            };
+            let all = || self.brokers.keys();
+            (all().all(has) && all().all(|node| of(node).applied_index == led.last_index)).then_some(())
+        })
+        .await;
+    }
+
     /// Stops a node and starts it again with other settings.
     pub(super) async fn restart(&mut self, node: u64, change: impl FnOnce(&mut BrokerConfig)) {
         if let Some(broker) = self.brokers.remove(&node) {

@@ -9,7 +9,7 @@ use wire::{RemotingCommand, RequestCode};
 use super::table::{Answer, Table};
 use super::{ask, brokers};
 
-/// A disk that has owed an answer for so long is worth a word.
+/// A flush that has been under way for so long is worth a word.
 const SLOW_FLUSH_MS: u64 = 100;
 
 pub(super) async fn status(client: &Client, name: Option<&str>) -> anyhow::Result<Answer> {
@@ -69,11 +69,11 @@ pub(super) async fn status(client: &Client, name: Option<&str>) -> anyhow::Resul
     Ok(Answer { table, json: Value::Array(rows) })
 }
 
-/// What is to be seen at first glance: why the group has stopped there, or that the disk does not answer.
+/// What is to be seen at first glance: why the group has stopped there, or that a flush takes long.
 fn state(report: &GroupReport) -> String {
     match (&report.stopped, report.flushing_ms) {
         (Some(why), _) => why.clone(),
-        (None, Some(ms)) if ms >= SLOW_FLUSH_MS => format!("{}, disk silent for {ms} ms", report.state),
+        (None, Some(ms)) if ms >= SLOW_FLUSH_MS => format!("{}, a flush takes {ms} ms", report.state),
         _ => report.state.clone(),
     }
 }
@@ -117,14 +117,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silent_disk_and_the_end_of_a_group_are_seen_in_its_state() {
+    fn a_slow_flush_and_the_end_of_a_group_are_seen_in_its_state() {
         let report = |stopped: Option<&str>, flushing_ms| {
             let stopped = stopped.map(str::to_owned);
             state(&GroupReport { state: "follower".into(), stopped, flushing_ms, ..GroupReport::default() })
         };
         assert_eq!(report(None, None), "follower");
         assert_eq!(report(None, Some(SLOW_FLUSH_MS - 1)), "follower");
-        assert_eq!(report(None, Some(1250)), "follower, disk silent for 1250 ms");
+        assert_eq!(report(None, Some(1250)), "follower, a flush takes 1250 ms");
         assert_eq!(report(Some("no space"), Some(1250)), "no space");
     }
 }

@@ -286,6 +286,11 @@ impl Cluster {
         &self.nodes[&node].group
     }
 
+    /// Waits until a node has everything on its disk, as its leader knows. Tables that agree say that a majority has.
+    pub(crate) async fn level(&self, leader: u64, node: u64) {
+        eventually(|| async { (self.group(leader).lag_of(NodeId(node)) == Some(0)).then_some(()) }).await;
+    }
+
     /// Waits until every node has applied the same, and returns it.
     pub(crate) async fn converged(&self) -> Tables {
         eventually(|| async {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use wire::{LogPosition, QueueId};
 
-use super::cluster::{Cluster, command, eventually, message, propose, segments, unless_refused};
+use super::cluster::{Cluster, SEGMENT, command, eventually, message, propose, segments, unless_refused};
 use crate::{CallError, FormationError, NodeId, OpenError, ProposeError, Service, TransferError};
 
 async fn create_topic(cluster: &Cluster, text: &'static str) {
@@ -106,6 +106,7 @@ async fn leadership_moves_to_a_caught_up_voter_without_a_failed_proposal() {
     propose(cluster.group(leader), message("t", 0, "before")).await.unwrap();
     let error = cluster.group(leader).transfer_leadership(NodeId(9)).await.unwrap_err();
     assert!(matches!(error, TransferError::NotAVoter(NodeId(9))));
+    cluster.level(leader, target).await;
     let began = Instant::now();
     cluster.group(leader).transfer_leadership(NodeId(target)).await.unwrap();
     eventually(|| async { cluster.group(target).role().ready.then_some(()) }).await;
@@ -202,8 +203,14 @@ async fn one_behind_the_purge() -> (Cluster, u64, u64, store::LogId) {
     cluster.converged().await;
     let mut purged = Vec::new();
     for node in cluster.nodes.values() {
-        // Its tables are written behind the entry that opened the next segment.
-        purged.push(eventually(|| async { node.group.purge().await.unwrap() }).await);
+        // Tables of before a segment are written behind the entry that opened it: those of before the newest one.
+        let log = node.group.log();
+        eventually(|| async {
+            let (at, _) = log.boundary(*log.boundaries().unwrap().last()?).unwrap()?;
+            (at.end.0 + SEGMENT > log.segment_start(log.state().end).0).then_some(())
+        })
+        .await;
+        purged.push(node.group.purge().await.unwrap().unwrap());
     }
     assert_eq!(purged[0], purged[1], "a boundary is the same everywhere");
     (cluster, leader, away, purged[0])
