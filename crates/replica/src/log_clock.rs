@@ -152,7 +152,8 @@ impl LogClock {
         if clock_ms < slowed_ms {
             return after(slowed_ms, passed_ms / 2 * 2);
         }
-        LogClock { last_ms: clock_ms, at: now }
+        // Of several entries in one millisecond the first counts: time is told to others from when one of them was applied.
+        LogClock { last_ms: clock_ms, at: if clock_ms == last_ms { at } else { now } }
     }
 
     fn astray(&self, wall_ms: u64) -> Option<Astray> {
@@ -207,6 +208,25 @@ mod tests {
         let later = start + Duration::from_secs(1);
         assert_eq!(clock.peek(1_002_000, later, &nobody, 3), (1_002_000, None));
         assert_eq!(clock.peek(900_000, later, &nobody, 3).0, 1_000_500, "as the next entry would be");
+    }
+
+    /// What is due by a look at the time of the newest entry that is applied is not too early by the next entry's time.
+    #[test]
+    fn the_next_entry_is_never_before_a_look() {
+        let start = Instant::now();
+        let nobody = VoterClocks::default();
+        let at = |micros| start + Duration::from_micros(micros);
+        let mut clock = LogClock::new(1_000_000, start);
+        // Two entries in one millisecond; the first is applied between them.
+        assert_eq!(clock.next(1_000_500, at(500_000), &nobody, 3).0, 1_000_500);
+        let applied = LogClock::new(1_000_500, at(500_100));
+        assert_eq!(clock.next(1_000_500, at(500_900), &nobody, 3).0, 1_000_500);
+        // Then the wall clock is set back.
+        for n in 0..100 {
+            let now = at(501_000 + n * 150);
+            let look = applied.peek(900_000, now, &nobody, 3).0;
+            assert!(clock.peek(900_000, now, &nobody, 3).0 >= look, "{n}: a look says {look}");
+        }
     }
 
     #[test]
