@@ -251,8 +251,8 @@ impl Cluster {
     /// A node that was killed and took so long to die that for its clients it had been stopped first.
     ///
     /// A process gives back its memory before its sockets are closed, and waits meanwhile for a processor and for the kernel's
-    /// locks of files that others have mapped as well (`exit_mmap`; 6 s were seen with two processors that sixteen threads
-    /// wanted). Until then nobody hears that it is gone.
+    /// locks of files that others have mapped as well (`exit_mmap`), for half a second and longer where sixteen threads
+    /// want two processors. Until then nobody hears that it is gone.
     pub fn slow_death(&self) -> Option<String> {
         let (took, id) = self.slowest_death.filter(|(took, _)| *took >= STALL_MIN)?;
         Some(format!("node {id} took {took:?} to die"))
