@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use tests::cluster::{Cluster, Plan};
 use tests::history::{self, Duplicates, Send};
 use tests::java;
-use tests::runner::{Requirement, Scratch, Test, test, untimely_because};
+use tests::runner::{Requirement, Scratch, Test, test, untimely};
 use tests::scenario::Scenario;
 use tests::{apache, remoting, wait};
 
@@ -164,7 +164,7 @@ impl Complaints {
         let all = [self.wrong.as_slice(), &self.late].concat().join("\n");
         match (self.wrong.is_empty(), self.late.is_empty()) {
             (true, true) => Ok(()),
-            (true, false) => Err(untimely_because(all, cluster.slow_death())),
+            (true, false) => Err(untimely(all, cluster.slow_death())),
             (false, _) => bail!(all),
         }
     }

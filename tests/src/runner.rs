@@ -109,13 +109,9 @@ impl std::fmt::Display for Untimely {
 
 impl std::error::Error for Untimely {}
 
-/// The error for a bound of time that was missed where everything else was right: it counts only of a machine that went on.
-pub fn untimely(what: impl Into<String>) -> anyhow::Error {
-    untimely_because(what, None)
-}
-
-/// [`untimely`], where a fault was not what it was meant to be (`because`): such a run is void too.
-pub fn untimely_because(what: impl Into<String>, because: Option<String>) -> anyhow::Error {
+/// The error for a bound of time that was missed where everything else was right: it counts only of a machine that went on, and
+/// where every fault was what it was meant to be; `because`: one that was not.
+pub fn untimely(what: impl Into<String>, because: Option<String>) -> anyhow::Error {
     Untimely { what: what.into(), because }.into()
 }
 
@@ -408,8 +404,8 @@ mod tests {
     #[test]
     fn a_bound_that_was_missed_while_the_machine_stood_still_is_tried_once_more() {
         type Fault = fn() -> anyhow::Error;
-        let (late, wrong): (Fault, Fault) = (|| untimely("late"), || anyhow::anyhow!("lost"));
-        let excused: Fault = || untimely_because("late", Some("a slow death".into()));
+        let (late, wrong): (Fault, Fault) = (|| untimely("late", None), || anyhow::anyhow!("lost"));
+        let excused: Fault = || untimely("late", Some("a slow death".into()));
         for (fault, stalls_each, failures, runs, fails) in [
             (late, true, 1, 2, false),
             (excused, false, 1, 2, false),

@@ -57,14 +57,7 @@ async fn a_node_behind_the_purge_has_the_leaders_queues_and_leads() {
     for topic in ["T", "U"] {
         three.at(leader).send(topic, 0, &keyed("first"), "first").await;
     }
-    let caught_up = async |three: &Three, node: u64| {
-        eventually("it catches up", || async {
-            let applied = |node| three.brokers[&node].status()[0].applied_index;
-            (applied(node) == applied(leader)).then_some(())
-        })
-        .await;
-    };
-    caught_up(&three, away).await;
+    three.level().await;
     three.brokers.remove(&away).unwrap().shutdown(Drain::Now).await;
     let body = "x".repeat(BODY);
     for _ in 0..34 {
@@ -110,7 +103,7 @@ async fn a_node_behind_the_purge_has_the_leaders_queues_and_leads() {
 
     three.start_node(away).await;
     three.brokers[&away].ready().await;
-    caught_up(&three, away).await;
+    three.level().await;
     let same = async |three: &Three, what: &str| {
         let behind = three.brokers[&away].hosted("b1");
         let log = &behind.serving().unwrap().log;
